@@ -1,68 +1,30 @@
 namespace Godwit.Memory;
 
-/// <summary>What an access wants or a translation allows.</summary>
-[Flags]
-public enum AccessRights
-{
-    /// <summary>Nothing.</summary>
-    None = 0,
-
-    /// <summary>Reading.</summary>
-    Read = 1,
-
-    /// <summary>Writing.</summary>
-    Write = 2,
-
-    /// <summary>Both.</summary>
-    ReadWrite = Read | Write,
-}
-
-/// <summary>The result of a translation: the aligned piece around the input. <see cref="Rights"/> None means a fault (already recorded).</summary>
-/// <param name="Input">First IOVA of the piece.</param>
-/// <param name="Output">The GPA of <paramref name="Input"/>.</param>
-/// <param name="Mask">Bytes in the piece minus 1.</param>
-/// <param name="Rights">What the tables allow.</param>
-public readonly record struct IommuTranslation(Iova Input, Gpa Output, ulong Mask, AccessRights Rights);
-
-/// <summary>What can be asked of a vIOMMU before the guest has mapped anything.</summary>
-/// <param name="TranslatesDma">False: remaps interrupts at most; IOVA is GPA.</param>
-/// <param name="LastIova">Highest IOVA that can ever be mapped, inclusive; null when the model has no limit to tell.</param>
-public readonly record struct IommuAttributes(bool TranslatesDma, Iova? LastIova);
-
-/// <summary>
-/// A shadow user of an IOMMU: told of exactly every mapping that comes and goes, never of one twice. Called on the thread that
-/// invalidates, under the unit's lock, between <see cref="BatchBegin"/> and <see cref="BatchEnd"/>.
-/// </summary>
-public interface IIommuListener
-{
-    /// <summary>A series of events begins.</summary>
-    void BatchBegin() { }
-
-    /// <summary><paramref name="length"/> bytes at <paramref name="iova"/> now go to <paramref name="target"/>.</summary>
-    void Mapped(Iova iova, ulong length, Gpa target, AccessRights rights);
-
-    /// <summary>Exactly a range announced before (one or several whole announcements) is gone.</summary>
-    void Unmapped(Iova iova, ulong length);
-
-    /// <summary>The series is complete: when this returns, every unmapped range is gone from the host and the guest may be told so.</summary>
-    void BatchEnd() { }
-}
-
-/// <summary>A region whose accesses are translated. One per device and vIOMMU unit.</summary>
+/// <summary>A region whose accesses are translated. One per device and vIOMMU unit. An offset in the region is an IOVA.</summary>
 public abstract class IommuRegion : MemoryRegion
 {
     /// <inheritdoc cref="MemoryRegion(string, UInt128)"/>
-    protected IommuRegion(string name, UInt128 size) : base(name, size) { }
+    protected IommuRegion(string name, UInt128 size) : base(name, size)
+    {
+    }
+
+    internal override string Kind => "iommu";
 
     /// <summary>The unit's properties, constant from creation.</summary>
     public abstract IommuAttributes Attributes { get; }
 
     /// <summary>Translates for an access that wants <paramref name="wanted"/>. Lock-free, allocation-free on a hit. Records the guest-visible fault itself.</summary>
+    /// <remarks>
+    /// Called inside the access guard: what it returns is used before <see cref="MemoryTopology.WaitForAccesses"/> returns elsewhere.
+    /// Accesses that it makes itself (table walks, a fault interrupt) are part of the same guard unless they reach registers; then the
+    /// whole access is translated again afterwards, so a success must not depend on being asked once.
+    /// </remarks>
     public abstract IommuTranslation Translate(Iova iova, AccessRights wanted, in TransactionAttributes attributes);
 
     /// <summary>
     /// Registers a shadow user for <paramref name="range"/> and replays to it what is mapped now. Throws
-    /// <see cref="NotSupportedException"/> when the model cannot announce mappings (VT-d without caching mode).
+    /// <see cref="NotSupportedException"/> when the model cannot announce mappings (VT-d without caching mode). Called by memory
+    /// listeners with the topology's writer lock held, which comes before the unit's lock.
     /// </summary>
     public abstract void AddListener(IIommuListener listener, BusRange range);
 

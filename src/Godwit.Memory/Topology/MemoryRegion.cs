@@ -1,86 +1,120 @@
-using System.Collections.Immutable;
-
 namespace Godwit.Memory;
 
-/// <summary>A node of the region tree. Topology is changed only inside a <see cref="MemoryTopology"/> transaction.</summary>
+/// <summary>
+/// A node of the region tree. Topology is changed only inside a <see cref="MemoryTopology"/> transaction; the properties that such a
+/// change alters are stable while the caller holds one open, and a snapshot otherwise.
+/// </summary>
 public abstract class MemoryRegion
 {
-    /// <summary>Creates a region of <paramref name="size"/> bytes (1 to 2^64).</summary>
-    protected MemoryRegion(string name, UInt128 size) => throw new NotImplementedException();
+    /// <summary>Largest size: the whole 64-bit space.</summary>
+    public static readonly UInt128 MaxSize = (UInt128)ulong.MaxValue + 1;
+
+    /// <summary>Creates a region of <paramref name="size"/> bytes (1 to 2^64), enabled.</summary>
+    /// <exception cref="ArgumentException">No name.</exception>
+    /// <exception cref="ArgumentOutOfRangeException">The size is 0 or above 2^64.</exception>
+    protected MemoryRegion(string name, UInt128 size)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(name);
+        if (size == 0 || size > MaxSize)
+            throw new ArgumentOutOfRangeException(nameof(size), size, $"Region {name}: the size must be 1 to 2^64 bytes");
+        Name = name;
+        Size = size;
+    }
 
     /// <summary>Shown in listings and errors.</summary>
-    public string Name => throw new NotImplementedException();
+    public string Name { get; }
 
     /// <summary>Bytes, up to 2^64.</summary>
-    public UInt128 Size => throw new NotImplementedException();
+    public UInt128 Size { get; }
+
+    /// <summary>Whether it shows, with everything below it.</summary>
+    public bool Enabled { get; internal set; } = true;
+
+    /// <summary>Where it is placed, or null. A region has one parent at most; aliases show it elsewhere.</summary>
+    public ContainerRegion? Parent { get; internal set; }
+
+    /// <summary>Byte of <see cref="Parent"/> at which it begins.</summary>
+    public BusAddress Offset { get; internal set; }
+
+    /// <summary>Hides siblings of a lower one.</summary>
+    public int Priority { get; internal set; }
+
+    /// <summary>A word for listings.</summary>
+    internal abstract string Kind { get; }
+
+    /// <inheritdoc/>
+    public override string ToString() => $"{Kind} {Name}";
 }
 
-/// <summary>A region that only places other regions. Children with a higher priority hide those below; gaps are filled by lower ones.</summary>
+/// <summary>
+/// A region that only places other regions. Children with a higher priority hide those below; among equals the one added last hides.
+/// Gaps are filled by lower ones; what sticks out of the container is cut off.
+/// </summary>
 public class ContainerRegion : MemoryRegion
 {
+    private readonly List<MemoryRegion> _children = [];
+
     /// <inheritdoc cref="MemoryRegion(string, UInt128)"/>
-    public ContainerRegion(string name, UInt128 size) : base(name, size) { }
+    public ContainerRegion(string name, UInt128 size) : base(name, size)
+    {
+    }
+
+    internal override string Kind => "container";
+
+    /// <summary>The children, topmost first.</summary>
+    internal IReadOnlyList<MemoryRegion> Children => _children;
+
+    /// <summary>Inserts above those of equal priority.</summary>
+    internal void Insert(MemoryRegion child)
+    {
+        int index = _children.FindIndex(other => other.Priority <= child.Priority);
+        _children.Insert(index < 0 ? _children.Count : index, child);
+    }
+
+    internal void Take(MemoryRegion child) => _children.Remove(child);
 }
 
 /// <summary>A window into a RAM block.</summary>
 public sealed class RamRegion : MemoryRegion
 {
     /// <summary>All of <paramref name="block"/>.</summary>
-    public RamRegion(string name, RamBlock block, bool readOnly = false) : base(name, block.Size) { }
+    public RamRegion(string name, RamBlock block, bool readOnly = false) : base(name, block.Size)
+    {
+        Block = block;
+        ReadOnly = readOnly;
+    }
 
     /// <summary>The backing block; an offset in the region is an offset in the block.</summary>
-    public RamBlock Block => throw new NotImplementedException();
+    public RamBlock Block { get; }
 
     /// <summary>Writes are dropped with <see cref="MemoryResult.AccessError"/>.</summary>
-    public bool ReadOnly => throw new NotImplementedException();
+    public bool ReadOnly { get; }
+
+    internal override string Kind => ReadOnly ? "rom" : "ram";
 }
 
-/// <summary>A window onto another region.</summary>
+/// <summary>A window onto another region, wherever that one is placed. Shows nothing while the target is disabled.</summary>
 public sealed class AliasRegion : MemoryRegion
 {
     /// <summary>Shows <paramref name="size"/> bytes of <paramref name="target"/> from <paramref name="offset"/>.</summary>
-    public AliasRegion(string name, MemoryRegion target, ulong offset, UInt128 size) : base(name, size) { }
-}
+    /// <exception cref="ArgumentOutOfRangeException">The window leaves the target.</exception>
+    public AliasRegion(string name, MemoryRegion target, ulong offset, UInt128 size) : base(name, size)
+    {
+        if (offset >= target.Size || size > target.Size - offset)
+        {
+            throw new ArgumentOutOfRangeException(nameof(offset), offset,
+                $"Alias {name}: {size} bytes from {offset} leave {target} of {target.Size} bytes");
+        }
 
-/// <summary>What a device's registers do when accessed. Offsets are within the region.</summary>
-public interface IMmioHandler
-{
-    /// <summary>Reads <paramref name="size"/> (1, 2, 4 or 8) bytes, little endian in the low bytes of the result.</summary>
-    ulong Read(ulong offset, int size, in TransactionAttributes attributes);
+        Target = target;
+        TargetOffset = offset;
+    }
 
-    /// <summary>Writes the low <paramref name="size"/> bytes of <paramref name="value"/>.</summary>
-    void Write(ulong offset, ulong value, int size, in TransactionAttributes attributes);
-}
+    /// <summary>The region shown.</summary>
+    public MemoryRegion Target { get; }
 
-/// <summary>Access sizes a handler takes; wider accesses are split, narrower ones refused unless in range.</summary>
-public readonly record struct MmioAccessRules(int MinSize, int MaxSize, bool AllowUnaligned)
-{
-    /// <summary>1 to 8 bytes, aligned.</summary>
-    public static MmioAccessRules Default => new(1, 8, false);
-}
+    /// <summary>Byte of <see cref="Target"/> that appears first.</summary>
+    public ulong TargetOffset { get; }
 
-/// <summary>A region whose accesses are calls.</summary>
-public sealed class MmioRegion : MemoryRegion
-{
-    /// <summary>Creates the region.</summary>
-    public MmioRegion(string name, ulong size, IMmioHandler handler, MmioAccessRules? rules = null) : base(name, size) { }
-}
-
-/// <summary>One contiguous piece of a flat view.</summary>
-/// <param name="Range">Where it appears.</param>
-/// <param name="Region">The terminating region: RAM, MMIO or IOMMU, never a container or alias.</param>
-/// <param name="OffsetInRegion">Byte of <paramref name="Region"/> at <c>Range.First</c>.</param>
-/// <param name="ReadOnly">Writes are refused.</param>
-public readonly record struct FlatRange(BusRange Range, MemoryRegion Region, ulong OffsetInRegion, bool ReadOnly);
-
-/// <summary>An immutable, sorted, disjoint rendering of a region tree. Shared by all spaces whose roots reduce to the same region.</summary>
-public sealed class FlatView
-{
-    internal FlatView() { }
-
-    /// <summary>The pieces, ascending.</summary>
-    public ImmutableArray<FlatRange> Ranges => throw new NotImplementedException();
-
-    /// <summary>The piece that holds <paramref name="address"/>.</summary>
-    public bool TryFind(BusAddress address, out FlatRange range) => throw new NotImplementedException();
+    internal override string Kind => "alias";
 }
