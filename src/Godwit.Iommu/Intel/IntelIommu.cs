@@ -1,52 +1,143 @@
+using Godwit.Iommu.Intel.Spec;
 using Godwit.Memory;
 using Godwit.Pci;
 
 namespace Godwit.Iommu.Intel;
 
-/// <summary>Properties of the unit, fixed when the machine is built.</summary>
-public sealed record IntelIommuOptions
+/// <summary>
+/// A VT-d remapping unit: registers at one MMIO page, translation for every function below the buses it is set on. Legacy mode,
+/// second-stage tables of three or four levels, queued and register-based invalidation.
+/// </summary>
+/// <remarks>
+/// Locks, outermost first: the command lock (one guest command at a time; held while the host unmaps), the topology's writer lock,
+/// <see cref="Sync"/> (records of what was announced), the register lock (values only, never held while calling out). Translation takes
+/// none of them on a hit, and only the register lock to record a fault.
+/// </remarks>
+public sealed partial class IntelIommu : IPciIommu
 {
-    /// <summary>Address width in bits: 39 or 48.</summary>
-    public int AddressWidth { get; init; } = 39;
-
-    /// <summary>CAP.CM: the guest also invalidates when it makes something present. Needed for passthrough devices (VT-d 6.1).</summary>
-    public bool CachingMode { get; init; } = true;
-
-    /// <summary>ECAP.PT: pass-through contexts are legal.</summary>
-    public bool PassThrough { get; init; } = true;
-}
-
-/// <summary>A VT-d remapping unit: registers at one MMIO page, translation for every function below the buses it is set on.</summary>
-public sealed class IntelIommu : IPciIommu
-{
-    /// <summary>GPA of the register window, as a DMAR table would tell the guest.</summary>
-    public static Gpa RegisterBase => new(0xFED9_0000);
+    private readonly MemoryTopology _topology;
+    private readonly Dictionary<(PciBus Bus, DevFn DevFn), IntelDevice> _byFunction = [];
+    private readonly List<IntelDmaRegion> _inBatch = [];
+    private readonly Lock _command = new();
+    private IntelDevice[] _devices = [];
+    private volatile bool _translationEnabled;
+    private ulong _rootTable;
 
     /// <summary>Creates the unit and places its registers in system memory.</summary>
     /// <exception cref="ArgumentException">An impossible combination of options, named.</exception>
-    public IntelIommu(MemoryTopology topology, IntelIommuOptions options) => throw new NotImplementedException();
+    public IntelIommu(MemoryTopology topology, IntelIommuOptions options)
+    {
+        options.Validate();
+        _topology = topology;
+        Options = options;
+        Tables = new GuestTables(topology.System);
+        Walker = new ShadowWalker(Tables, topology.System);
+        LastIova = new Iova((1UL << options.AddressWidth) - 1);
+        _registers = new RegisterFile();
+        _faults = new FaultRecorder(_registers);
+        DefineRegisters();
+        var window = new MmioRegion("vt-d", RegisterOffsets.WindowSize, this, new MmioAccessRules(4, 8, AllowUnaligned: false));
+        topology.Add(topology.SystemRoot, BusAddress.FromGpa(RegisterBase), window, priority: 1);
+    }
+
+    /// <summary>GPA of the register window, as a DMAR table would tell the guest.</summary>
+    public static Gpa RegisterBase => new(0xFED9_0000);
 
     /// <summary>The options it was built with.</summary>
-    public IntelIommuOptions Options => throw new NotImplementedException();
+    public IntelIommuOptions Options { get; }
 
-    /// <summary>Mappings announced to shadow users now, and announced and withdrawn since the machine started.</summary>
-    public IommuChurn Churn => throw new NotImplementedException();
+    /// <summary>Mappings announced to shadow users now, and announced and withdrawn since the machine started. Any thread.</summary>
+    public IommuChurn Churn
+    {
+        get
+        {
+            long live = 0, mapped = 0, unmapped = 0;
+            foreach (IntelDevice device in Volatile.Read(ref _devices))
+            {
+                live += device.Region.Live;
+                mapped += device.Region.Mapped;
+                unmapped += device.Region.Unmapped;
+            }
+
+            return new IommuChurn(live, mapped, unmapped, Walker.Refused);
+        }
+    }
+
+    internal IommuAttributes Attributes => new(TranslatesDma: true, LastIova);
+
+    /// <summary>Highest IOVA that any context can map (the last usable one).</summary>
+    internal Iova LastIova { get; }
+
+    internal GuestTables Tables { get; }
+
+    internal ShadowWalker Walker { get; }
+
+    /// <summary>Guards records and listeners.</summary>
+    internal Lock Sync { get; } = new();
+
+    internal bool TranslationEnabled => _translationEnabled;
 
     /// <inheritdoc/>
-    public AddressSpace GetAddressSpace(PciBus bus, DevFn devFn) => throw new NotImplementedException();
+    public AddressSpace GetAddressSpace(PciBus bus, DevFn devFn)
+    {
+        ArgumentNullException.ThrowIfNull(bus);
+        lock (_command)
+        {
+            if (_byFunction.TryGetValue((bus, devFn), out IntelDevice? device))
+                return device.Space;
+            var region = new IntelDmaRegion(this, bus, devFn, $"vt-d/{_byFunction.Count}-{devFn}");
+            device = new IntelDevice(_topology, region);
+            _byFunction.Add((bus, devFn), device);
+            Volatile.Write(ref _devices, [.. _devices, device]);
+            Reevaluate(candidate => candidate == device);
+            return device.Space;
+        }
+    }
 
     /// <inheritdoc/>
-    public IommuAttributes GetAttributes(PciBus bus, DevFn devFn) => throw new NotImplementedException();
+    public IommuAttributes GetAttributes(PciBus bus, DevFn devFn) => Attributes;
 
-    /// <summary>Saves registers, latched tables and queue state.</summary>
-    public void SaveState(System.Buffers.IBufferWriter<byte> writer) => throw new NotImplementedException();
+    internal DeviceContext LookupContext(ushort sourceId) => Tables.Lookup(Volatile.Read(ref _rootTable), sourceId, Options);
+
+    /// <summary>Remembers to end the batch of <paramref name="region"/>. Under <see cref="Sync"/>.</summary>
+    internal void NoteBatch(IntelDmaRegion region) => _inBatch.Add(region);
 
     /// <summary>
-    /// Loads them, then re-switches every device's space, which rebuilds and announces its mappings from the tables in guest RAM.
-    /// RAM and bridge numbers must have been loaded before.
+    /// Reads the context of each matching device again, switches all that changed between translated and untranslated in one memory
+    /// transaction, and announces what differs for those that stayed translated. Under the command lock.
     /// </summary>
-    public void LoadState(ReadOnlySpan<byte> state) => throw new NotImplementedException();
-}
+    private void Reevaluate(Predicate<IntelDevice> matches)
+    {
+        var stayed = new List<IntelDevice>();
+        using (_topology.Begin())
+        {
+            lock (Sync)
+            {
+                foreach (IntelDevice device in _devices)
+                {
+                    if (!matches(device))
+                        continue;
+                    device.Region.RefreshContext();
+                    bool translated = _translationEnabled && !device.Region.Context.IsPassThrough;
+                    if (!device.Switch(translated) && translated)
+                        stayed.Add(device);
+                }
+            }
+        }
 
-/// <summary>Counters of shadow mappings.</summary>
-public readonly record struct IommuChurn(long Live, long Mapped, long Unmapped);
+        lock (Sync)
+        {
+            foreach (IntelDevice device in stayed)
+                device.Region.SyncAll();
+            EndBatches();
+        }
+    }
+
+    /// <summary>On return every unmap announced so far is done in the host. Under <see cref="Sync"/>.</summary>
+    private void EndBatches()
+    {
+        foreach (IntelDmaRegion region in _inBatch)
+            region.EndBatch();
+        _inBatch.Clear();
+    }
+}

@@ -1,0 +1,236 @@
+using Godwit.Iommu.Intel.Spec;
+using Godwit.Memory;
+using Godwit.Pci;
+
+namespace Godwit.Iommu.Intel;
+
+/// <summary>
+/// DMA of one function (bus object and devfn) through the unit: translation of accesses, and the exact record of what shadow users were told.
+/// Everything but <see cref="Translate"/> runs under the unit's lock.
+/// </summary>
+internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
+{
+    private readonly IntelIommu _unit;
+    private readonly PciBus _bus;
+    private readonly DevFn _devFn;
+    private readonly List<(IIommuListener Listener, BusRange Range)> _listeners = [];
+    private readonly AnnouncementSet _record = new();
+    private DeviceContext _context = new(FaultReason.RootNotPresent);
+    private bool _inBatch;
+    private ulong _cursor;
+
+    internal IntelDmaRegion(IntelIommu unit, PciBus bus, DevFn devFn, string name) : base(name, MaxSize)
+    {
+        _unit = unit;
+        _bus = bus;
+        _devFn = devFn;
+    }
+
+    /// <inheritdoc/>
+    public override IommuAttributes Attributes => _unit.Attributes;
+
+    internal Iotlb Iotlb { get; } = new();
+
+    internal DeviceContext Context => Volatile.Read(ref _context);
+
+    internal bool HasListeners => _listeners.Count != 0;
+
+    internal long Live => _record.Count;
+
+    internal long Mapped { get; private set; }
+
+    internal long Unmapped { get; private set; }
+
+    /// <summary>Computed now: bus numbers are the guest's to change.</summary>
+    internal ushort SourceId => new RequesterId(_bus.Number, _devFn).Value;
+
+    /// <inheritdoc/>
+    public override IommuTranslation Translate(Iova iova, AccessRights wanted, in TransactionAttributes attributes)
+    {
+        if (Iotlb.TryGet(iova, out Gpa output, out AccessRights rights) && (wanted & ~rights) == 0)
+            return new IommuTranslation(new Iova(iova.Value & ~0xFFFUL), new Gpa(output.Value & ~0xFFFUL), 0xFFF, rights);
+        return TranslateByWalk(iova, wanted);
+    }
+
+    /// <inheritdoc/>
+    public override void AddListener(IIommuListener listener, BusRange range)
+    {
+        if (!_unit.Options.CachingMode)
+        {
+            throw new NotSupportedException(
+                "This VT-d unit cannot announce mappings to a passthrough device: it was built with caching-mode=off");
+        }
+
+        lock (_unit.Sync)
+        {
+            bool first = _listeners.Count == 0;
+            bool outer = _inBatch;
+            _listeners.Add((listener, range));
+            listener.BatchBegin();
+            _inBatch = true; // the replay is a batch of its own, for this listener only
+            try
+            {
+                if (first)
+                    SyncAll();
+                else
+                    ReplayRecord(listener, range);
+            }
+            finally
+            {
+                _inBatch = outer;
+                listener.BatchEnd();
+            }
+        }
+    }
+
+    /// <inheritdoc/>
+    public override void RemoveListener(IIommuListener listener)
+    {
+        lock (_unit.Sync)
+        {
+            _listeners.RemoveAll(entry => ReferenceEquals(entry.Listener, listener));
+            if (_listeners.Count == 0)
+            {
+                Unmapped += _record.Count;
+                _record.Clear();
+            }
+        }
+    }
+
+    /// <summary>Reads the context entry again and forgets cached translations.</summary>
+    internal void RefreshContext()
+    {
+        Volatile.Write(ref _context, _unit.LookupContext(SourceId));
+        Iotlb.Invalidate(default, new Iova(ulong.MaxValue));
+    }
+
+    /// <summary>Compares the whole table with the record.</summary>
+    internal void SyncAll() => Sync(default, new Iova(_unit.LastIova.Value));
+
+    /// <summary>
+    /// Compares what the tables map in a range with what was announced, and announces the difference: what is gone or changed is
+    /// unmapped before anything is mapped over it; what is the same is not mentioned.
+    /// </summary>
+    internal void Sync(Iova first, Iova last)
+    {
+        if (_listeners.Count == 0)
+            return;
+        // Whole announcements only: one that reaches over an end of the range may have been replaced by smaller pages.
+        if (_record.TryFindEndingAtOrAfter(first, out Announcement over) && over.First < first)
+            first = over.First;
+        if (_record.TryFindEndingAtOrAfter(last, out over) && over.First <= last && over.Last > last)
+            last = over.Last;
+        _cursor = first.Value;
+        DeviceContext context = Context;
+        if (_unit.TranslationEnabled && context.IsTranslated)
+            _unit.Walker.Walk(context.Entry, first, last, _unit.Options.AddressWidth, this);
+        WithdrawUpTo(last.Value);
+    }
+
+    void ILeafVisitor.Visit(in Announcement leaf)
+    {
+        if (leaf.First.Value > _cursor)
+            WithdrawUpTo(leaf.First.Value - 1);
+        while (_record.TryFindEndingAtOrAfter(leaf.First, out Announcement old) && old.First <= leaf.Last)
+        {
+            if (old == leaf)
+            {
+                _cursor = leaf.Last.Value + 1;
+                return;
+            }
+
+            Withdraw(old);
+        }
+
+        _record.Add(leaf);
+        Mapped++;
+        BeginBatch();
+        foreach ((IIommuListener listener, BusRange range) in _listeners)
+            Tell(listener, range, leaf, mapped: true);
+        _cursor = leaf.Last.Value + 1;
+    }
+
+    /// <summary>Ends the series of events, if there was one: on return the host has unmapped what was withdrawn.</summary>
+    internal void EndBatch()
+    {
+        if (!_inBatch)
+            return;
+        _inBatch = false;
+        foreach ((IIommuListener listener, _) in _listeners)
+            listener.BatchEnd();
+    }
+
+    private IommuTranslation TranslateByWalk(Iova iova, AccessRights wanted)
+    {
+        int generation = Iotlb.Generation;
+        DeviceContext context = Context;
+        if (!context.IsValid)
+            context = _unit.LookupContext(SourceId); // without caching mode, present needs no invalidation (VT-d 6.1)
+        if (context.IsPassThrough)
+            return new IommuTranslation(default, default, ulong.MaxValue, AccessRights.ReadWrite);
+        FaultReason fault = context.Fault;
+        if (context.IsValid)
+        {
+            fault = _unit.Tables.Walk(context.Entry, iova, wanted, _unit.Options.AddressWidth, out Announcement leaf);
+            if (fault == FaultReason.None)
+            {
+                ulong within = iova.Value - leaf.First.Value;
+                Iotlb.Fill(iova, leaf.Target + within, leaf.Rights, generation);
+                return new IommuTranslation(leaf.First, leaf.Target, leaf.Length - 1, leaf.Rights);
+            }
+        }
+
+        if (!(context.Entry.FaultDisabled && fault.IsQualified()))
+            _unit.RecordFault(SourceId, iova, fault, (wanted & AccessRights.Write) != 0);
+        return new IommuTranslation(new Iova(iova.Value & ~0xFFFUL), default, 0xFFF, AccessRights.None);
+    }
+
+    private void ReplayRecord(IIommuListener listener, BusRange range)
+    {
+        var from = new Iova(range.First.Value);
+        while (_record.TryFindEndingAtOrAfter(from, out Announcement item) && item.First.Value <= range.Last.Value)
+        {
+            Tell(listener, range, item, mapped: true);
+            from = new Iova(item.Last.Value + 1);
+        }
+    }
+
+    private void WithdrawUpTo(ulong last)
+    {
+        while (_record.TryFindEndingAtOrAfter(new Iova(_cursor), out Announcement old) && old.First.Value <= last)
+            Withdraw(old);
+    }
+
+    private void Withdraw(in Announcement old)
+    {
+        _record.Remove(old);
+        Unmapped++;
+        BeginBatch();
+        foreach ((IIommuListener listener, BusRange range) in _listeners)
+            Tell(listener, range, old, mapped: false);
+    }
+
+    // Clipped to what the listener asked for: a large page may reach over the interrupt window that splits a device's view.
+    private static void Tell(IIommuListener listener, BusRange range, in Announcement item, bool mapped)
+    {
+        ulong first = Math.Max(item.First.Value, range.First.Value);
+        ulong last = Math.Min(item.Last.Value, range.Last.Value);
+        if (first > last)
+            return;
+        ulong length = last - first + 1;
+        if (mapped)
+            listener.Mapped(new Iova(first), length, item.Target + (first - item.First.Value), item.Rights);
+        else
+            listener.Unmapped(new Iova(first), length);
+    }
+
+    private void BeginBatch()
+    {
+        if (_inBatch)
+            return;
+        _inBatch = true;
+        foreach ((IIommuListener listener, _) in _listeners)
+            listener.BatchBegin();
+        _unit.NoteBatch(this);
+    }
+}

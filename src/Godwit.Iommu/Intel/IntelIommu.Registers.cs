@@ -1,0 +1,208 @@
+using Godwit.Iommu.Intel.Spec;
+using Godwit.Memory;
+
+namespace Godwit.Iommu.Intel;
+
+// The register window (VT-d 11.4): values under the register lock, commands one at a time under the command lock.
+public sealed partial class IntelIommu : IMmioHandler
+{
+    private readonly RegisterFile _registers;
+    private readonly FaultRecorder _faults;
+    private readonly Lock _registerLock = new();
+
+    /// <inheritdoc/>
+    ulong IMmioHandler.Read(ulong offset, int size, in TransactionAttributes attributes)
+    {
+        lock (_registerLock)
+            return _registers.GuestRead((int)offset, size);
+    }
+
+    /// <summary>
+    /// A register write. Only vCPUs program the unit: a device's DMA into the window, or the unit's own status write, would otherwise wait
+    /// for itself.
+    /// </summary>
+    void IMmioHandler.Write(ulong offset, ulong value, int size, in TransactionAttributes attributes)
+    {
+        if (attributes.Source != DirtySource.Vcpu || attributes.RequesterId is not null)
+            return;
+        lock (_command)
+        {
+            lock (_registerLock)
+                _registers.GuestWrite((int)offset, value, size);
+            // A 64-bit write may reach two 32-bit registers.
+            React((int)offset, (uint)value);
+            if (size == 8)
+                React((int)offset + 4, (uint)(value >> 32));
+        }
+    }
+
+    /// <summary>Power-on state: translation off, all records of announcements withdrawn. Devices must have stopped their DMA.</summary>
+    public void Reset()
+    {
+        lock (_command)
+        {
+            lock (_registerLock)
+            {
+                _registers.Values.Clear();
+                DefineRegisters();
+                _faults.Next = 0;
+            }
+
+            _translationEnabled = false;
+            Volatile.Write(ref _rootTable, 0);
+            _queueBase = 0;
+            _queueSize = 0;
+            Reevaluate(_ => true);
+        }
+    }
+
+    /// <summary>Records a guest-visible fault and signals the fault event if it is due.</summary>
+    internal void RecordFault(ushort sourceId, Iova iova, FaultReason reason, bool write)
+    {
+        bool signal;
+        lock (_registerLock)
+            signal = _faults.Record(sourceId, iova.Value, reason, write);
+        if (signal)
+            SignalEvent(RegisterOffsets.FaultEventControl);
+    }
+
+    private void DefineRegisters()
+    {
+        _registers.Define32(RegisterOffsets.Version, 0x10, 0);
+        _registers.Define64(RegisterOffsets.Capability, Capabilities.Capability(Options), 0);
+        _registers.Define64(RegisterOffsets.ExtendedCapability, Capabilities.ExtendedCapability(Options), 0);
+        _registers.Define32(RegisterOffsets.GlobalCommand, 0, 0); // write-only: acted on, never kept
+        _registers.Define64(RegisterOffsets.RootTable, 0, RootTableBits.BaseMask);
+        _registers.Define64(RegisterOffsets.ContextCommand, 0, 0xE000_0003_FFFF_FFFF);
+        _registers.Define32(RegisterOffsets.FaultStatus, 0, 0, FaultStatusBits.Overflow | FaultStatusBits.QueueError);
+        _registers.Define32(RegisterOffsets.FaultEventControl, EventControlBits.Mask, EventControlBits.Mask);
+        _registers.Define32(RegisterOffsets.FaultEventData, 0, 0xFFFF);
+        _registers.Define32(RegisterOffsets.FaultEventAddress, 0, 0xFFFF_FFFC);
+        _registers.Define32(RegisterOffsets.FaultEventUpperAddress, 0, 0xFFFF_FFFF);
+        _registers.Define64(RegisterOffsets.QueueTail, 0, 0x7_FFF0);
+        _registers.Define64(RegisterOffsets.QueueAddress, 0, QueueAddressBits.BaseMask | QueueAddressBits.SizeMask);
+        _registers.Define32(RegisterOffsets.CompletionStatus, 0, 0, CompletionStatusBits.WaitCompleted);
+        _registers.Define32(RegisterOffsets.CompletionEventControl, EventControlBits.Mask, EventControlBits.Mask);
+        _registers.Define32(RegisterOffsets.CompletionEventData, 0, 0xFFFF);
+        _registers.Define32(RegisterOffsets.CompletionEventAddress, 0, 0xFFFF_FFFC);
+        _registers.Define32(RegisterOffsets.CompletionEventUpperAddress, 0, 0xFFFF_FFFF);
+        _registers.Define64(RegisterOffsets.InvalidateAddress, 0, ~0xF80UL);
+        _registers.Define64(RegisterOffsets.IotlbInvalidate, 0, 0xB003_FFFF_0000_0000);
+        for (int i = 0; i < RegisterOffsets.FaultRecordCount; i++)
+            _registers.Define64(RegisterOffsets.FaultRecords + (i * 16) + 8, 0, 0, 1UL << 63);
+    }
+
+    private void React(int offset, uint value)
+    {
+        switch (offset)
+        {
+            case RegisterOffsets.GlobalCommand:
+                ExecuteGlobalCommand(value);
+                break;
+            case RegisterOffsets.ContextCommand + 4:
+                ExecuteContextCommand();
+                break;
+            case RegisterOffsets.IotlbInvalidate + 4:
+                ExecuteIotlbCommand();
+                break;
+            case RegisterOffsets.QueueTail:
+                RunQueue();
+                break;
+            case RegisterOffsets.FaultStatus:
+                lock (_registerLock)
+                    _faults.Recompute();
+                RunQueue(); // clearing IQE lets the queue go on (VT-d 6.5.2.11)
+                break;
+            case RegisterOffsets.FaultEventControl or RegisterOffsets.CompletionEventControl:
+                SendPendingEvent(offset);
+                break;
+            case RegisterOffsets.CompletionStatus:
+                ClearCompletionPending();
+                break;
+            case >= RegisterOffsets.FaultRecords when (offset & 0xF) == 12:
+                lock (_registerLock)
+                    _faults.Recompute();
+                break;
+        }
+    }
+
+    private void ExecuteGlobalCommand(uint command)
+    {
+        uint status = ReadRegister32(RegisterOffsets.GlobalStatus);
+        if ((command & GlobalCommandBits.SetRootTablePointer) != 0)
+        {
+            ulong root;
+            lock (_registerLock)
+                root = _registers.Get64(RegisterOffsets.RootTable) & RootTableBits.BaseMask;
+            Volatile.Write(ref _rootTable, root);
+            // ESRTPS: setting the pointer invalidates everything (VT-d 6.6).
+            Reevaluate(_ => true);
+            _topology.WaitForAccesses();
+            SetStatus(GlobalCommandBits.SetRootTablePointer, set: true);
+        }
+
+        uint changed = command ^ status;
+        if ((changed & GlobalCommandBits.QueuedInvalidationEnable) != 0)
+            SetQueueEnabled((command & GlobalCommandBits.QueuedInvalidationEnable) != 0);
+        if ((changed & GlobalCommandBits.TranslationEnable) != 0)
+        {
+            bool enable = (command & GlobalCommandBits.TranslationEnable) != 0;
+            _translationEnabled = enable;
+            Reevaluate(_ => true);
+            _topology.WaitForAccesses();
+            SetStatus(GlobalCommandBits.TranslationEnable, enable);
+        }
+    }
+
+    private void SetStatus(uint bit, bool set)
+    {
+        lock (_registerLock)
+        {
+            uint status = _registers.Get32(RegisterOffsets.GlobalStatus);
+            _registers.Set32(RegisterOffsets.GlobalStatus, set ? status | bit : status & ~bit);
+        }
+    }
+
+    private uint ReadRegister32(int offset)
+    {
+        lock (_registerLock)
+            return _registers.Get32(offset);
+    }
+
+    /// <summary>Sets IP; sends the message and clears IP unless masked (VT-d 7.3, 6.5.2.8). The four event registers are adjacent.</summary>
+    private void SignalEvent(int control)
+    {
+        lock (_registerLock)
+            _registers.Set32(control, _registers.Get32(control) | EventControlBits.Pending);
+        SendPendingEvent(control);
+    }
+
+    private void SendPendingEvent(int control)
+    {
+        ulong address;
+        uint data;
+        lock (_registerLock)
+        {
+            uint value = _registers.Get32(control);
+            if ((value & (EventControlBits.Pending | EventControlBits.Mask)) != EventControlBits.Pending)
+                return;
+            _registers.Set32(control, value & ~EventControlBits.Pending);
+            data = _registers.Get32(control + 4);
+            address = _registers.Get32(control + 8) | ((ulong)_registers.Get32(control + 12) << 32);
+        }
+
+        // A message to nowhere is the guest's own loss.
+        _topology.System.WriteUInt32(new BusAddress(address), data, TransactionAttributes.Vmm);
+    }
+
+    private void ClearCompletionPending()
+    {
+        lock (_registerLock)
+        {
+            if ((_registers.Get32(RegisterOffsets.CompletionStatus) & CompletionStatusBits.WaitCompleted) != 0)
+                return;
+            uint control = _registers.Get32(RegisterOffsets.CompletionEventControl);
+            _registers.Set32(RegisterOffsets.CompletionEventControl, control & ~EventControlBits.Pending);
+        }
+    }
+}

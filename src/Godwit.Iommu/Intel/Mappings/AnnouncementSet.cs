@@ -1,0 +1,150 @@
+using Godwit.Memory;
+
+namespace Godwit.Iommu.Intel;
+
+/// <summary>
+/// The announcements of one device, ordered by IOVA, in chunks of sorted arrays: 16 bytes each plus at most half a chunk of slack, a binary
+/// search over chunks and one within, and a short move on insertion. Not thread-safe.
+/// </summary>
+internal sealed class AnnouncementSet
+{
+    private const int ChunkSize = 256;
+
+    private readonly List<Chunk> _chunks = [];
+
+    /// <summary>Announcements live.</summary>
+    internal long Count { get; private set; }
+
+    /// <summary>The first announcement that ends at or after <paramref name="iova"/>.</summary>
+    internal bool TryFindEndingAtOrAfter(Iova iova, out Announcement found)
+    {
+        // The last chunk that starts at or below the address holds the only one that can reach over it from below.
+        int chunk = Math.Max(ChunkOf(iova), 0);
+        for (; chunk < _chunks.Count; chunk++)
+        {
+            Chunk candidates = _chunks[chunk];
+            int index = candidates.FirstStartingAfter(iova);
+            if (index > 0 && candidates.Items[index - 1].Last >= iova)
+                index--;
+            if (index < candidates.Count)
+            {
+                found = candidates.Items[index];
+                return true;
+            }
+        }
+
+        found = default;
+        return false;
+    }
+
+    /// <summary>Adds one that overlaps none.</summary>
+    internal void Add(in Announcement item)
+    {
+        int at = ChunkOf(item.First);
+        if (at < 0)
+        {
+            at = 0;
+            if (_chunks.Count == 0)
+                _chunks.Add(new Chunk());
+        }
+
+        Chunk chunk = _chunks[at];
+        if (chunk.Count == ChunkSize)
+        {
+            Chunk upper = chunk.Split(item.First > chunk.Items[ChunkSize - 1].First);
+            _chunks.Insert(at + 1, upper);
+            if (upper.Count == 0 || item.First >= upper.Items[0].First)
+                chunk = upper;
+        }
+
+        chunk.Insert(chunk.FirstStartingAfter(item.First), item);
+        Count++;
+    }
+
+    /// <summary>Removes the announcement that starts where <paramref name="item"/> does; it must be there.</summary>
+    internal void Remove(in Announcement item)
+    {
+        int at = ChunkOf(item.First);
+        Chunk chunk = _chunks[at];
+        int index = chunk.FirstStartingAfter(item.First) - 1;
+        if (index < 0 || chunk.Items[index].First != item.First)
+            throw new InvalidOperationException($"No announcement starts at {item.First}");
+        chunk.RemoveAt(index);
+        if (chunk.Count == 0)
+            _chunks.RemoveAt(at);
+        Count--;
+    }
+
+    /// <summary>Forgets all.</summary>
+    internal void Clear()
+    {
+        _chunks.Clear();
+        Count = 0;
+    }
+
+    /// <summary>Index of the last chunk whose first announcement starts at or below <paramref name="iova"/>, or -1.</summary>
+    private int ChunkOf(Iova iova)
+    {
+        int low = 0;
+        int high = _chunks.Count - 1;
+        while (low <= high)
+        {
+            int middle = (low + high) >> 1;
+            if (_chunks[middle].Items[0].First <= iova)
+                low = middle + 1;
+            else
+                high = middle - 1;
+        }
+
+        return high;
+    }
+
+    private sealed class Chunk
+    {
+        internal readonly Announcement[] Items = new Announcement[ChunkSize];
+
+        internal int Count { get; private set; }
+
+        internal int FirstStartingAfter(Iova iova)
+        {
+            int low = 0;
+            int high = Count;
+            while (low < high)
+            {
+                int middle = (low + high) >> 1;
+                if (Items[middle].First <= iova)
+                    low = middle + 1;
+                else
+                    high = middle;
+            }
+
+            return low;
+        }
+
+        internal void Insert(int index, in Announcement item)
+        {
+            Array.Copy(Items, index, Items, index + 1, Count - index);
+            Items[index] = item;
+            Count++;
+        }
+
+        internal void RemoveAt(int index)
+        {
+            Array.Copy(Items, index + 1, Items, index, Count - index - 1);
+            Count--;
+        }
+
+        /// <summary>Gives the upper half to a new chunk, or nothing when growth is at the end (sequential maps then fill chunks).</summary>
+        internal Chunk Split(bool growingAtEnd)
+        {
+            var upper = new Chunk();
+            if (growingAtEnd)
+                return upper;
+            int half = Count / 2;
+            Array.Copy(Items, half, upper.Items, 0, Count - half);
+            upper.Count = Count - half;
+            Count = half;
+            return upper;
+        }
+    }
+}

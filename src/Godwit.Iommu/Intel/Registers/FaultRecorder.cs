@@ -1,0 +1,74 @@
+using Godwit.Iommu.Intel.Spec;
+
+namespace Godwit.Iommu.Intel;
+
+/// <summary>
+/// Primary fault logging (VT-d 7.2, 11.4.9, 11.4.14) in the shared register file: a ring of records, one summary, one event. A repeated
+/// fault of the same source, page, reason and direction collapses into its record; a full ring sets overflow and drops.
+/// Called under the register lock.
+/// </summary>
+internal sealed class FaultRecorder(RegisterFile registers)
+{
+    private const ulong RecordFault = 1UL << 63;
+    private const ulong RecordRead = 1UL << 62;
+
+    /// <summary>Where the next fault goes; part of the migrated state.</summary>
+    internal int Next { get; set; }
+
+    /// <summary>Records a fault. True when the fault event is to be signalled.</summary>
+    internal bool Record(ushort sourceId, ulong address, FaultReason reason, bool write)
+    {
+        uint status = registers.Get32(RegisterOffsets.FaultStatus);
+        if ((status & FaultStatusBits.Overflow) != 0)
+            return false;
+        ulong low = address & ~0xFFFUL;
+        ulong high = RecordFault | (write ? 0 : RecordRead) | ((ulong)reason << 32) | sourceId;
+        for (int i = 0; i < RegisterOffsets.FaultRecordCount; i++)
+        {
+            if (registers.Get64(Low(i)) == low && registers.Get64(High(i)) == high)
+                return false;
+        }
+
+        if ((registers.Get64(High(Next)) & RecordFault) != 0)
+            return Raise(status, FaultStatusBits.Overflow);
+        registers.Set64(Low(Next), low);
+        registers.Set64(High(Next), high);
+        uint first = (status & FaultStatusBits.Pending) == 0 ? (uint)Next << FaultStatusBits.FirstRecordShift : status & FaultStatusBits.FirstRecordMask;
+        Next = (Next + 1) % RegisterOffsets.FaultRecordCount;
+        return Raise((status & ~FaultStatusBits.FirstRecordMask) | first, FaultStatusBits.Pending);
+    }
+
+    /// <summary>An invalidation queue error. True when the event is to be signalled.</summary>
+    internal bool RaiseQueueError() => Raise(registers.Get32(RegisterOffsets.FaultStatus), FaultStatusBits.QueueError);
+
+    /// <summary>After a guest write to the records or the status: PPF is the OR of all F bits; nothing left clears a pending event.</summary>
+    internal void Recompute()
+    {
+        uint status = registers.Get32(RegisterOffsets.FaultStatus) & ~FaultStatusBits.Pending;
+        for (int i = 0; i < RegisterOffsets.FaultRecordCount; i++)
+        {
+            if ((registers.Get64(High(i)) & RecordFault) != 0)
+                status |= FaultStatusBits.Pending;
+        }
+
+        registers.Set32(RegisterOffsets.FaultStatus, status);
+        if ((status & (FaultStatusBits.Overflow | FaultStatusBits.Pending | FaultStatusBits.QueueError)) == 0)
+        {
+            uint control = registers.Get32(RegisterOffsets.FaultEventControl);
+            registers.Set32(RegisterOffsets.FaultEventControl, control & ~EventControlBits.Pending);
+        }
+    }
+
+    private static int Low(int index) => RegisterOffsets.FaultRecords + (index * 16);
+
+    private static int High(int index) => Low(index) + 8;
+
+    // An event is signalled only when no status bit was set before (VT-d 7.3).
+    private bool Raise(uint status, uint bit)
+    {
+        const uint Summary = FaultStatusBits.Overflow | FaultStatusBits.Pending | FaultStatusBits.QueueError;
+        bool quiet = (registers.Get32(RegisterOffsets.FaultStatus) & Summary) == 0;
+        registers.Set32(RegisterOffsets.FaultStatus, status | bit);
+        return quiet;
+    }
+}
