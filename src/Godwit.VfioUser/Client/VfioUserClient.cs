@@ -1,126 +1,186 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
 using Godwit.Interop.Linux;
 
 namespace Godwit.VfioUser;
 
-/// <summary>How to connect.</summary>
-public sealed record VfioUserClientOptions
-{
-    /// <summary>How long to wait for one reply before the device counts as lost.</summary>
-    public TimeSpan ReplyTimeout { get; init; } = TimeSpan.FromSeconds(10);
-
-    /// <summary>Clock for the timeout.</summary>
-    public TimeProvider Clock { get; init; } = TimeProvider.System;
-}
-
-/// <summary>Answers the device's DMA by message, for memory it could not map. Called on the client's receive thread.</summary>
-public interface IDmaMessageHandler
-{
-    /// <summary>Reads guest memory at <paramref name="address"/>; <see cref="Errno.None"/> or why not.</summary>
-    Errno Read(DmaAddress address, Span<byte> destination);
-
-    /// <summary>Writes likewise. Dirty marks of these writes are the client's to set.</summary>
-    Errno Write(DmaAddress address, ReadOnlySpan<byte> data);
-}
-
 /// <summary>
 /// A connection to one vfio-user device. Every member may be called from any thread; requests are sent in call order and replies
-/// matched by id. All waits end with <see cref="VfioUserDisconnectedException"/> when the peer goes.
+/// matched by id. All waits end with <see cref="VfioUserDisconnectedException"/> when the peer goes, and with
+/// <see cref="VfioUserProtocolException"/> when it breaks the protocol.
 /// </summary>
-public sealed class VfioUserClient : IDisposable
+public sealed partial class VfioUserClient : IDisposable
 {
-    private VfioUserClient() { }
+    private readonly ClientConnection _connection;
+    private readonly int _maxSendFds;
+
+    /// <summary>Most data of one message that is sent: see <see cref="WireLimits.SendChunk"/>.</summary>
+    private readonly int _sendChunk;
+
+    private VfioUserClient(ClientConnection connection, Capabilities peer)
+    {
+        _connection = connection;
+        MaxTransfer = Math.Min(peer.MaxTransfer, WireLimits.MaxTransfer);
+        MaxDmaMaps = Math.Min(peer.MaxDmaMaps, WireLimits.MaxDmaMaps);
+        _maxSendFds = Math.Min(peer.MaxMessageFds, WireLimits.MaxMessageFds);
+        _sendChunk = Math.Min(MaxTransfer, WireLimits.SendChunk);
+    }
+
+    /// <summary>Completes when the connection has gone for a reason other than <see cref="Dispose"/>; the text says why.</summary>
+    public Task<string> Lost => _connection.Lost;
+
+    /// <summary>Where it is connected to.</summary>
+    public string Path => _connection.Path;
+
+    /// <summary>Largest data of one region or DMA message in bytes, negotiated.</summary>
+    public int MaxTransfer { get; }
+
+    /// <summary>Most DMA mappings the device takes, negotiated.</summary>
+    public int MaxDmaMaps { get; }
 
     /// <summary>Connects and negotiates the version and capabilities.</summary>
     /// <exception cref="LinuxException">No socket at <paramref name="path"/>, or nobody listens.</exception>
     /// <exception cref="VfioUserProtocolException">The peer speaks another version or not this protocol.</exception>
-    public static VfioUserClient Connect(string path, VfioUserClientOptions options, IDmaMessageHandler dma) => throw new NotImplementedException();
+    /// <exception cref="VfioUserRemoteException">The peer refuses, for example with EBUSY because it has a client already.</exception>
+    /// <exception cref="VfioUserDisconnectedException">The peer closed, or did not answer in time.</exception>
+    public static VfioUserClient Connect(string path, VfioUserClientOptions options, IDmaMessageHandler dma)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        ArgumentNullException.ThrowIfNull(dma);
+        ArgumentOutOfRangeException.ThrowIfLessThanOrEqual(options.ReplyTimeout, TimeSpan.Zero);
+        SocketHandle socket = SocketHandle.Connect(path, options.ReplyTimeout);
+        ClientConnection? connection = null;
+        try
+        {
+            connection = new ClientConnection(socket, path, options, dma);
+            return new VfioUserClient(connection, Negotiate(connection));
+        }
+        catch
+        {
+            connection?.Dispose();
+            socket.Dispose();
+            throw;
+        }
+    }
 
-    /// <summary>Completes when the connection has gone for a reason other than <see cref="Dispose"/>; the text says why.</summary>
-    public Task<string> Lost => throw new NotImplementedException();
+    /// <summary>DEVICE_GET_INFO.</summary>
+    public DeviceInfo GetInfo()
+    {
+        var request = new DeviceInfoBody { ArgSize = (uint)Unsafe.SizeOf<DeviceInfoBody>() };
+        DeviceInfoBody reply = Call<DeviceInfoBody, DeviceInfoBody>(Command.DeviceGetInfo, request);
+        if (reply.Regions > WireLimits.MaxRegions || reply.Irqs > WireLimits.MaxIrqs)
+            _connection.Violated($"the device has {reply.Regions} regions and {reply.Irqs} interrupts; the limits are {WireLimits.MaxRegions} and {WireLimits.MaxIrqs}");
+        return new DeviceInfo((int)reply.Regions, (int)reply.Irqs, (reply.Flags & DeviceFlags.Reset) != 0, (reply.Flags & DeviceFlags.Pci) != 0);
+    }
 
-    /// <summary>Where it is connected to.</summary>
-    public string Path => throw new NotImplementedException();
-
-    /// <summary>Largest data of one region or DMA message, negotiated.</summary>
-    public int MaxTransfer => throw new NotImplementedException();
-
-    /// <summary>Most DMA mappings the device takes, negotiated.</summary>
-    public int MaxDmaMaps => throw new NotImplementedException();
-
-    /// <summary>GET_INFO.</summary>
-    public DeviceInfo GetInfo() => throw new NotImplementedException();
-
-    /// <summary>GET_REGION_INFO, with capabilities and file.</summary>
-    public RegionInfo GetRegionInfo(int index) => throw new NotImplementedException();
-
-    /// <summary>GET_IRQ_INFO.</summary>
-    public IrqInfo GetIrqInfo(int index) => throw new NotImplementedException();
+    /// <summary>DEVICE_GET_IRQ_INFO.</summary>
+    public IrqInfo GetIrqInfo(int index)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(index);
+        var request = new IrqInfoBody { ArgSize = (uint)Unsafe.SizeOf<IrqInfoBody>(), Index = (uint)index };
+        IrqInfoBody reply = Call<IrqInfoBody, IrqInfoBody>(Command.DeviceGetIrqInfo, request);
+        if (reply.Count > WireLimits.MaxVectors)
+            _connection.Violated($"interrupt {index} has {reply.Count} vectors; the limit is {WireLimits.MaxVectors}");
+        return new IrqInfo(
+            index,
+            (int)reply.Count,
+            (reply.Flags & IrqFlags.EventFd) != 0,
+            (reply.Flags & IrqFlags.Maskable) != 0,
+            (reply.Flags & IrqFlags.AutoMasked) != 0,
+            (reply.Flags & IrqFlags.NoResize) != 0);
+    }
 
     /// <summary>REGION_READ; splits at <see cref="MaxTransfer"/>.</summary>
-    public void ReadRegion(int index, ulong offset, Span<byte> destination) => throw new NotImplementedException();
+    /// <exception cref="VfioUserRemoteException">The device refused; bytes before the refused piece may have been read.</exception>
+    public void ReadRegion(int index, ulong offset, Span<byte> destination)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(index);
+        while (!destination.IsEmpty)
+        {
+            Span<byte> piece = destination[..Math.Min(destination.Length, MaxTransfer)];
+            var request = new RegionAccessBody { Offset = offset, Region = (uint)index, Count = (uint)piece.Length };
+            RegionAccessBody reply = default;
+            int length = _connection.Call(
+                Command.RegionRead, "REGION_READ", Bytes(in request), [], [], MemoryMarshal.AsBytes(new Span<RegionAccessBody>(ref reply)), piece, out _);
+            if (length != Unsafe.SizeOf<RegionAccessBody>() + piece.Length || reply.Count != piece.Length)
+                _connection.Violated($"REGION_READ of {piece.Length} bytes was answered with {length} bytes that say {reply.Count}");
+            offset += (ulong)piece.Length;
+            destination = destination[piece.Length..];
+        }
+    }
 
     /// <summary>REGION_WRITE. <paramref name="posted"/> sends without waiting for (or wanting) a reply.</summary>
-    public void WriteRegion(int index, ulong offset, ReadOnlySpan<byte> data, bool posted) => throw new NotImplementedException();
-
-    /// <summary>SET_IRQS with eventfds to trigger; null entries de-assign. Splits at the peer's fd limit.</summary>
-    public void SetIrqEventFds(int index, int start, ReadOnlySpan<EventFd?> fds) => throw new NotImplementedException();
-
-    /// <summary>SET_IRQS disabling the whole index.</summary>
-    public void DisableIrqs(int index) => throw new NotImplementedException();
-
-    /// <summary>SET_IRQS trigger by message (loopback).</summary>
-    public void TriggerIrq(int index, int start, int count) => throw new NotImplementedException();
+    /// <exception cref="VfioUserRemoteException">The device refused; bytes before the refused piece may have been written.</exception>
+    public void WriteRegion(int index, ulong offset, ReadOnlySpan<byte> data, bool posted)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(index);
+        while (!data.IsEmpty)
+        {
+            ReadOnlySpan<byte> piece = data[..Math.Min(data.Length, _sendChunk)];
+            var request = new RegionAccessBody { Offset = offset, Region = (uint)index, Count = (uint)piece.Length };
+            if (posted)
+            {
+                _connection.Post(Command.RegionWrite, Bytes(in request), piece);
+            }
+            else
+            {
+                RegionAccessBody reply = default;
+                _connection.Call(
+                    Command.RegionWrite, "REGION_WRITE", Bytes(in request), piece, [], MemoryMarshal.AsBytes(new Span<RegionAccessBody>(ref reply)), [], out _);
+            }
+            offset += (ulong)piece.Length;
+            data = data[piece.Length..];
+        }
+    }
 
     /// <summary>DEVICE_RESET.</summary>
-    public void Reset() => throw new NotImplementedException();
-
-    /// <summary>DMA_MAP and waits. <paramref name="file"/> null: the device uses DMA messages.</summary>
-    public void DmaMap(DmaRange range, DmaAccess access, FileDescriptor? file, ulong fileOffset) => throw new NotImplementedException();
-
-    /// <summary>DMA_UNMAP of exactly mapped ranges and waits: on return the device does no more DMA there.</summary>
-    public void DmaUnmap(DmaRange range) => throw new NotImplementedException();
-
-    /// <summary>
-    /// DMA_MAP sent without waiting; order is kept. <see cref="DmaFlush"/> waits for all and throws the first error.
-    /// </summary>
-    public void DmaMapQueued(DmaRange range, DmaAccess access, FileDescriptor? file, ulong fileOffset) => throw new NotImplementedException();
-
-    /// <summary>DMA_UNMAP sent without waiting.</summary>
-    public void DmaUnmapQueued(DmaRange range) => throw new NotImplementedException();
-
-    /// <summary>Waits until every queued map and unmap has been answered. Throws for the first that failed, naming it.</summary>
-    public void DmaFlush() => throw new NotImplementedException();
-
-    /// <summary>DEVICE_FEATURE MIGRATION; None when the device does not know it.</summary>
-    public MigrationSupport GetMigrationSupport() => throw new NotImplementedException();
-
-    /// <summary>Whether DMA_LOGGING_START, STOP and REPORT are all offered (probe).</summary>
-    public bool SupportsDmaLogging() => throw new NotImplementedException();
-
-    /// <summary>DEVICE_FEATURE MIG_DEVICE_STATE get.</summary>
-    public DeviceMigrationState GetMigrationState() => throw new NotImplementedException();
-
-    /// <summary>DEVICE_FEATURE MIG_DEVICE_STATE set; returns when the transition is complete.</summary>
-    public void SetMigrationState(DeviceMigrationState state) => throw new NotImplementedException();
-
-    /// <summary>MIG_DATA_READ: bytes read; fewer than asked means no more for now.</summary>
-    public int ReadMigrationData(Span<byte> destination) => throw new NotImplementedException();
-
-    /// <summary>MIG_DATA_WRITE.</summary>
-    public void WriteMigrationData(ReadOnlySpan<byte> data) => throw new NotImplementedException();
-
-    /// <summary>MIG_DATA_SIZE (feature 9), or null when not offered: bytes STOP_COPY would transfer now.</summary>
-    public ulong? GetStopCopySize() => throw new NotImplementedException();
-
-    /// <summary>DMA_LOGGING_START; returns the page size the device chose.</summary>
-    public ulong StartDmaLogging(ulong pageSize, ReadOnlySpan<DmaRange> ranges) => throw new NotImplementedException();
-
-    /// <summary>DMA_LOGGING_STOP.</summary>
-    public void StopDmaLogging() => throw new NotImplementedException();
-
-    /// <summary>DMA_LOGGING_REPORT: ORs into <paramref name="bitmap"/> (bit 0 = first page of the range) and clears in the device.</summary>
-    public void ReportDmaLog(DmaRange range, ulong pageSize, Span<ulong> bitmap) => throw new NotImplementedException();
+    public void Reset() => _connection.Call(Command.DeviceReset, "DEVICE_RESET", [], [], [], [], [], out _);
 
     /// <inheritdoc/>
-    public void Dispose() => throw new NotImplementedException();
+    public void Dispose() => _connection.Dispose();
+
+    private static Capabilities Negotiate(ClientConnection connection)
+    {
+        byte[] text = new Capabilities
+        {
+            MaxMessageFds = WireLimits.MaxMessageFds,
+            MaxTransfer = WireLimits.MaxTransfer,
+            PageSizes = WireLimits.PageSize,
+            MaxDmaMaps = WireLimits.MaxDmaMaps,
+            MigrationPageSize = WireLimits.PageSize,
+        }.Format();
+        var mine = new VersionBody { Major = WireLimits.Major, Minor = WireLimits.Minor };
+        VersionBody theirs = default;
+        byte[] answer = new byte[WireLimits.MaxVersionJson];
+        int length;
+        try
+        {
+            length = connection.Call(
+                Command.Version, "VERSION", Bytes(in mine), text, [], MemoryMarshal.AsBytes(new Span<VersionBody>(ref theirs)), answer, out _);
+        }
+        catch (VfioUserRemoteException e) when (e.Errno == Errno.EBUSY)
+        {
+            throw new VfioUserRemoteException("VERSION", e.Errno, $"the device at {connection.Path} has a client already", e);
+        }
+        if (length < Unsafe.SizeOf<VersionBody>())
+            connection.Violated($"VERSION was answered with {length} bytes; {Unsafe.SizeOf<VersionBody>()} are the least");
+        if (theirs.Major != WireLimits.Major || theirs.Minor > WireLimits.Minor)
+            connection.Violated($"the device speaks vfio-user {theirs.Major}.{theirs.Minor}, this client speaks {WireLimits.Major}.{WireLimits.Minor}");
+        return Capabilities.Parse(answer.AsSpan(0, length - Unsafe.SizeOf<VersionBody>()));
+    }
+
+    private static ReadOnlySpan<byte> Bytes<T>(in T body)
+        where T : unmanaged => MemoryMarshal.AsBytes(new ReadOnlySpan<T>(in body));
+
+    /// <summary>A request and reply that are one fixed structure each.</summary>
+    private TReply Call<TRequest, TReply>(Command command, in TRequest request)
+        where TRequest : unmanaged
+        where TReply : unmanaged
+    {
+        TReply reply = default;
+        int length = _connection.Call(command, command.Name(), Bytes(in request), [], [], MemoryMarshal.AsBytes(new Span<TReply>(ref reply)), [], out _);
+        if (length != Unsafe.SizeOf<TReply>())
+            _connection.Violated($"{command.Name()} was answered with {length} bytes instead of {Unsafe.SizeOf<TReply>()}");
+        return reply;
+    }
 }

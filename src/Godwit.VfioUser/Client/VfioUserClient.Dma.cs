@@ -1,0 +1,82 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using Godwit.Interop.Linux;
+
+namespace Godwit.VfioUser;
+
+/// <content>DMA_MAP and DMA_UNMAP.</content>
+public sealed partial class VfioUserClient
+{
+    /// <summary>DMA_MAP and waits. <paramref name="file"/> null: the device uses DMA messages.</summary>
+    /// <exception cref="ArgumentOutOfRangeException">The range is empty, leaves 64 bits or is not in pages of 4 KiB.</exception>
+    /// <exception cref="VfioUserRemoteException">The device refused, for example with EEXIST.</exception>
+    public void DmaMap(DmaRange range, DmaAccess access, FileDescriptor? file, ulong fileOffset)
+    {
+        DmaMapBody request = MapRequest(range, access, file, fileOffset);
+        _connection.Call(Command.DmaMap, "DMA_MAP", Bytes(in request), [], file is null ? [] : new ReadOnlySpan<FileDescriptor>(in file), [], [], out _);
+    }
+
+    /// <summary>DMA_UNMAP of exactly mapped ranges and waits: on return the device does no more DMA there.</summary>
+    /// <exception cref="ArgumentOutOfRangeException">The range is empty, leaves 64 bits or is not in pages of 4 KiB.</exception>
+    /// <exception cref="VfioUserRemoteException">The device refused.</exception>
+    public void DmaUnmap(DmaRange range)
+    {
+        DmaUnmapBody request = UnmapRequest(range);
+        DmaUnmapBody reply = default;
+        _connection.Call(Command.DmaUnmap, "DMA_UNMAP", Bytes(in request), [], [], MemoryMarshal.AsBytes(new Span<DmaUnmapBody>(ref reply)), [], out _);
+    }
+
+    /// <summary>
+    /// DMA_MAP sent without waiting; order is kept. <see cref="DmaFlush"/> waits for all and throws the first error. Waits for earlier
+    /// answers only when <see cref="RequestSlot.Count"/> requests are under way.
+    /// </summary>
+    /// <exception cref="ArgumentOutOfRangeException">The range is empty, leaves 64 bits or is not in pages of 4 KiB.</exception>
+    public void DmaMapQueued(DmaRange range, DmaAccess access, FileDescriptor? file, ulong fileOffset)
+    {
+        DmaMapBody request = MapRequest(range, access, file, fileOffset);
+        _connection.Queue(Command.DmaMap, range, Bytes(in request), file is null ? [] : new ReadOnlySpan<FileDescriptor>(in file), replyHead: 0);
+    }
+
+    /// <summary>DMA_UNMAP sent without waiting.</summary>
+    /// <exception cref="ArgumentOutOfRangeException">The range is empty, leaves 64 bits or is not in pages of 4 KiB.</exception>
+    public void DmaUnmapQueued(DmaRange range)
+    {
+        DmaUnmapBody request = UnmapRequest(range);
+        _connection.Queue(Command.DmaUnmap, range, Bytes(in request), [], Unsafe.SizeOf<DmaUnmapBody>());
+    }
+
+    /// <summary>
+    /// Waits until every map and unmap queued before has been answered. Throws for the first that failed, naming it; when there were
+    /// more, the inner <see cref="AggregateException"/> holds them.
+    /// </summary>
+    /// <exception cref="VfioUserRemoteException">The device refused some.</exception>
+    public void DmaFlush() => _connection.Flush();
+
+    private static DmaMapBody MapRequest(DmaRange range, DmaAccess access, FileDescriptor? file, ulong fileOffset)
+    {
+        Check(range);
+        if (access is DmaAccess.None || (access & ~(DmaAccess.Read | DmaAccess.Write)) != 0)
+            throw new ArgumentOutOfRangeException(nameof(access), access, "Read, Write or both");
+        return new DmaMapBody
+        {
+            ArgSize = (uint)Unsafe.SizeOf<DmaMapBody>(),
+            Flags = (uint)access,
+            FileOffset = file is null ? 0 : fileOffset,
+            Address = range.Address.Value,
+            Size = range.Length,
+        };
+    }
+
+    private static DmaUnmapBody UnmapRequest(DmaRange range)
+    {
+        Check(range);
+        return new DmaUnmapBody { ArgSize = (uint)Unsafe.SizeOf<DmaUnmapBody>(), Address = range.Address.Value, Size = range.Length };
+    }
+
+    private static void Check(DmaRange range)
+    {
+        ulong start = range.Address.Value;
+        if (range.Length == 0 || range.Length - 1 > ulong.MaxValue - start || ((start | range.Length) & (WireLimits.PageSize - 1)) != 0)
+            throw new ArgumentOutOfRangeException(nameof(range), range, $"Not empty, in pages of {WireLimits.PageSize} bytes, inside 64 bits");
+    }
+}

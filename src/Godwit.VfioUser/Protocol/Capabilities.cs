@@ -1,0 +1,164 @@
+using System.Buffers;
+using System.Text;
+using System.Text.Json;
+
+namespace Godwit.VfioUser;
+
+/// <summary>What a side says of itself in VERSION (vfio-user specification, "Capabilities"). Unknown names are ignored.</summary>
+internal sealed record Capabilities
+{
+    /// <summary>Most descriptors that the sender takes in one message.</summary>
+    public int MaxMessageFds { get; init; } = WireLimits.DefaultMessageFds;
+
+    /// <summary>Most data in one message towards the sender.</summary>
+    public int MaxTransfer { get; init; } = WireLimits.MaxTransfer;
+
+    /// <summary>Page sizes of DMA mappings, one bit each.</summary>
+    public ulong PageSizes { get; init; } = WireLimits.PageSize;
+
+    /// <summary>Most DMA mappings at once.</summary>
+    public int MaxDmaMaps { get; init; } = WireLimits.DefaultDmaMaps;
+
+    /// <summary>Whether REGION_WRITE_MULTI is understood.</summary>
+    public bool WriteMultiple { get; init; }
+
+    /// <summary>The "migration" object that libvfio-user and QEMU send: page size of dirty bitmaps, or null when absent.</summary>
+    public ulong? MigrationPageSize { get; init; }
+
+    /// <summary>Reads VERSION's text, NUL included, or nothing at all, which means every default.</summary>
+    /// <exception cref="VfioUserProtocolException">The text is no JSON, or a value is of the wrong kind or out of its range.</exception>
+    public static Capabilities Parse(ReadOnlySpan<byte> text)
+    {
+        if (text.IsEmpty)
+            return new Capabilities();
+        if (text.Length > WireLimits.MaxVersionJson)
+            throw new VfioUserProtocolException($"VERSION carries {text.Length} bytes of JSON; the limit is {WireLimits.MaxVersionJson}.");
+        if (text[^1] != 0)
+            throw new VfioUserProtocolException("VERSION carries JSON without its terminating NUL.");
+        text = text[..^1];
+        int end = text.IndexOf((byte)0);
+        if (end >= 0)
+            throw new VfioUserProtocolException("VERSION carries JSON with a NUL inside.");
+        try
+        {
+            var reader = new Utf8JsonReader(text, new JsonReaderOptions { MaxDepth = 8 });
+            return ParseRoot(ref reader);
+        }
+        catch (Exception e) when (e is JsonException or InvalidOperationException) // the latter: an escape that is no character
+        {
+            throw new VfioUserProtocolException($"VERSION carries malformed JSON: {e.Message}");
+        }
+    }
+
+    /// <summary>Writes VERSION's text with its NUL. Short: QEMU takes no reply above 198 bytes.</summary>
+    public byte[] Format()
+    {
+        var buffer = new ArrayBufferWriter<byte>(256);
+        using (var writer = new Utf8JsonWriter(buffer))
+        {
+            writer.WriteStartObject();
+            writer.WriteStartObject("capabilities"u8);
+            writer.WriteNumber("max_msg_fds"u8, MaxMessageFds);
+            writer.WriteNumber("max_data_xfer_size"u8, MaxTransfer);
+            writer.WriteNumber("pgsizes"u8, PageSizes);
+            writer.WriteNumber("max_dma_maps"u8, MaxDmaMaps);
+            if (MigrationPageSize is { } pageSize)
+            {
+                writer.WriteStartObject("migration"u8);
+                writer.WriteNumber("pgsize"u8, pageSize);
+                writer.WriteEndObject();
+            }
+            if (WriteMultiple)
+                writer.WriteBoolean("write_multiple"u8, true);
+            writer.WriteEndObject();
+            writer.WriteEndObject();
+        }
+        buffer.Write("\0"u8);
+        return buffer.WrittenSpan.ToArray();
+    }
+
+    private static Capabilities ParseRoot(ref Utf8JsonReader reader)
+    {
+        var result = new Capabilities();
+        Expect(ref reader, JsonTokenType.StartObject, "VERSION's JSON");
+        while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
+        {
+            if (reader.ValueTextEquals("capabilities"u8))
+            {
+                Expect(ref reader, JsonTokenType.StartObject, "capabilities");
+                result = ParseCapabilities(ref reader, result);
+            }
+            else
+            {
+                reader.Skip();
+            }
+        }
+        // Anything but white space after the object is an error; reading on makes the reader say so.
+        if (reader.Read())
+            throw new VfioUserProtocolException("VERSION carries more than one JSON value.");
+        return result;
+    }
+
+    private static Capabilities ParseCapabilities(ref Utf8JsonReader reader, Capabilities result)
+    {
+        while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
+        {
+            if (reader.ValueTextEquals("max_msg_fds"u8))
+                result = result with { MaxMessageFds = (int)ReadNumber(ref reader, "max_msg_fds", 0, 1024) };
+            else if (reader.ValueTextEquals("max_data_xfer_size"u8))
+                result = result with { MaxTransfer = (int)ReadNumber(ref reader, "max_data_xfer_size", WireLimits.MinTransfer, int.MaxValue) };
+            else if (reader.ValueTextEquals("pgsizes"u8))
+                result = result with { PageSizes = ReadNumber(ref reader, "pgsizes", 1, ulong.MaxValue) };
+            else if (reader.ValueTextEquals("max_dma_maps"u8))
+                result = result with { MaxDmaMaps = (int)ReadNumber(ref reader, "max_dma_maps", 1, int.MaxValue) };
+            else if (reader.ValueTextEquals("write_multiple"u8))
+                result = result with { WriteMultiple = ReadBoolean(ref reader, "write_multiple") };
+            else if (reader.ValueTextEquals("migration"u8))
+                result = result with { MigrationPageSize = ReadMigration(ref reader) };
+            else
+                reader.Skip();
+        }
+        if ((result.PageSizes & WireLimits.PageSize) == 0)
+            throw new VfioUserProtocolException($"The peer's pgsizes 0x{result.PageSizes:x} does not include {WireLimits.PageSize}.");
+        return result;
+    }
+
+    private static ulong? ReadMigration(ref Utf8JsonReader reader)
+    {
+        Expect(ref reader, JsonTokenType.StartObject, "migration");
+        ulong? pageSize = null;
+        while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
+        {
+            if (!reader.ValueTextEquals("pgsize"u8))
+            {
+                reader.Skip();
+                continue;
+            }
+            pageSize = ReadNumber(ref reader, "migration.pgsize", 1, ulong.MaxValue);
+            if (!ulong.IsPow2(pageSize.Value) || pageSize < WireLimits.PageSize)
+                throw new VfioUserProtocolException($"The peer's migration.pgsize {pageSize} is no power of two of at least {WireLimits.PageSize}.");
+        }
+        return pageSize;
+    }
+
+    private static ulong ReadNumber(ref Utf8JsonReader reader, string name, ulong min, ulong max)
+    {
+        Expect(ref reader, JsonTokenType.Number, name);
+        if (!reader.TryGetUInt64(out ulong value) || value < min || value > max)
+            throw new VfioUserProtocolException($"The peer's {name} is {Encoding.UTF8.GetString(reader.ValueSpan)}; it must be from {min} to {max}.");
+        return value;
+    }
+
+    private static bool ReadBoolean(ref Utf8JsonReader reader, string name)
+    {
+        if (!reader.Read() || reader.TokenType is not (JsonTokenType.True or JsonTokenType.False))
+            throw new VfioUserProtocolException($"The peer's {name} is no boolean but {reader.TokenType}.");
+        return reader.GetBoolean();
+    }
+
+    private static void Expect(ref Utf8JsonReader reader, JsonTokenType type, string name)
+    {
+        if (!reader.Read() || reader.TokenType != type)
+            throw new VfioUserProtocolException($"The peer's {name} is not of kind {type} but {reader.TokenType}.");
+    }
+}

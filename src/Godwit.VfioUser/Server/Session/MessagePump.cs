@@ -1,0 +1,426 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using Godwit.Interop.Linux;
+
+namespace Godwit.VfioUser;
+
+/// <summary>
+/// The socket of a server. One thread executes commands; usually it is also the one that receives, so a command costs no hand-over
+/// between threads. A thread that waits for the answer to a DMA message receives in its stead while nobody else does, and queues the
+/// commands that come meanwhile. So an answer is always received, whoever is busy with whatever.
+/// </summary>
+internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeout, TimeProvider clock)
+{
+    /// <summary>Commands that may pile up while the command thread is busy and another one receives. A client that sends more is cut off.</summary>
+    private const int MaxQueued = 65536;
+
+    /// <summary>Their bytes, likewise.</summary>
+    private const long MaxQueuedBytes = 64 * 1024 * 1024;
+
+    /// <summary>Messages kept for reuse.</summary>
+    private const int MaxSpare = 8;
+
+    private readonly object _gate = new();
+    private readonly Lock _sending = new();
+    private readonly Queue<IncomingMessage> _commands = new();
+    private readonly Stack<IncomingMessage> _spare = new();
+    private readonly Dictionary<ushort, DmaRequest> _requests = [];
+    private long _queuedBytes;
+    private ushort _nextId;
+    private int _waiting; // threads in Monitor.Wait, so that nobody is woken in vain
+    private bool _receiving; // somebody is in ReceiveMessage
+    private string? _closed;
+
+    /// <summary>Why the connection has ended, or null.</summary>
+    public string? Closed => Volatile.Read(ref _closed);
+
+    /// <summary>Whether the client has gone although nobody has noticed by receiving yet.</summary>
+    public bool HasPeerHungUp() => Poll(PollRdHup, TimeSpan.Zero);
+
+    /// <summary>POLLRDHUP (poll(2)).</summary>
+    private const short PollRdHup = 0x2000;
+
+    /// <summary>The next command in order; null when the connection has ended. The message must be given back.</summary>
+    public IncomingMessage? Next()
+    {
+        lock (_gate)
+        {
+            while (true)
+            {
+                if (_commands.TryDequeue(out IncomingMessage? queued))
+                {
+                    _queuedBytes -= queued.Length;
+                    return queued;
+                }
+                if (_closed is not null)
+                    return null;
+                if (!_receiving)
+                {
+                    _receiving = true;
+                    break;
+                }
+                Wait(Timeout.InfiniteTimeSpan);
+            }
+        }
+        IncomingMessage? message = null;
+        try
+        {
+            while (Closed is null && (message = ReceiveMessage()) is null)
+            {
+            }
+        }
+        finally
+        {
+            StopReceiving();
+        }
+        return message;
+    }
+
+    /// <summary>Gives a message back.</summary>
+    public void Return(IncomingMessage message)
+    {
+        message.Clear();
+        lock (_gate)
+        {
+            if (_spare.Count < MaxSpare)
+                _spare.Push(message);
+        }
+    }
+
+    /// <summary>DMA_READ by message. Fills <paramref name="destination"/> or tells why not.</summary>
+    public Errno DmaRead(ulong address, Span<byte> destination)
+    {
+        // SAFETY: pinned until the request has left the table and nobody receives into it.
+        fixed (byte* pointer = destination)
+        {
+            return Request(new DmaRequest(Command.DmaRead, address, destination.Length, pointer), []);
+        }
+    }
+
+    /// <summary>DMA_WRITE by message.</summary>
+    public Errno DmaWrite(ulong address, ReadOnlySpan<byte> data) =>
+        Request(new DmaRequest(Command.DmaWrite, address, data.Length, null), data);
+
+    /// <summary>Sends a whole message, <paramref name="first"/> beginning with the header.</summary>
+    public void Send(ReadOnlySpan<byte> first, ReadOnlySpan<byte> second, ReadOnlySpan<FileDescriptor> files)
+    {
+        try
+        {
+            lock (_sending)
+                socket.Send(first, second, files);
+        }
+        catch (LinuxException e)
+        {
+            Close($"sending failed: {e.Message}");
+        }
+    }
+
+    /// <summary>Ends the connection, unless it has ended; everybody who waits is woken.</summary>
+    public void Close(string reason)
+    {
+        lock (_gate)
+        {
+            if (_closed is not null)
+                return;
+            Volatile.Write(ref _closed, reason);
+            // Requests that are being received into stay with their receiver, who fails at once as the socket is shut down.
+            foreach (DmaRequest request in _requests.Values)
+                request.Complete(Errno.ENOTCONN);
+            _requests.Clear();
+            Monitor.PulseAll(_gate);
+        }
+        socket.Shutdown();
+    }
+
+    private Errno Request(DmaRequest request, ReadOnlySpan<byte> data)
+    {
+        ushort id;
+        lock (_gate)
+        {
+            if (_closed is not null)
+                return Errno.ENOTCONN;
+            do
+                id = _nextId++;
+            while (_requests.ContainsKey(id) && _requests.Count <= ushort.MaxValue);
+            if (!_requests.TryAdd(id, request))
+                return Errno.EBUSY; // 65536 under way
+        }
+        var message = new RequestMessage
+        {
+            Header = new MessageHeader
+            {
+                Id = id,
+                Command = request.Command,
+                Length = (uint)(sizeof(RequestMessage) + data.Length),
+                Flags = HeaderFlags.Command,
+            },
+            Body = new DmaAccessBody { Address = request.Address, Count = (ulong)request.Count },
+        };
+        Send(MemoryMarshal.AsBytes(new ReadOnlySpan<RequestMessage>(in message)), data, []);
+        return Await(id, request);
+    }
+
+    private Errno Await(ushort id, DmaRequest request)
+    {
+        long start = clock.GetTimestamp();
+        while (true)
+        {
+            lock (_gate)
+            {
+                while (!request.IsDone && (_receiving || _closed is not null))
+                {
+                    // A request that is claimed by the receiver cannot be left: its memory is being written.
+                    TimeSpan left = dmaTimeout - clock.GetElapsedTime(start);
+                    if (left <= TimeSpan.Zero && _requests.Remove(id))
+                        return Errno.ETIMEDOUT;
+                    Wait(left > TimeSpan.Zero ? left : Timeout.InfiniteTimeSpan);
+                }
+                if (request.IsDone)
+                    return request.Error;
+                _receiving = true;
+            }
+            try
+            {
+                ReceiveFor(id, request, start);
+            }
+            finally
+            {
+                StopReceiving();
+            }
+        }
+    }
+
+    /// <summary>Receives one message on behalf of a waiting request, or gives the request up when its time is over.</summary>
+    private void ReceiveFor(ushort id, DmaRequest request, long start)
+    {
+        TimeSpan left = dmaTimeout - clock.GetElapsedTime(start);
+        if (left <= TimeSpan.Zero || !Poll(poll.POLLIN, left))
+        {
+            lock (_gate)
+            {
+                if (_requests.Remove(id))
+                    request.Complete(Errno.ETIMEDOUT);
+            }
+            return;
+        }
+        IncomingMessage? command = ReceiveMessage();
+        if (command is null)
+            return;
+        bool tooMany;
+        lock (_gate)
+        {
+            _commands.Enqueue(command);
+            _queuedBytes += command.Length;
+            tooMany = _commands.Count > MaxQueued || _queuedBytes > MaxQueuedBytes;
+        }
+        if (tooMany)
+            Close($"the client sent more than {MaxQueued} commands or {MaxQueuedBytes} bytes instead of answering {request.Command.Name()}");
+    }
+
+    private void StopReceiving()
+    {
+        lock (_gate)
+        {
+            _receiving = false;
+            if (_waiting != 0)
+                Monitor.PulseAll(_gate);
+        }
+    }
+
+    private void Wait(TimeSpan timeout)
+    {
+        _waiting++;
+        Monitor.Wait(_gate, timeout);
+        _waiting--;
+    }
+
+    private bool Poll(short events, TimeSpan timeout)
+    {
+        bool added = false;
+        try
+        {
+            socket.DangerousAddRef(ref added);
+            var entry = new pollfd { fd = socket.Number, events = events };
+            // SAFETY: one entry, and the descriptor is held open.
+            int result = poll.wait(&entry, 1, (int)Math.Min(timeout.TotalMilliseconds + 1, int.MaxValue));
+            return result > 0;
+        }
+        finally
+        {
+            if (added)
+                socket.DangerousRelease();
+        }
+    }
+
+    /// <summary>Receives one message. A reply is completed here and null returned, as is when the connection has ended.</summary>
+    private IncomingMessage? ReceiveMessage()
+    {
+        IncomingMessage message;
+        lock (_gate)
+        {
+            if (!_spare.TryPop(out message!))
+                message = new IncomingMessage();
+        }
+        bool command = false;
+        try
+        {
+            command = ReceiveInto(message);
+        }
+        catch (LinuxException e)
+        {
+            Close(e.Errno == Errno.EAGAIN ? "the client did not say what it speaks in time" : $"receiving failed: {e.Message}");
+        }
+        if (command)
+            return message;
+        Return(message);
+        return null;
+    }
+
+    [SkipLocalsInit]
+    private bool ReceiveInto(IncomingMessage message)
+    {
+        Span<byte> headerBytes = stackalloc byte[MessageHeader.Size];
+        Span<int> numbers = stackalloc int[WireLimits.MaxMessageFds];
+        int received = socket.Receive(headerBytes, numbers, out int fileCount, out bool truncated);
+        message.Adopt(numbers[..fileCount]);
+        message.TooManyFiles = truncated;
+        if (received == 0)
+        {
+            Close("the client closed the connection");
+            return false;
+        }
+        if (!ReceiveAll(headerBytes[received..]))
+            return false;
+        MessageHeader header = MemoryMarshal.Read<MessageHeader>(headerBytes);
+        message.Header = header;
+        if (header.Length is < MessageHeader.Size or > MessageHeader.Size + WireLimits.MaxBody)
+        {
+            // Where the next message begins is unknown.
+            if (header.IsCommand)
+                Refuse(header, Errno.EINVAL);
+            Close($"the client sent a message of {header.Length} bytes; the limits are {MessageHeader.Size} and {MessageHeader.Size + WireLimits.MaxBody}");
+            return false;
+        }
+        int length = (int)header.Length - MessageHeader.Size;
+        if (header.IsReply)
+        {
+            ReceiveReply(header, length);
+            return false;
+        }
+        message.Prepare(length);
+        return ReceiveAll(message.Body);
+    }
+
+    /// <summary>Answers a command with an error, unless it wants no answer.</summary>
+    public void Refuse(MessageHeader command, Errno error)
+    {
+        if (!command.WantsReply)
+            return;
+        var reply = new MessageHeader
+        {
+            Id = command.Id,
+            Command = command.Command,
+            Length = MessageHeader.Size,
+            Flags = HeaderFlags.Reply | HeaderFlags.Error,
+            Error = (uint)error,
+        };
+        Send(MemoryMarshal.AsBytes(new ReadOnlySpan<MessageHeader>(in reply)), [], []);
+    }
+
+    private void ReceiveReply(MessageHeader header, int length)
+    {
+        DmaRequest? request;
+        lock (_gate)
+            _requests.Remove(header.Id, out request); // from here on only this thread completes it
+        Errno error = Errno.EPROTO;
+        try
+        {
+            if (request is null || request.Command != header.Command || header.ReplyErrno != Errno.None)
+            {
+                // An answer that came too late, or a refusal: some peers send a body along.
+                error = header.ReplyErrno == Errno.None ? Errno.EPROTO : header.ReplyErrno;
+                Discard(length);
+                return;
+            }
+            DmaAccessBody body = default;
+            int expected = sizeof(DmaAccessBody) + (request.Data is null ? 0 : request.Count);
+            if (length != expected)
+            {
+                Discard(length);
+                return;
+            }
+            if (!ReceiveAll(MemoryMarshal.AsBytes(new Span<DmaAccessBody>(ref body))))
+                return;
+            // SAFETY: the request waits until it is completed below, and its memory has Count bytes.
+            if (request.Data is not null && !ReceiveAll(new Span<byte>(request.Data, request.Count)))
+                return;
+            if (body.Address == request.Address && body.Count == (ulong)request.Count)
+                error = Errno.None;
+        }
+        finally
+        {
+            if (request is not null)
+            {
+                lock (_gate)
+                {
+                    request.Complete(error);
+                    Monitor.PulseAll(_gate);
+                }
+            }
+        }
+    }
+
+    private bool ReceiveAll(Span<byte> destination)
+    {
+        while (!destination.IsEmpty)
+        {
+            int received = socket.Receive(destination);
+            if (received == 0)
+            {
+                Close("the client closed the connection in the middle of a message");
+                return false;
+            }
+            destination = destination[received..];
+        }
+        return true;
+    }
+
+    private void Discard(int length)
+    {
+        Span<byte> buffer = stackalloc byte[1024];
+        for (; length > 0; length -= buffer.Length)
+        {
+            if (!ReceiveAll(buffer[..Math.Min(length, buffer.Length)]))
+                return;
+        }
+    }
+
+    [StructLayout(LayoutKind.Sequential, Pack = 1)]
+    private struct RequestMessage
+    {
+        public MessageHeader Header;
+        public DmaAccessBody Body;
+    }
+
+    /// <summary>A DMA message under way. In the table, anybody may complete it under the lock; out of it, only who took it out.</summary>
+    private sealed class DmaRequest(Command command, ulong address, int count, byte* data)
+    {
+        public Command Command { get; } = command;
+
+        public ulong Address { get; } = address;
+
+        public int Count { get; } = count;
+
+        public byte* Data { get; } = data;
+
+        public Errno Error { get; private set; }
+
+        public bool IsDone { get; private set; }
+
+        public void Complete(Errno error)
+        {
+            Error = error;
+            IsDone = true;
+        }
+    }
+}

@@ -1,0 +1,216 @@
+using System.Runtime.CompilerServices;
+using Godwit.Interop.Linux;
+
+namespace Godwit.VfioUser;
+
+/// <summary>
+/// One client's connection from VERSION to its end: takes commands in order, lets the device or the host do them, answers. Everything
+/// here runs on the session's thread but <see cref="Stop"/>.
+/// </summary>
+internal sealed partial class Session : IDisposable
+{
+    private readonly IVfioUserDevice _device;
+    private readonly DeviceDescription _description;
+    private readonly MigrationStateMachine _migration;
+    private readonly VfioUserServerOptions _options;
+    private readonly SocketHandle _socket;
+    private readonly MessagePump _pump;
+    private readonly DeviceHost _host;
+    private readonly int _regionCount;
+    private byte[] _reply = new byte[4096];
+    private Capabilities _client = new();
+    private int _maxMappings;
+
+    public Session(IVfioUserDevice device, MigrationStateMachine migration, VfioUserServerOptions options, SocketHandle socket)
+    {
+        _device = device;
+        _description = device.Description;
+        _migration = migration;
+        _options = options;
+        _socket = socket;
+        _pump = new MessagePump(socket, options.DmaReplyTimeout, options.Clock);
+        _host = new DeviceHost(_description, _pump);
+        _regionCount = PciRegion.Count;
+        foreach (int index in _description.Regions.Keys)
+            _regionCount = Math.Max(_regionCount, index + 1);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(_regionCount, WireLimits.MaxRegions);
+    }
+
+    /// <summary>Whether the client has gone, noticed here or not.</summary>
+    public bool HasEnded => _pump.Closed is not null || _pump.HasPeerHungUp();
+
+    /// <summary>Ends the session from another thread.</summary>
+    public void Stop(string reason) => _pump.Close(reason);
+
+    /// <summary>Serves until the connection ends.</summary>
+    public void Run()
+    {
+        if (!Negotiate())
+        {
+            _options.Log?.Invoke($"vfio-user client refused: {_pump.Closed}");
+            return;
+        }
+        _options.Log?.Invoke("vfio-user client connected");
+        _device.OnConnected(_host);
+        try
+        {
+            while (_pump.Next() is { } message)
+            {
+                Execute(message);
+                _pump.Return(message);
+            }
+        }
+        finally
+        {
+            _pump.Close("the server failed"); // only if the loop above did not end by itself; wakes DMA of the device
+            _device.OnDisconnected();
+            _host.Dispose();
+        }
+        _options.Log?.Invoke($"vfio-user client gone: {_pump.Closed}");
+    }
+
+    /// <summary>Closes the socket; after <see cref="Run"/> has returned.</summary>
+    public void Dispose()
+    {
+        _host.Dispose();
+        _socket.Dispose();
+    }
+
+    private bool Negotiate()
+    {
+        _socket.SetReceiveTimeout(_options.HandshakeTimeout);
+        if (_pump.Next() is not { } message)
+            return false;
+        try
+        {
+            string? refusal = Version(message);
+            if (refusal is null)
+                return true;
+            _pump.Refuse(message.Header, Errno.EINVAL);
+            _pump.Close(refusal);
+            return false;
+        }
+        finally
+        {
+            _pump.Return(message);
+        }
+    }
+
+    /// <summary>VERSION; null when agreed, else why not.</summary>
+    private string? Version(IncomingMessage message)
+    {
+        MessageHeader header = message.Header;
+        if (header.Command != Command.Version || !header.IsCommand)
+            return $"its first message was {header.Command.Name()} instead of VERSION";
+        if (!header.WantsReply)
+            return "it wanted no reply to VERSION";
+        if (message.FileCount != 0 || message.TooManyFiles)
+            return "it sent descriptors with VERSION";
+        if (!Wire.TryTake(message.Body, out VersionBody theirs, out ReadOnlySpan<byte> text))
+            return $"its VERSION has {message.Length} bytes";
+        if (theirs.Major != WireLimits.Major)
+            return $"it speaks vfio-user {theirs.Major}.{theirs.Minor}, this device speaks {WireLimits.Major}.{WireLimits.Minor}";
+        try
+        {
+            _client = Capabilities.Parse(text);
+        }
+        catch (VfioUserProtocolException e)
+        {
+            return e.Message;
+        }
+        _maxMappings = Math.Min(_client.MaxDmaMaps, WireLimits.MaxDmaMaps);
+        _host.MessageChunk = Math.Min(_client.MaxTransfer, WireLimits.SendChunk);
+        byte[] answer = new Capabilities
+        {
+            MaxMessageFds = WireLimits.MaxMessageFds,
+            MaxTransfer = WireLimits.MaxTransfer,
+            PageSizes = WireLimits.PageSize,
+            MaxDmaMaps = _maxMappings,
+            MigrationPageSize = _description.Migration == MigrationSupport.None ? null : WireLimits.PageSize,
+        }.Format();
+        _socket.SetReceiveTimeout(Timeout.InfiniteTimeSpan); // from here on the client may be silent as long as it likes
+        Span<byte> body = ReserveReply(Unsafe.SizeOf<VersionBody>() + answer.Length);
+        Wire.Put(body, new VersionBody { Major = WireLimits.Major, Minor = Math.Min(theirs.Minor, WireLimits.Minor) });
+        answer.CopyTo(body[Unsafe.SizeOf<VersionBody>()..]);
+        SendReply(header, body.Length);
+        return null;
+    }
+
+    private void Execute(IncomingMessage message)
+    {
+        MessageHeader header = message.Header;
+        Errno error;
+        int length = 0;
+        FileDescriptor? file = null;
+        try
+        {
+            error = !header.IsCommand || message.TooManyFiles ? Errno.EINVAL : Dispatch(message, out length, out file);
+        }
+        catch (Exception e) when (e is not OutOfMemoryException)
+        {
+            // The device's own fault. The client hears of it; the operator gets the details; other commands may still work.
+            _options.Log?.Invoke($"vfio-user {header.Command.Name()} failed in the device: {e}");
+            error = Errno.EIO;
+        }
+        if (error != Errno.None)
+            _pump.Refuse(header, error);
+        else if (header.WantsReply)
+            SendReply(header, length, file);
+    }
+
+    private Errno Dispatch(IncomingMessage message, out int length, out FileDescriptor? file)
+    {
+        length = 0;
+        file = null;
+        ReadOnlySpan<byte> body = message.Body;
+        return message.Header.Command switch
+        {
+            Command.DmaMap => DmaMap(message),
+            Command.DmaUnmap => DmaUnmap(body, out length),
+            Command.DeviceGetInfo => GetInfo(body, out length),
+            Command.DeviceGetRegionInfo => GetRegionInfo(body, out length, out file),
+            Command.DeviceGetRegionIoFds => GetRegionIoFds(body, out length),
+            Command.DeviceGetIrqInfo => GetIrqInfo(body, out length),
+            Command.DeviceSetIrqs => SetIrqs(message),
+            Command.RegionRead => RegionRead(body, out length),
+            Command.RegionWrite => RegionWrite(body, out length),
+            Command.RegionWriteMulti => RegionWriteMulti(body, out length),
+            Command.DeviceReset => Reset(),
+            Command.DeviceFeature => DeviceFeature(body, out length),
+            Command.MigrationDataRead => MigrationDataRead(body, out length),
+            Command.MigrationDataWrite => MigrationDataWrite(body),
+            _ => Errno.EINVAL, // unknown, of the other direction, or VERSION once more
+        };
+    }
+
+    private Errno Reset()
+    {
+        _device.Reset();
+        _migration.WasReset();
+        return Errno.None;
+    }
+
+    /// <summary>Room for the body of a reply; the caller has bounded its length.</summary>
+    private Span<byte> ReserveReply(int length)
+    {
+        if (MessageHeader.Size + length > _reply.Length)
+            _reply = GC.AllocateUninitializedArray<byte>(MessageHeader.Size + length);
+        return _reply.AsSpan(MessageHeader.Size, length);
+    }
+
+    /// <summary>Fills the reply with one structure.</summary>
+    private int PutReply<T>(in T body)
+        where T : unmanaged => Wire.Put(ReserveReply(Unsafe.SizeOf<T>()), body);
+
+    private void SendReply(MessageHeader command, int length, FileDescriptor? file = null)
+    {
+        Wire.Put(_reply, new MessageHeader
+        {
+            Id = command.Id,
+            Command = command.Command,
+            Length = (uint)(MessageHeader.Size + length),
+            Flags = HeaderFlags.Reply,
+        });
+        _pump.Send(_reply.AsSpan(0, MessageHeader.Size + length), [], file is null ? [] : new ReadOnlySpan<FileDescriptor>(in file));
+    }
+}

@@ -1,0 +1,152 @@
+using System.Runtime.InteropServices;
+using Godwit.Interop.Linux;
+
+namespace Godwit.VfioUser;
+
+/// <summary>Serves one device on one socket, one client at a time; a second client is refused while the first is there.</summary>
+public static class VfioUserServer
+{
+    /// <summary>How long a client that is refused may take to say its first word.</summary>
+    private static readonly TimeSpan RefusalTimeout = TimeSpan.FromSeconds(2);
+
+    /// <summary>How long to pause when no descriptor is left for a new client.</summary>
+    private const int ExhaustedPauseMilliseconds = 100;
+
+    /// <summary>Serves until <paramref name="stop"/> is cancelled. Removes the socket on the way out.</summary>
+    /// <exception cref="LinuxException">
+    /// The socket cannot be made: the path is taken by something that is no socket (ENOTSOCK) or by a server that lives (EADDRINUSE),
+    /// or may not be written.
+    /// </exception>
+    public static void Run(IVfioUserDevice device, VfioUserServerOptions options, CancellationToken stop)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        ArgumentNullException.ThrowIfNull(options);
+        DeviceDescription description = device.Description;
+        var migration = new MigrationStateMachine(device, description.Migration);
+        using ServerSocket listener = ServerSocket.Listen(options.SocketPath);
+        using EventFd wake = EventFd.Create();
+        using CancellationTokenRegistration registration = stop.Register(() => wake.Signal());
+        options.Log?.Invoke($"listening on {options.SocketPath}");
+        RunningSession? current = null;
+        try
+        {
+            while (WaitForClient(listener.Socket, wake, stop))
+            {
+                SocketHandle socket;
+                try
+                {
+                    socket = listener.Socket.Accept();
+                }
+                catch (LinuxException e) when (e.Errno is Errno.EMFILE or Errno.ENFILE or Errno.ENOBUFS or Errno.ENOMEM)
+                {
+                    options.Log?.Invoke($"cannot take a client: {e.Message}");
+                    stop.WaitHandle.WaitOne(ExhaustedPauseMilliseconds);
+                    continue;
+                }
+                if (current is { HasEnded: true })
+                {
+                    current.Join();
+                    current = null;
+                }
+                if (current is null)
+                    current = RunningSession.Start(device, migration, options, socket);
+                else
+                    Refuse(socket, options);
+            }
+        }
+        finally
+        {
+            current?.Stop();
+        }
+    }
+
+    private static unsafe bool WaitForClient(SocketHandle listener, EventFd wake, CancellationToken stop)
+    {
+        // SAFETY: two entries in this frame; both handles are held by the caller for as long as it runs.
+        pollfd* entries = stackalloc pollfd[2];
+        while (!stop.IsCancellationRequested)
+        {
+            entries[0] = new pollfd { fd = listener.Number, events = poll.POLLIN };
+            entries[1] = new pollfd { fd = wake.Number, events = poll.POLLIN };
+            if (poll.wait(entries, 2, -1) < 0)
+            {
+                if ((Errno)Marshal.GetLastPInvokeError() == Errno.EINTR)
+                    continue;
+                LinuxException.ThrowLast("poll");
+            }
+            if (entries[0].revents != 0 && !stop.IsCancellationRequested)
+                return true;
+        }
+        return false;
+    }
+
+    /// <summary>Tells a second client that the device is busy, on a thread of the pool: the client may be slow to ask.</summary>
+    private static void Refuse(SocketHandle socket, VfioUserServerOptions options)
+    {
+        options.Log?.Invoke("vfio-user client refused: another one is connected");
+        ThreadPool.QueueUserWorkItem(
+            static socket =>
+            {
+                using (socket)
+                {
+                    socket.SetReceiveTimeout(RefusalTimeout);
+                    socket.SetSendTimeout(RefusalTimeout);
+                    var pump = new MessagePump(socket, RefusalTimeout, TimeProvider.System);
+                    if (pump.Next() is { } message)
+                        pump.Refuse(message.Header, Errno.EBUSY);
+                    pump.Close("busy");
+                }
+            },
+            socket,
+            preferLocal: false);
+    }
+
+    /// <summary>A session with its thread.</summary>
+    private sealed class RunningSession
+    {
+        private readonly Session _session;
+        private readonly Thread _thread;
+
+        private RunningSession(Session session, Thread thread)
+        {
+            _session = session;
+            _thread = thread;
+        }
+
+        public bool HasEnded => !_thread.IsAlive || _session.HasEnded;
+
+        public static RunningSession Start(IVfioUserDevice device, MigrationStateMachine migration, VfioUserServerOptions options, SocketHandle socket)
+        {
+            var session = new Session(device, migration, options, socket);
+            var thread = new Thread(() =>
+            {
+                try
+                {
+                    session.Run();
+                }
+                catch (Exception e) when (e is not OutOfMemoryException)
+                {
+                    options.Log?.Invoke($"vfio-user session failed in the device: {e}");
+                }
+            })
+            {
+                IsBackground = true,
+                Name = "vfio-user session",
+            };
+            thread.Start();
+            return new RunningSession(session, thread);
+        }
+
+        public void Join()
+        {
+            _thread.Join();
+            _session.Dispose();
+        }
+
+        public void Stop()
+        {
+            _session.Stop("the server stops");
+            Join();
+        }
+    }
+}

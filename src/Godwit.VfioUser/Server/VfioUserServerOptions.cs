@@ -1,0 +1,20 @@
+namespace Godwit.VfioUser;
+
+/// <summary>How to serve.</summary>
+public sealed record VfioUserServerOptions
+{
+    /// <summary>Path of the listening socket.</summary>
+    public required string SocketPath { get; init; }
+
+    /// <summary>Told one line per event worth an operator's eye. Called on any of the server's threads.</summary>
+    public Action<string>? Log { get; init; }
+
+    /// <summary>How long to wait for the answer to one DMA message before the access fails.</summary>
+    public TimeSpan DmaReplyTimeout { get; init; } = TimeSpan.FromSeconds(10);
+
+    /// <summary>How long a client may take to say what it speaks; longer would keep others out.</summary>
+    public TimeSpan HandshakeTimeout { get; init; } = TimeSpan.FromSeconds(10);
+
+    /// <summary>Clock for <see cref="DmaReplyTimeout"/>.</summary>
+    public TimeProvider Clock { get; init; } = TimeProvider.System;
+}
