@@ -193,6 +193,42 @@ public sealed class AccessGuardTests
         Assert.True(written > 0);
     }
 
+    /// <summary>The fence in <see cref="AccessGuard.Enter"/>: an access that the wait did not see must see what was withdrawn before it.</summary>
+    [Fact]
+    public void An_access_that_a_wait_missed_sees_the_withdrawal()
+    {
+        int mapped = 1;
+        int used = 0;
+        int usedWhenWaited = 0;
+        long stale = 0;
+        Litmus.Run(
+            round =>
+            {
+                AccessGuard guard = AccessGuard.Current;
+                guard.Enter();
+                if (Volatile.Read(ref mapped) != 0)
+                {
+                    Thread.SpinWait(20);
+                    Volatile.Write(ref used, round);
+                }
+
+                guard.Exit();
+            },
+            round =>
+            {
+                Volatile.Write(ref mapped, 0);
+                AccessGuard.WaitForAll();
+                Volatile.Write(ref usedWhenWaited, Volatile.Read(ref used));
+            },
+            _ =>
+            {
+                if (used != usedWhenWaited)
+                    stale++;
+                mapped = 1;
+            });
+        Assert.Equal(0, stale);
+    }
+
     private static void Parallel(int count, Action body)
     {
         Exception? failure = null;

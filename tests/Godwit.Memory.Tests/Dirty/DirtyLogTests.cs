@@ -181,6 +181,40 @@ public sealed class DirtyLogTests : IDisposable
         }
     }
 
+    /// <summary>The fence in <see cref="DirtyLog.Mark(RamPage, ulong, DirtySource)"/>: a bit found set must not hide a write that the drain's reader misses.</summary>
+    [Fact]
+    public void A_set_bit_never_hides_a_write()
+    {
+        RamBlock block = _ram.Blocks[0];
+        StartClear();
+        var data = new byte[8];
+        var copy = new byte[8];
+        var words = new ulong[1];
+        Log.Mark(new RamPage(0), 1, DirtySource.Vcpu);
+        long lost = 0;
+        Litmus.Run(
+            round =>
+            {
+                BitConverter.TryWriteBytes(data, (long)round);
+                block.Write(0, data, DirtySource.Vcpu);
+            },
+            _ => Send(),
+            round =>
+            {
+                Send();
+                if (BitConverter.ToInt64(copy) != round)
+                    lost++;
+                Log.Mark(new RamPage(0), 1, DirtySource.Vcpu);
+            });
+        Assert.Equal(0, lost);
+
+        void Send()
+        {
+            if (Log.Drain(new RamPage(0), words) != 0)
+                block.Read(0, copy);
+        }
+    }
+
     private void StartClear()
     {
         Log.Start();
