@@ -1,134 +1,203 @@
 using Godwit.Memory;
+using Godwit.Pci.Spec;
 
 namespace Godwit.Pci;
 
-/// <summary>Kinds of base address register (PCI Local Bus 3.0, 6.2.5.1).</summary>
-public enum BarKind
-{
-    /// <summary>32-bit memory.</summary>
-    Memory32,
-
-    /// <summary>64-bit memory, takes two registers.</summary>
-    Memory64,
-}
-
 /// <summary>
 /// A PCI function: configuration space with write masks, BARs that appear in system memory where and when the guest programs them,
-/// capabilities, bus mastering. Derive for devices.
+/// capabilities, bus mastering. Derive for devices. Construction and plugging belong to the thread that builds the machine; the rest may
+/// be called from any thread.
 /// </summary>
-public abstract class PciFunction
+/// <remarks>Lock order: a function's configuration lock comes before the topology lock. Reads of configuration take neither.</remarks>
+public abstract partial class PciFunction
 {
+    private readonly Lock _configWrite = new();
+    private PciBus? _bus;
+    private DmaSpaces? _spaces;
+
     /// <summary>Creates a function with 4096 bytes of configuration space.</summary>
-    protected PciFunction(string name) => throw new NotImplementedException();
+    /// <exception cref="ArgumentException">No name.</exception>
+    protected PciFunction(string name)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(name);
+        Name = name;
+        Config = new ConfigSpace();
+        Config.Define(ConfigOffset.Command, 2, 0, ConfigBits.CommandWritable);
+        Config.Define(ConfigOffset.Status, 2, 0, 0, ConfigBits.StatusErrors);
+        Config.Define(ConfigOffset.CacheLineSize, 1, 0, 0xFF);
+        Config.Define(ConfigOffset.InterruptLine, 1, 0, 0xFF);
+    }
 
     /// <summary>Id in the machine, for example <c>nvme0</c>.</summary>
-    public string Name => throw new NotImplementedException();
+    public string Name { get; }
 
     /// <summary>The bus it is plugged into. Throws <see cref="InvalidOperationException"/> before.</summary>
-    public PciBus Bus => throw new NotImplementedException();
+    public PciBus Bus => _bus ?? throw new InvalidOperationException($"{Name} is not plugged into a bus");
 
     /// <summary>Its slot.</summary>
-    public DevFn DevFn => throw new NotImplementedException();
+    public DevFn DevFn { get; private set; }
 
     /// <summary>Configuration registers.</summary>
-    public ConfigSpace Config => throw new NotImplementedException();
+    public ConfigSpace Config { get; }
+
+    /// <summary>Its MSI-X, or null.</summary>
+    public MsixTable? Msix { get; private set; }
 
     /// <summary>
     /// The id its DMA carries at the root, computed from the bus numbers now and aliased through conventional bridges
     /// (PCI Express to PCI/PCI-X Bridge 1.0, 2.3).
     /// </summary>
-    public RequesterId RequesterId => throw new NotImplementedException();
+    public RequesterId RequesterId
+    {
+        get
+        {
+            (PciBus bus, DevFn devFn) = Bus.FindAlias(DevFn);
+            return new RequesterId(bus.Number, devFn);
+        }
+    }
 
-    /// <summary>The space its DMA goes through: the vIOMMU's space for it, or system memory. Bus mastering is not considered.</summary>
-    public AddressSpace DmaSpace => throw new NotImplementedException();
+    /// <summary>
+    /// The space its DMA goes through: the vIOMMU's space for it, or system memory. Bus mastering is not considered. The same object for
+    /// life; must not be asked for the first time by a memory listener.
+    /// </summary>
+    public AddressSpace DmaSpace => Spaces.Dma;
 
-    /// <summary>The same behind the Bus Master bit: accesses hit nothing while it is clear.</summary>
-    public AddressSpace BusMasterSpace => throw new NotImplementedException();
+    /// <summary>The same behind the Bus Master bit: accesses hit nothing while it is clear (PCI Express 5.0, 7.5.1.1.3).</summary>
+    public AddressSpace BusMasterSpace => Spaces.BusMaster;
 
-    /// <summary>Properties of the vIOMMU in front of it, or null when there is none or the root bus bypasses it.</summary>
-    public IommuAttributes? IommuAttributes => throw new NotImplementedException();
+    /// <summary>Properties of the vIOMMU in front of it, or null when there is none or the root bus bypasses it. Needs no mapping to exist.</summary>
+    public IommuAttributes? IommuAttributes
+    {
+        get
+        {
+            (IPciIommu? iommu, PciBus bus, DevFn devFn) = Bus.FindIommu(DevFn);
+            return iommu?.GetAttributes(bus, devFn);
+        }
+    }
 
-    /// <summary>Called when it has been plugged and its bus, IOMMU and slot are known.</summary>
-    protected virtual void OnAttached() { }
+    /// <summary>Whether the guest lets it send requests.</summary>
+    public bool BusMasterEnabled => (Config.Read(ConfigOffset.Command, 2) & ConfigBits.CommandBusMaster) != 0;
 
-    /// <summary>Reads configuration (size 1, 2 or 4, offset aligned).</summary>
-    public virtual uint ReadConfig(int offset, int size) => throw new NotImplementedException();
+    private DmaSpaces Spaces => Volatile.Read(ref _spaces) ?? CreateSpaces();
+
+    /// <summary>Reads configuration (size 1, 2 or 4, offset a multiple of it).</summary>
+    public virtual uint ReadConfig(int offset, int size) => Config.Read(offset, size);
 
     /// <summary>Writes configuration through the masks, then applies BAR moves and command bits.</summary>
-    public virtual void WriteConfig(int offset, uint value, int size) => throw new NotImplementedException();
+    public virtual void WriteConfig(int offset, uint value, int size)
+    {
+        lock (_configWrite)
+        {
+            Config.Write(offset, value, size);
+            ApplyDecoding();
+        }
 
-    /// <summary>Declares BAR <paramref name="index"/> (0-5). The region appears while Memory Space is enabled and the BAR is programmed.</summary>
-    protected void SetBar(int index, BarKind kind, bool prefetchable, MemoryRegion region) => throw new NotImplementedException();
+        Msix?.ControlWritten();
+    }
 
-    /// <summary>Power-on values; BARs unmapped, bus mastering off.</summary>
-    public virtual void Reset() => throw new NotImplementedException();
+    /// <summary>Power-on values; BARs unmapped, bus mastering off, MSI-X masked.</summary>
+    public virtual void Reset()
+    {
+        lock (_configWrite)
+        {
+            Config.Reset();
+            ApplyDecoding();
+        }
 
-    /// <summary>Saves configuration space (and MSI-X) for the migration stream.</summary>
-    public virtual void SaveState(IBufferWriterState writer) => throw new NotImplementedException();
+        Msix?.Reset();
+    }
 
-    /// <summary>Loads it: read-only bytes must be equal, then BARs, command and MSI-X take effect.</summary>
-    public virtual void LoadState(ReadOnlySpan<byte> state) => throw new NotImplementedException();
-}
+    /// <inheritdoc/>
+    public override string ToString() => _bus is null ? Name : $"{Name} ({_bus.Number:x2}:{DevFn})";
 
-/// <summary>Placeholder removed by the PCI room: use <see cref="System.Buffers.IBufferWriter{T}"/> of byte.</summary>
-public interface IBufferWriterState;
+    /// <summary>Called when it has been plugged and its bus and slot are known.</summary>
+    protected virtual void OnAttached() { }
 
-/// <summary>4096 bytes of registers with a write mask and a write-1-to-clear mask each.</summary>
-public sealed class ConfigSpace
-{
-    internal ConfigSpace() { }
+    /// <summary>
+    /// The message, mask or pending state of a vector may have changed: look at <see cref="MsixTable.IsMasked"/>. Called without locks,
+    /// possibly by several threads at once.
+    /// </summary>
+    protected internal virtual void OnMsixVectorChanged(int vector) { }
 
-    /// <summary>Sets the value and masks of <paramref name="size"/> bytes at <paramref name="offset"/>.</summary>
-    public void Define(int offset, int size, uint value, uint writable = 0, uint clearOnOne = 0) => throw new NotImplementedException();
+    /// <summary>MSI-X Enable or Function Mask has changed: look at <see cref="MsixTable.Enabled"/>. Called as <see cref="OnMsixVectorChanged"/>.</summary>
+    protected internal virtual void OnMsixControlChanged() { }
 
-    /// <summary>Appends a capability to the list at 0x34; returns its offset (PCI Local Bus 3.0, 6.7).</summary>
-    public int AddCapability(byte id, int length, int? at = null) => throw new NotImplementedException();
+    /// <summary>Defines ids and class code (base class, sub-class, interface from the high byte down; PCI Express 5.0, 7.5.1.1).</summary>
+    protected void SetIdentity(ushort vendor, ushort device, uint classCode, byte revision = 0, ushort subsystemVendor = 0, ushort subsystem = 0)
+    {
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(classCode, 0xFF_FFFFu);
+        Config.Define(ConfigOffset.VendorId, 2, vendor);
+        Config.Define(ConfigOffset.DeviceId, 2, device);
+        Config.Define(ConfigOffset.RevisionId, 1, revision);
+        for (int index = 0; index < 3; index++)
+            Config.Define(ConfigOffset.ClassCode + index, 1, (byte)(classCode >> (index * 8)));
+        if ((Config.Read(ConfigOffset.HeaderType, 1) & 0x7F) == 0)
+        {
+            Config.Define(ConfigOffset.SubsystemVendorId, 2, subsystemVendor);
+            Config.Define(ConfigOffset.SubsystemId, 2, subsystem);
+        }
+    }
 
-    /// <summary>Raw bytes now.</summary>
-    public ReadOnlySpan<byte> Bytes => throw new NotImplementedException();
-}
+    /// <summary>Appends a PCI Express capability for a device or port of that type (PCI Express 5.0, 7.5.3); returns its offset.</summary>
+    protected int AddExpressCapability(ExpressPortType type, int? at = null)
+    {
+        int offset = Config.AddCapability(CapabilityId.Express, ExpressCapability.Length, at);
+        Config.Define(offset + ExpressCapability.Capabilities, 2, ExpressCapability.Version2 | ((uint)type << 4));
+        Config.Define(offset + ExpressCapability.DeviceCapabilities, 4, ExpressCapability.RoleBasedErrors);
+        Config.Define(offset + ExpressCapability.DeviceControl, 2, ExpressCapability.DeviceControlReset, ExpressCapability.DeviceControlWritable);
+        Config.Define(offset + ExpressCapability.DeviceStatus, 2, 0, 0, ExpressCapability.DeviceStatusErrors);
+        if (type != ExpressPortType.RootComplexEndpoint)
+        {
+            Config.Define(offset + ExpressCapability.LinkCapabilities, 4, ExpressCapability.Link);
+            Config.Define(offset + ExpressCapability.LinkControl, 2, 0, ExpressCapability.LinkControlWritable);
+            Config.Define(offset + ExpressCapability.LinkStatus, 2, ExpressCapability.Link);
+            Config.Define(offset + ExpressCapability.LinkControl2, 2, 1, 0xF);
+        }
 
-/// <summary>A PCI-PCI bridge: type 1 header, bus numbers, a secondary bus.</summary>
-public class PciBridge : PciFunction
-{
-    /// <summary>Creates a root port (PCI Express) or a PCIe-to-PCI bridge (conventional below).</summary>
-    public PciBridge(string name, bool conventionalSecondary) : base(name) { }
+        if (type == ExpressPortType.RootPort)
+            Config.Define(offset + ExpressCapability.RootControl, 2, 0, 0xF);
+        return offset;
+    }
 
-    /// <summary>The bus below.</summary>
-    public PciBus Secondary => throw new NotImplementedException();
-}
+    /// <summary>Refuses buses that this kind of function cannot be on.</summary>
+    internal virtual void CheckBus(PciBus bus) => _ = bus.Host; // throws while the bridge above is not plugged
 
-/// <summary>The host bridge: root bus 0, ECAM window (PCI Express 5.0, 7.2.2), MMIO windows for BARs.</summary>
-public sealed class PciHostBridge
-{
-    /// <summary>Creates the root complex. <paramref name="ecamBuses"/> x 1 MiB of ECAM.</summary>
-    public PciHostBridge(MemoryTopology topology, Gpa ecamBase, int ecamBuses, bool bypassIommu = false) => throw new NotImplementedException();
+    internal void Plug(PciBus bus, DevFn devFn)
+    {
+        if (_bus is not null)
+            throw new InvalidOperationException($"{Name} is plugged into {_bus} already");
+        _bus = bus;
+        DevFn = devFn;
+    }
 
-    /// <summary>Bus 0.</summary>
-    public PciBus RootBus => throw new NotImplementedException();
+    internal void Plugged() => OnAttached();
 
-    /// <summary>Every function below, depth first.</summary>
-    public IEnumerable<PciFunction> AllFunctions() => throw new NotImplementedException();
-}
+    internal void SetMsix(MsixTable msix)
+    {
+        if (Msix is not null)
+            throw new InvalidOperationException($"{Name} has an MSI-X table already");
+        Msix = msix;
+    }
 
-/// <summary>
-/// MSI-X of a function: table and PBA in VMM memory, masks, pending bits. Sends by a 32-bit write to the message address in the
-/// function's bus-master space with its requester id, so that a vIOMMU sees it (PCI Local Bus 3.0, 6.8.2).
-/// </summary>
-public sealed class MsixTable
-{
-    /// <summary>Creates <paramref name="vectors"/> masked entries.</summary>
-    public MsixTable(PciFunction function, int vectors) => throw new NotImplementedException();
+    private DmaSpaces CreateSpaces()
+    {
+        MemoryTopology topology = Bus.Host.Topology;
+        lock (_configWrite)
+        {
+            if (_spaces is { } made)
+                return made;
+            (IPciIommu? iommu, PciBus bus, DevFn devFn) = Bus.FindIommu(DevFn);
+            AddressSpace dma = iommu?.GetAddressSpace(bus, devFn) ?? topology.System;
+            using TopologyTransaction transaction = topology.Begin();
+            var root = new ContainerRegion($"{Name} bus master", MemoryRegion.MaxSize);
+            var window = new AliasRegion($"{Name} bus master window", dma.Root, 0, MemoryRegion.MaxSize);
+            topology.Add(root, default, window);
+            topology.SetEnabled(window, BusMasterEnabled);
+            var result = new DmaSpaces(dma, topology.CreateAddressSpace($"{Name} bus master", root), window);
+            Volatile.Write(ref _spaces, result);
+            return result;
+        }
+    }
 
-    /// <summary>Table registers, 16 bytes a vector, to be placed in a BAR.</summary>
-    public MmioRegion TableRegion => throw new NotImplementedException();
-
-    /// <summary>Pending bits, to be placed in a BAR.</summary>
-    public MmioRegion PendingRegion => throw new NotImplementedException();
-
-    /// <summary>MSI-X Enable of the capability, as last written.</summary>
-    public bool Enabled => throw new NotImplementedException();
-
-    /// <summary>Raises <paramref name="vector"/>: sent now, or pending while masked. Any thread.</summary>
-    public void Raise(int vector) => throw new NotImplementedException();
+    private sealed record DmaSpaces(AddressSpace Dma, AddressSpace BusMaster, AliasRegion Window);
 }
