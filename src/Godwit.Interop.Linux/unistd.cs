@@ -16,6 +16,8 @@ public static unsafe partial class unistd
     public const int F_SEAL_SHRINK = 0x2;
     public const int F_SEAL_GROW = 0x4;
     public const int O_NONBLOCK = 0x800;
+    public const int SEEK_DATA = 3;
+    public const int SEEK_HOLE = 4;
 
     [LibraryImport("libc", SetLastError = true)]
     public static partial int close(int fd);
@@ -31,6 +33,9 @@ public static unsafe partial class unistd
 
     [LibraryImport("libc", SetLastError = true)]
     public static partial nint pwrite(FileDescriptor fd, void* buffer, nuint count, long offset);
+
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial long lseek(FileDescriptor fd, long offset, int whence);
 
     [LibraryImport("libc", SetLastError = true)]
     public static partial int ftruncate(FileDescriptor fd, long length);

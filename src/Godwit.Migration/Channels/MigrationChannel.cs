@@ -1,0 +1,190 @@
+using System.Net.Sockets;
+
+namespace Godwit.Migration;
+
+/// <summary>
+/// One connection between source and destination. One thread reads and one writes at a time; <see cref="Abort"/> may come from any other
+/// and makes both return at once.
+/// </summary>
+internal sealed class MigrationChannel : Stream
+{
+    // Asked for; the kernel gives what net.core.{r,w}mem_max allows.
+    private const int SocketBuffer = 4 << 20;
+
+    // A write is handed over in pieces so that progress of a slow link shows.
+    private const int WritePiece = 256 << 10;
+
+    private readonly Socket _socket;
+    private readonly TimeProvider _clock;
+    private long _lastRead;
+    private long _lastWrite;
+    private long _writing; // when the write under way began, or 0
+    private string? _abortReason;
+
+    /// <summary>Takes over a connected socket.</summary>
+    internal MigrationChannel(Socket socket, TimeProvider clock)
+    {
+        _socket = socket;
+        _clock = clock;
+        _lastRead = _lastWrite = clock.GetTimestamp();
+        socket.SendBufferSize = SocketBuffer;
+        socket.ReceiveBufferSize = SocketBuffer;
+        if (socket.ProtocolType == ProtocolType.Tcp)
+            socket.NoDelay = true;
+    }
+
+    /// <summary>Why it was aborted, or null.</summary>
+    internal string? AbortReason => Volatile.Read(ref _abortReason);
+
+    /// <summary>How long nothing has arrived.</summary>
+    internal TimeSpan QuietFor => _clock.GetElapsedTime(Volatile.Read(ref _lastRead));
+
+    /// <summary>How long nothing has been sent.</summary>
+    internal TimeSpan IdleFor => _clock.GetElapsedTime(Volatile.Read(ref _lastWrite));
+
+    /// <summary>How long the write under way has made no progress; 0 when none is.</summary>
+    internal TimeSpan BlockedFor => Volatile.Read(ref _writing) is var began && began == 0 ? TimeSpan.Zero : _clock.GetElapsedTime(began);
+
+    public override bool CanRead => true;
+
+    public override bool CanWrite => true;
+
+    public override bool CanSeek => false;
+
+    public override long Length => throw new NotSupportedException();
+
+    public override long Position { get => throw new NotSupportedException(); set => throw new NotSupportedException(); }
+
+    /// <summary>Ends both directions now; a read or write under way fails with <paramref name="reason"/>. The first reason stays.</summary>
+    internal void Abort(string reason)
+    {
+        Interlocked.CompareExchange(ref _abortReason, reason, null);
+        Close(_socket);
+    }
+
+    /// <summary>From now on a write that takes longer fails.</summary>
+    internal void LimitWrites(TimeSpan atMost)
+    {
+        try
+        {
+            _socket.SendTimeout = (int)atMost.TotalMilliseconds;
+        }
+        catch (Exception e) when (e is SocketException or ObjectDisposedException)
+        {
+            throw Failure("closing", e);
+        }
+    }
+
+    /// <summary>Tells the peer that nothing more comes.</summary>
+    internal void FinishWriting()
+    {
+        try
+        {
+            _socket.Shutdown(SocketShutdown.Send);
+        }
+        catch (Exception e) when (e is SocketException or ObjectDisposedException)
+        {
+            throw Failure("closing", e);
+        }
+    }
+
+    /// <summary>Tells the peer that nothing more comes, and reads and forgets what it still sends until it closes or the time is over.</summary>
+    /// <remarks>
+    /// Closing a TCP connection with unread data resets it, and a reset overtakes what was sent last: the peer would not learn why.
+    /// The time is the kernel's, not the injected clock's: it only bounds a courtesy.
+    /// </remarks>
+    internal void FinishAndDrain(TimeSpan atMost)
+    {
+        try
+        {
+            _socket.Shutdown(SocketShutdown.Send);
+            _socket.ReceiveTimeout = (int)atMost.TotalMilliseconds;
+            byte[] waste = GC.AllocateUninitializedArray<byte>(64 << 10);
+            long began = Environment.TickCount64;
+            while (Environment.TickCount64 - began < atMost.TotalMilliseconds && _socket.Receive(waste) > 0)
+            {
+            }
+        }
+        catch (Exception e) when (e is SocketException or ObjectDisposedException)
+        {
+            // The peer has gone already, which is all that was waited for.
+        }
+    }
+
+    public override int Read(Span<byte> buffer)
+    {
+        int read;
+        try
+        {
+            read = _socket.Receive(buffer, SocketFlags.None);
+        }
+        catch (Exception e) when (e is SocketException or ObjectDisposedException)
+        {
+            throw Failure("reading", e);
+        }
+
+        if (read == 0 && AbortReason is { } reason)
+            throw new IOException(reason);
+        Volatile.Write(ref _lastRead, _clock.GetTimestamp());
+        return read;
+    }
+
+    public override void Write(ReadOnlySpan<byte> buffer)
+    {
+        try
+        {
+            while (!buffer.IsEmpty)
+            {
+                Volatile.Write(ref _writing, Math.Max(1, _clock.GetTimestamp()));
+                int written = _socket.Send(buffer[..Math.Min(buffer.Length, WritePiece)], SocketFlags.None);
+                buffer = buffer[written..];
+                Volatile.Write(ref _lastWrite, _clock.GetTimestamp());
+            }
+        }
+        catch (Exception e) when (e is SocketException or ObjectDisposedException)
+        {
+            throw Failure("writing", e);
+        }
+        finally
+        {
+            Volatile.Write(ref _writing, 0);
+        }
+    }
+
+    public override int Read(byte[] buffer, int offset, int count) => Read(buffer.AsSpan(offset, count));
+
+    public override void Write(byte[] buffer, int offset, int count) => Write(buffer.AsSpan(offset, count));
+
+    public override void Flush()
+    {
+    }
+
+    public override long Seek(long offset, SeekOrigin origin) => throw new NotSupportedException();
+
+    public override void SetLength(long value) => throw new NotSupportedException();
+
+    /// <summary>Shuts down first: threads blocked in the socket then return whatever kind of socket it is.</summary>
+    internal static void Close(Socket socket)
+    {
+        try
+        {
+            socket.Shutdown(SocketShutdown.Both);
+        }
+        catch (Exception e) when (e is SocketException or ObjectDisposedException)
+        {
+            // Not connected any more, or closed by another thread: closing it is what is wanted.
+        }
+
+        socket.Dispose();
+    }
+
+    protected override void Dispose(bool disposing)
+    {
+        if (disposing)
+            Close(_socket);
+        base.Dispose(disposing);
+    }
+
+    private IOException Failure(string what, Exception e) =>
+        AbortReason is { } reason ? new IOException(reason, e) : new IOException($"The connection broke while {what}: {e.Message}", e);
+}

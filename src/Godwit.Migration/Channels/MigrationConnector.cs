@@ -1,0 +1,97 @@
+using System.Net;
+using System.Net.Sockets;
+
+namespace Godwit.Migration;
+
+/// <summary>Connects to a listening destination.</summary>
+internal static class MigrationConnector
+{
+    /// <summary>Longest wait for a connection. Arbitrary: a host that does not answer within it will not take a migration either.</summary>
+    internal static readonly TimeSpan Timeout = TimeSpan.FromSeconds(10);
+
+    /// <summary>Connects, or says why not.</summary>
+    /// <exception cref="IOException">Nobody listens there; the text names the address and the cause.</exception>
+    /// <exception cref="OperationCanceledException"><paramref name="cancel"/>.</exception>
+    internal static MigrationChannel Connect(MigrationUri uri, TimeProvider clock, CancellationToken cancel)
+    {
+        using var timeout = new CancellationTokenSource(Timeout, clock);
+        using var both = CancellationTokenSource.CreateLinkedTokenSource(cancel, timeout.Token);
+        try
+        {
+            return uri switch
+            {
+                UnixMigrationUri unix => Connect(AddressFamily.Unix, new UnixDomainSocketEndPoint(unix.Path), clock, both.Token),
+                TcpMigrationUri tcp => ConnectTcp(tcp, clock, both.Token),
+                _ => throw new ArgumentOutOfRangeException(nameof(uri), uri, "Unknown kind of address"),
+            };
+        }
+        catch (Exception e) when (e is SocketException or ObjectDisposedException or OperationCanceledException)
+        {
+            cancel.ThrowIfCancellationRequested();
+            if (timeout.IsCancellationRequested)
+                throw new IOException($"Cannot connect to {uri}: no answer within {Timeout.TotalSeconds} s", e);
+            throw new IOException($"Cannot connect to {uri}: {Explain(uri, e)}", e);
+        }
+    }
+
+    private static MigrationChannel ConnectTcp(TcpMigrationUri tcp, TimeProvider clock, CancellationToken cancel)
+    {
+        IPAddress[] addresses = IPAddress.TryParse(tcp.Host, out IPAddress? literal)
+            ? [literal]
+            : Dns.GetHostAddressesAsync(tcp.Host, cancel).GetAwaiter().GetResult();
+        SocketException? last = null;
+        foreach (IPAddress address in addresses)
+        {
+            try
+            {
+                return Connect(address.AddressFamily, new IPEndPoint(address, tcp.Port), clock, cancel);
+            }
+            catch (SocketException e) when (!cancel.IsCancellationRequested)
+            {
+                last = e;
+            }
+        }
+
+        throw last ?? new SocketException((int)SocketError.HostNotFound);
+    }
+
+    private static MigrationChannel Connect(AddressFamily family, EndPoint end, TimeProvider clock, CancellationToken cancel)
+    {
+        ProtocolType protocol = family == AddressFamily.Unix ? ProtocolType.Unspecified : ProtocolType.Tcp;
+        var socket = new Socket(family, SocketType.Stream, protocol);
+        try
+        {
+            // A blocking connect, ended by closing: an asynchronous one would leave the socket in non-blocking mode for good.
+            using (cancel.Register(static state => MigrationChannel.Close((Socket)state!), socket))
+                socket.Connect(end);
+            cancel.ThrowIfCancellationRequested();
+            return new MigrationChannel(socket, clock);
+        }
+        catch
+        {
+            socket.Dispose();
+            throw;
+        }
+    }
+
+    private static string Explain(MigrationUri uri, Exception e)
+    {
+        if (uri is UnixMigrationUri unix)
+        {
+            if (Directory.Exists(unix.Path))
+                return "it is a directory, not a socket";
+            if (!Path.Exists(unix.Path))
+                return "there is no such socket";
+            if (e is SocketException { SocketErrorCode: SocketError.ConnectionRefused })
+            {
+                return SocketFile.IsSocket(unix.Path)
+                    ? "nobody listens on that socket any more (connection refused)"
+                    : "it is a file, not a socket";
+            }
+        }
+
+        return e is SocketException { SocketErrorCode: SocketError.ConnectionRefused }
+            ? "nobody listens there (connection refused)"
+            : e.Message;
+    }
+}

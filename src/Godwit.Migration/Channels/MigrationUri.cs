@@ -1,0 +1,80 @@
+using System.Globalization;
+using System.Text;
+
+namespace Godwit.Migration;
+
+/// <summary>Where a migration goes to or comes in: <c>unix:PATH</c> or <c>tcp:HOST:PORT</c>, QEMU's forms.</summary>
+public abstract record MigrationUri
+{
+    private protected MigrationUri()
+    {
+    }
+
+    /// <summary>Reads one. IPv6 addresses stand in brackets: <c>tcp:[::1]:4444</c>.</summary>
+    /// <exception cref="FormatException">It is of neither form; the text says what is wrong.</exception>
+    public static MigrationUri Parse(string text)
+    {
+        ArgumentNullException.ThrowIfNull(text);
+        if (text.StartsWith("unix:", StringComparison.Ordinal))
+            return ParseUnix(text);
+        if (text.StartsWith("tcp:", StringComparison.Ordinal))
+            return ParseTcp(text);
+        throw new FormatException($"'{text}' is no migration address; the forms are unix:PATH and tcp:HOST:PORT");
+    }
+
+    private static UnixMigrationUri ParseUnix(string text)
+    {
+        string path = text["unix:".Length..];
+        if (path.Length == 0)
+            throw new FormatException("'unix:' has no path; the form is unix:PATH");
+        if (path.Contains('\0', StringComparison.Ordinal))
+            throw new FormatException("The path of a unix socket holds a zero byte");
+        int bytes = Encoding.UTF8.GetByteCount(path);
+        if (bytes > UnixMigrationUri.MaxPathBytes)
+        {
+            throw new FormatException(
+                $"The path '{path}' has {bytes} bytes; a unix socket's path has at most {UnixMigrationUri.MaxPathBytes}");
+        }
+
+        return new UnixMigrationUri(path);
+    }
+
+    private static TcpMigrationUri ParseTcp(string text)
+    {
+        string rest = text["tcp:".Length..];
+        int colon = rest.LastIndexOf(':');
+        if (colon < 0 || rest.EndsWith(']'))
+            throw new FormatException($"'{text}' has no port; the form is tcp:HOST:PORT");
+        string host = rest[..colon];
+        string port = rest[(colon + 1)..];
+        if (host.StartsWith('[') && host.EndsWith(']'))
+            host = host[1..^1];
+        else if (host.Contains(':', StringComparison.Ordinal))
+            throw new FormatException($"'{text}': an IPv6 address stands in brackets, as in tcp:[::1]:4444");
+        if (host.Length == 0)
+            throw new FormatException($"'{text}' has no host; the form is tcp:HOST:PORT");
+        if (!ushort.TryParse(port, NumberStyles.None, CultureInfo.InvariantCulture, out ushort number))
+            throw new FormatException($"'{text}': the port is '{port}'; it must be a number from 0 to {ushort.MaxValue}");
+        return new TcpMigrationUri(host, number);
+    }
+}
+
+/// <summary>A unix socket in the file system.</summary>
+/// <param name="Path">Its path.</param>
+public sealed record UnixMigrationUri(string Path) : MigrationUri
+{
+    /// <summary>Longest path: sun_path of unix(7) less its terminating zero.</summary>
+    public const int MaxPathBytes = 107;
+
+    /// <inheritdoc/>
+    public override string ToString() => $"unix:{Path}";
+}
+
+/// <summary>A TCP address.</summary>
+/// <param name="Host">Name or address, without brackets.</param>
+/// <param name="Port">Port; 0 lets a listener take a free one.</param>
+public sealed record TcpMigrationUri(string Host, ushort Port) : MigrationUri
+{
+    /// <inheritdoc/>
+    public override string ToString() => Host.Contains(':', StringComparison.Ordinal) ? $"tcp:[{Host}]:{Port}" : $"tcp:{Host}:{Port}";
+}

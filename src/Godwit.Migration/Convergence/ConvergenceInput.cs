@@ -1,0 +1,72 @@
+namespace Godwit.Migration;
+
+/// <summary>All that the decision after a round depends on.</summary>
+internal readonly record struct ConvergenceInput
+{
+    /// <summary>Since pre-copy began.</summary>
+    public required TimeSpan PrecopyTime { get; init; }
+
+    /// <summary>Bytes of RAM marked dirty now.</summary>
+    public required long RemainingBytes { get; init; }
+
+    /// <summary>Bytes that the devices would still transfer when stopped.</summary>
+    public required long DeviceBytes { get; init; }
+
+    /// <summary>Bytes a second that the link takes.</summary>
+    public required double BytesPerSecond { get; init; }
+
+    /// <summary>What the switchover takes whatever is left to send: stopping, the last sync, loading.</summary>
+    public required TimeSpan FixedTime { get; init; }
+
+    /// <summary>Pages dirtied a second, by source.</summary>
+    public required DirtyRates Rates { get; init; }
+
+    /// <summary>Rounds that ended without convergence, so far.</summary>
+    public required int UnconvergedRounds { get; init; }
+
+    /// <summary>Rounds since the expected downtime was lowest.</summary>
+    public required int RoundsSinceBest { get; init; }
+
+    /// <summary>Time since then.</summary>
+    public required TimeSpan TimeSinceBest { get; init; }
+
+    /// <summary>Setting.</summary>
+    public required TimeSpan DowntimeLimit { get; init; }
+
+    /// <summary>Setting.</summary>
+    public required TimeSpan MinimumPrecopy { get; init; }
+
+    /// <summary>Setting.</summary>
+    public required int MaxRounds { get; init; }
+}
+
+/// <summary>Pages newly dirtied a second.</summary>
+/// <param name="Vcpu">By guest CPUs.</param>
+/// <param name="Device">By devices' DMA.</param>
+/// <param name="Vmm">By the VMM.</param>
+internal readonly record struct DirtyRates(double Vcpu, double Device, double Vmm)
+{
+    internal double Total => Vcpu + Device + Vmm;
+}
+
+/// <summary>What to do after a round.</summary>
+internal enum ConvergenceStep
+{
+    /// <summary>Send another round.</summary>
+    Continue,
+
+    /// <summary>It would do, but the shortest time of pre-copy is not over: another round, without hurry.</summary>
+    Hold,
+
+    /// <summary>Stop the guest and send the rest.</summary>
+    SwitchOver,
+
+    /// <summary>It will not do.</summary>
+    GiveUp,
+}
+
+/// <summary>The decision after a round.</summary>
+/// <param name="Step">What to do.</param>
+/// <param name="ExpectedDowntime">If the guest were stopped now.</param>
+/// <param name="Reason">Why it gives up, for people; null otherwise.</param>
+internal readonly record struct ConvergenceDecision(ConvergenceStep Step, TimeSpan ExpectedDowntime, string? Reason = null);

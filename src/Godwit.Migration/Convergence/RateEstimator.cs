@@ -1,0 +1,38 @@
+namespace Godwit.Migration;
+
+/// <summary>
+/// Bytes a second that the link takes, from samples of whole rounds (up to the destination's ack, so that what only fills socket buffers does
+/// not count). Old samples fade by the amount of data since, not by their number.
+/// </summary>
+internal sealed class RateEstimator
+{
+    /// <summary>Smaller rounds measure latency, not bandwidth; they are used only while there is nothing better.</summary>
+    internal const long SmallSample = 1 << 20;
+
+    /// <summary>What is assumed before anything is known: a 1 Gbit/s link.</summary>
+    internal const double Unknown = 125e6;
+
+    // Samples lose half their weight with this many bytes after them.
+    private const double HalfLife = 128 << 20;
+
+    private double _bytes;
+    private double _seconds;
+    private bool _small = true;
+
+    /// <summary>The estimate.</summary>
+    internal double BytesPerSecond => _seconds > 0 && _bytes > 0 ? _bytes / _seconds : Unknown;
+
+    /// <summary>Adds a round.</summary>
+    internal void Add(long bytes, TimeSpan time)
+    {
+        if (bytes <= 0 || time <= TimeSpan.Zero)
+            return;
+        bool small = bytes < SmallSample;
+        if (small && !_small)
+            return;
+        double fade = small == _small ? Math.Pow(0.5, bytes / HalfLife) : 0;
+        _bytes = (_bytes * fade) + bytes;
+        _seconds = (_seconds * fade) + time.TotalSeconds;
+        _small = small;
+    }
+}

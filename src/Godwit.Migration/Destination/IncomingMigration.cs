@@ -1,0 +1,330 @@
+using System.Buffers;
+
+namespace Godwit.Migration;
+
+/// <summary>How a connection to a destination ended.</summary>
+internal enum IncomingOutcome
+{
+    /// <summary>It failed before anything was loaded; another may be tried.</summary>
+    MayRetry,
+
+    /// <summary>It failed and left its traces in devices or models; this machine is of no use any more.</summary>
+    Lost,
+
+    /// <summary>The machine runs here (or is paused, as it was).</summary>
+    Completed,
+}
+
+/// <summary>
+/// One connection of a source to this destination, on one thread. Whatever goes wrong before the Commit frame has arrived whole, the machine
+/// never runs.
+/// </summary>
+internal sealed class IncomingMigration : IDisposable
+{
+    private static readonly TimeSpan Goodbye = TimeSpan.FromSeconds(2);
+
+    private readonly IMigrationHost _host;
+    private readonly MigrationChannel _channel;
+    private readonly FrameReader _reader;
+    private readonly FrameWriter _writer;
+    private readonly LinkWatch _watch;
+    private readonly MigrationProgress _progress;
+    private readonly ArrayBufferWriter<byte> _payload = new();
+    private string _phase = "comparing the machines";
+    private IncomingStates? _states;
+    private bool _committed;
+
+    internal IncomingMigration(IMigrationHost host, MigrationChannel channel, MigrationTimes times, TimeProvider clock)
+    {
+        _host = host;
+        _channel = channel;
+        _reader = new FrameReader(channel);
+        _writer = new FrameWriter(channel);
+        _watch = new LinkWatch(channel, _writer, "source", times.SilentPeer, clock);
+        _progress = new MigrationProgress(host, clock, incoming: true);
+        _progress.Publish();
+    }
+
+    /// <summary>The state changed to Active or Device; the ends are the caller's to tell.</summary>
+    internal event Action<MigrationState>? StateChanged;
+
+    /// <summary>Snapshot now.</summary>
+    internal MigrationStatus Status => _progress.Status;
+
+    /// <summary>Why it failed, or null.</summary>
+    internal string? Error { get; private set; }
+
+    /// <summary>Takes the migration.</summary>
+    internal IncomingOutcome Run()
+    {
+        try
+        {
+            Take();
+            End(MigrationState.Completed, null);
+            return IncomingOutcome.Completed;
+        }
+        catch (Exception e)
+        {
+            string error = $"Destination, {_states?.Work ?? _phase}: {Explain(e)}";
+            bool lost = _committed || _states is { Touched: true };
+            SayFailed(error);
+            End(MigrationState.Failed, error);
+            return lost ? IncomingOutcome.Lost : IncomingOutcome.MayRetry;
+        }
+    }
+
+    /// <summary>Ends it from another thread.</summary>
+    internal void Abort(string reason) => _channel.Abort(reason);
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        _watch.Dispose();
+        _writer.Dispose();
+        _channel.Dispose();
+    }
+
+    private void Take()
+    {
+        ShakeHands();
+        SetState(MigrationState.Active);
+        var receiver = new RamReceiver(_host.Ram);
+        _states = new IncomingStates(_host, _progress);
+        TakeRounds(receiver);
+        _phase = "loading";
+        _states.Load(phase => _phase = phase);
+        Say(FrameType.Prepared);
+
+        FrameHeader header = NextHeader();
+        if (header.Type == FrameType.VerifyBegin)
+        {
+            _reader.ReadPayload(header);
+            Verify(receiver);
+            header = NextHeader();
+        }
+
+        _phase = "waiting for the commit";
+        if (header.Type != FrameType.Commit)
+            MigrationStreamException.Throw(header, "type", header.Type.ToString(), "a Commit is expected here");
+        CommitMessage commit = CommitMessage.Read(header, _reader.ReadPayload(header));
+        // From here on the source does not run any more; this side must.
+        _committed = true;
+        StartMachine(commit.Running);
+    }
+
+    private void ShakeHands()
+    {
+        MachineDescription own = StreamDescription.Of(_host);
+        _writer.WritePreface();
+        DescriptionMessage.Write(_payload, own);
+        Say(FrameType.Description);
+        _reader.ReadPreface();
+        FrameHeader header = NextHeader();
+        if (header.Type != FrameType.Description)
+            MigrationStreamException.Throw(header, "type", header.Type.ToString(), "a Description comes first");
+        MachineDescription source = DescriptionMessage.Read(header, _reader.ReadPayload(header));
+        IReadOnlyList<DescriptionDifference> differences = MachineDescription.Compare(source, own);
+        if (differences.Count > 0)
+        {
+            RefusalMessage.Write(_payload, differences);
+            Say(FrameType.Refuse);
+            throw new MigrationFailedException(Differences.Describe(differences));
+        }
+
+        Say(FrameType.Accept);
+    }
+
+    /// <summary>Everything up to Prepare.</summary>
+    private void TakeRounds(RamReceiver receiver)
+    {
+        var rounds = new IncomingRounds(receiver);
+        for (; ; )
+        {
+            FrameHeader header = NextHeader();
+            _phase = rounds.Phase;
+            if (header.Type == FrameType.Pages)
+            {
+                rounds.CheckInRound(header);
+                receiver.ReceivePages(_reader, header);
+            }
+            else
+            {
+                ReadOnlySpan<byte> payload = _reader.ReadPayload(header);
+                switch (header.Type)
+                {
+                    case FrameType.RoundBegin:
+                        rounds.Begin(header, RoundBeginMessage.Read(header, payload));
+                        if (rounds.Final && _progress.State == MigrationState.Active)
+                            SetState(MigrationState.Device);
+                        break;
+                    case FrameType.ZeroPages:
+                        rounds.CheckInRound(header);
+                        receiver.ReceiveZeros(header, payload);
+                        break;
+                    case FrameType.RoundEnd:
+                        RoundEndMessage end = RoundEndMessage.Read(header, payload);
+                        rounds.End(header, end);
+                        new RoundAckMessage(end.Number).Write(_payload);
+                        Say(FrameType.RoundAck);
+                        break;
+                    case FrameType.DeviceState:
+                        _states!.TakeDeviceChunk(header, payload);
+                        break;
+                    case FrameType.DeviceStateEnd:
+                        rounds.CheckStopped(header);
+                        _states!.EndDevice(header, DeviceEndMessage.Read(header, payload));
+                        break;
+                    case FrameType.MachineStateBegin:
+                        rounds.CheckStopped(header);
+                        _states!.BeginMachineState(header, MachineStateBeginMessage.Read(header, payload));
+                        break;
+                    case FrameType.MachineStateData:
+                        _states!.TakeMachineState(header, payload);
+                        break;
+                    case FrameType.MachineStateEnd:
+                        _states!.EndMachineState(header, MachineStateEndMessage.Read(header, payload));
+                        break;
+                    case FrameType.Prepare:
+                        PrepareMessage prepare = PrepareMessage.Read(header, payload);
+                        rounds.CheckPrepare(header, prepare);
+                        receiver.CheckComplete(header);
+                        _states!.CheckComplete(header, prepare);
+                        return;
+                    default:
+                        MigrationStreamException.Throw(header, "type", header.Type.ToString(), "the source may not say this now");
+                        break;
+                }
+            }
+
+            _progress.NormalPages = (long)receiver.Pages;
+            _progress.ZeroPages = (long)receiver.ZeroPages;
+            _progress.StreamBytes = _reader.Bytes;
+            _progress.RamRemainingBytes = _progress.RamTotalBytes - (long)(receiver.Arrived * Memory.RamPage.Size);
+            _progress.PublishSometimes();
+        }
+    }
+
+    private void Verify(RamReceiver receiver)
+    {
+        _phase = "comparing the pages";
+        var verification = new Verification(_host.Ram);
+        for (; ; )
+        {
+            FrameHeader header = NextHeader();
+            ReadOnlySpan<byte> payload = _reader.ReadPayload(header);
+            if (header.Type == FrameType.PageChecksums)
+            {
+                verification.Compare(header, payload, receiver);
+                continue;
+            }
+
+            if (header.Type != FrameType.VerifyEnd)
+                MigrationStreamException.Throw(header, "type", header.Type.ToString(), "checksums are expected here");
+            VerifyResultMessage result = verification.Finish(header);
+            PageVerification named = Verification.Name(_host.Ram, result);
+            _progress.Verification = named;
+            _progress.Publish();
+            result.Write(_payload);
+            Say(FrameType.VerifyResult);
+            if (result.Differing > 0)
+                throw new MigrationFailedException(Verification.Explain(named));
+            return;
+        }
+    }
+
+    private void StartMachine(bool running)
+    {
+        // A machine that was paused has its devices stopped; they start when it is continued.
+        if (running)
+        {
+            foreach (StartPhase phase in (ReadOnlySpan<StartPhase>)[StartPhase.PeerToPeer, StartPhase.Running])
+            {
+                foreach (IMigratableDevice device in _host.Devices)
+                {
+                    _phase = $"starting {device.Id}";
+                    device.Start(phase);
+                }
+            }
+        }
+
+        _phase = "starting the machine";
+        _host.StartAfterLoad(running);
+        _phase = "telling the source";
+        try
+        {
+            Say(FrameType.Running);
+        }
+        catch (IOException)
+        {
+            // The machine runs here; that the source does not hear of it changes nothing. It stays stopped and says so.
+        }
+    }
+
+    /// <summary>The next header that says something.</summary>
+    private FrameHeader NextHeader()
+    {
+        for (; ; )
+        {
+            FrameHeader header = _reader.ReadHeader();
+            switch (header.Type)
+            {
+                case FrameType.KeepAlive:
+                    _reader.ReadPayload(header);
+                    break;
+                case FrameType.Failure:
+                    FailureMessage failure = FailureMessage.Read(header, _reader.ReadPayload(header));
+                    throw new MigrationFailedException(failure.Cancelled ? "the source cancelled" : $"the source gave up: {failure.Text}");
+                case FrameType.Refuse:
+                    throw new MigrationFailedException(Differences.Describe(RefusalMessage.Read(header, _reader.ReadPayload(header))));
+                default:
+                    return header;
+            }
+        }
+    }
+
+    /// <summary>Sends a frame with what has been written to the payload, now.</summary>
+    private void Say(FrameType type)
+    {
+        _writer.Write(type, _payload.WrittenSpan);
+        _payload.ResetWrittenCount();
+        _writer.Flush();
+    }
+
+    private void SayFailed(string error)
+    {
+        if (_channel.AbortReason is not null)
+            return;
+        try
+        {
+            _channel.LimitWrites(Goodbye);
+            _payload.ResetWrittenCount();
+            new FailureMessage(false, error).Write(_payload);
+            Say(FrameType.Failure);
+        }
+        catch (IOException)
+        {
+            return; // the source has gone
+        }
+
+        _channel.FinishAndDrain(Goodbye);
+    }
+
+    private void SetState(MigrationState state)
+    {
+        _progress.State = state;
+        _progress.Publish();
+        StateChanged?.Invoke(state);
+    }
+
+    private void End(MigrationState state, string? error)
+    {
+        Error = error;
+        _progress.Error = error;
+        _progress.State = state;
+        _progress.StreamBytes = _reader.Bytes;
+        _progress.Publish();
+    }
+
+    private static string Explain(Exception e) =>
+        e is MigrationStreamException { Ended: true } ? $"the source closed the connection ({e.Message})" : e.Message;
+}

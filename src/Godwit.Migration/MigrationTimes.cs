@@ -1,0 +1,14 @@
+namespace Godwit.Migration;
+
+/// <summary>Times that are no user settings; tests make some of them shorter.</summary>
+internal sealed record MigrationTimes
+{
+    /// <summary>After this long without a sign of life the peer is given up.</summary>
+    internal TimeSpan SilentPeer { get; init; } = LinkWatch.DefaultTimeout;
+
+    /// <summary>After a cancel, how long a write that is blocked is left alone.</summary>
+    internal TimeSpan CancelGrace { get; init; } = TimeSpan.FromMilliseconds(200);
+
+    /// <summary>Shortest time from one round to the next while only the shortest time of pre-copy is waited for.</summary>
+    internal TimeSpan HoldPause { get; init; } = TimeSpan.FromMilliseconds(100);
+}

@@ -1,0 +1,264 @@
+using System.Buffers;
+using Godwit.Memory;
+
+namespace Godwit.Migration;
+
+/// <summary>Rounds of pages while the guest runs.</summary>
+internal sealed partial class OutgoingMigration : ISendPace
+{
+    // Device state sent per piece of RAM, and at the end of a round, so that neither starves the other.
+    private const long DeviceBytesPerPiece = 4 << 20;
+    private const long DeviceBytesPerRound = 64 << 20;
+
+    // What a device that cannot say is assumed to have left when it is stopped.
+    private const long UnknownDeviceBytes = 16 << 20;
+
+    // Stopping vCPUs and devices, and committing; what cannot be measured before it happens.
+    private static readonly TimeSpan StopAllowance = TimeSpan.FromMilliseconds(5);
+
+    private readonly RateEstimator _rate = new();
+    private readonly ArrayBufferWriter<byte> _payload = new();
+    private readonly byte[] _chunk = GC.AllocateUninitializedArray<byte>(StreamFormat.MaxDeviceChunk);
+    private RamSender? _sender;
+    private long[] _deviceBytes = [];
+    private bool _unlimited; // the guest is stopped: no bandwidth limit
+    private uint _round;
+    private long _metered;
+    private TimeSpan _ackTime = TimeSpan.MaxValue; // the shortest so far: a round trip
+    private TimeSpan _syncTime;
+    private long _pagesBefore; // the progress when the round began
+    private long _zerosBefore;
+    private long _remainingBefore;
+
+    private RamSender Sender => _sender ??= new RamSender(_host.Ram, Link.Writer);
+
+    /// <inheritdoc/>
+    void ISendPace.PagesSent()
+    {
+        Link.ThrowIfDown();
+        Meter();
+        CountSent();
+        _progress.PublishSometimes();
+    }
+
+    /// <inheritdoc/>
+    void ISendPace.PieceDone()
+    {
+        if (!_unlimited)
+            SendDeviceData(DeviceBytesPerPiece);
+    }
+
+    private void Precopy()
+    {
+        _deviceBytes = new long[_host.Devices.Count];
+        var history = new ConvergenceHistory(_clock);
+        long began = _clock.GetTimestamp();
+        _progress.RamRemainingBytes = PageBytes(_host.Ram.Dirty.Count());
+        for (; ; )
+        {
+            long roundBegan = _clock.GetTimestamp();
+            DirtyMarks before = DirtyMarks.Of(_host.Ram.Dirty);
+            RoundCounts sent = SendRound(final: false);
+
+            _phase = $"synchronising the dirty log after round {_round}";
+            SyncTotals sync = SyncTrackers(final: false);
+            long remaining = PageBytes(_host.Ram.Dirty.Count());
+            TimeSpan time = _clock.GetElapsedTime(roundBegan);
+            DirtyMarks marked = DirtyMarks.Of(_host.Ram.Dirty).Since(before);
+            MigrationParameters live = _live();
+            var input = new ConvergenceInput
+            {
+                PrecopyTime = _clock.GetElapsedTime(began),
+                RemainingBytes = remaining,
+                DeviceBytes = PendingDeviceBytes(),
+                BytesPerSecond = _rate.BytesPerSecond,
+                FixedTime = StopAllowance + _syncTime + (2 * _ackTime),
+                Rates = marked.PerSecond(time),
+                UnconvergedRounds = history.UnconvergedRounds,
+                RoundsSinceBest = history.RoundsSinceBest,
+                TimeSinceBest = history.TimeSinceBest,
+                DowntimeLimit = live.DowntimeLimit,
+                MinimumPrecopy = _settings.MinimumPrecopy,
+                MaxRounds = _settings.MaxRounds,
+            };
+            ConvergenceDecision decision = Convergence.Decide(input);
+            history.Add(decision);
+            _progress.RamRemainingBytes = remaining;
+            _progress.Rates = input.Rates;
+            _progress.ExpectedDowntime = decision.ExpectedDowntime;
+            _progress.DowntimeLimit = live.DowntimeLimit;
+            AddRound(sent, marked, sync, time, remaining, decision.ExpectedDowntime);
+
+            switch (decision.Step)
+            {
+                case ConvergenceStep.SwitchOver:
+                    return;
+                case ConvergenceStep.GiveUp:
+                    throw new MigrationFailedException(decision.Reason!);
+                case ConvergenceStep.Hold:
+                    _phase = $"waiting after round {_round}";
+                    Link.Pause(_times.HoldPause, static () => false);
+                    break;
+            }
+        }
+    }
+
+    /// <summary>Sends every page that is marked, and what devices have to say meanwhile; returns when the destination has counted it.</summary>
+    private RoundCounts SendRound(bool final)
+    {
+        _round++;
+        _phase = final ? "sending the last pages" : $"round {_round}";
+        PassStarted?.Invoke((int)_round);
+        long began = _clock.GetTimestamp();
+        long bytesBefore = Link.Writer.Bytes;
+        _payload.ResetWrittenCount();
+        new RoundBeginMessage(_round, final).Write(_payload);
+        Link.Writer.Write(FrameType.RoundBegin, _payload.WrittenSpan);
+        Sender.BeginRound();
+        (_pagesBefore, _zerosBefore, _remainingBefore) = (_progress.NormalPages, _progress.ZeroPages, _progress.RamRemainingBytes);
+        Sender.SendDirty(this);
+        CountSent();
+        if (!final)
+            SendDeviceData(DeviceBytesPerRound);
+
+        long ended = _clock.GetTimestamp();
+        Link.EndRound(new RoundEndMessage(_round, Sender.Pages, Sender.ZeroPages));
+        if (!final)
+        {
+            Link.WaitForAck(_round);
+            TimeSpan ackTime = _clock.GetElapsedTime(ended);
+            _ackTime = ackTime < _ackTime ? ackTime : _ackTime;
+        }
+
+        TimeSpan time = _clock.GetElapsedTime(began);
+        long bytes = Link.Writer.Bytes - bytesBefore;
+        if (!final)
+        {
+            _rate.Add(bytes, time);
+            _progress.BytesPerSecond = _rate.BytesPerSecond;
+        }
+
+        return new RoundCounts((long)Sender.Pages, (long)Sender.ZeroPages, bytes, time);
+    }
+
+    private void CountSent()
+    {
+        _progress.NormalPages = _pagesBefore + (long)Sender.Pages;
+        _progress.ZeroPages = _zerosBefore + (long)Sender.ZeroPages;
+        _progress.RamRemainingBytes = _remainingBefore - PageBytes(Sender.Pages + Sender.ZeroPages);
+        _progress.StreamBytes = Link.Writer.Bytes;
+    }
+
+    /// <summary>Waits while the bandwidth limit says so. The limit may change while it does.</summary>
+    private void Meter()
+    {
+        long bytes = Link.Writer.Bytes;
+        TimeSpan wait = _bucket.Take(bytes - _metered, _unlimited ? 0 : _live().MaxBandwidth);
+        _metered = bytes;
+        while (wait > TimeSpan.Zero)
+        {
+            Link.Writer.Flush();
+            _progress.PublishSometimes();
+            long rate = _live().MaxBandwidth;
+            Link.Pause(wait, () => _live().MaxBandwidth != rate);
+            wait = _bucket.Remaining(_live().MaxBandwidth);
+        }
+    }
+
+    /// <summary>Sends pre-copy data of each device until it has none, or <paramref name="atMost"/> bytes of it.</summary>
+    private void SendDeviceData(long atMost)
+    {
+        for (int i = 0; i < _host.Devices.Count; i++)
+        {
+            for (long sent = 0; sent < atMost;)
+            {
+                int count = SendDeviceChunk(i);
+                if (count == 0)
+                    break;
+                sent += count;
+                Link.ThrowIfDown();
+                Meter();
+            }
+        }
+    }
+
+    private int SendDeviceChunk(int index)
+    {
+        int count = _host.Devices[index].ReadState(_chunk);
+        if (count == 0)
+            return 0;
+        if (count < 0 || count > _chunk.Length)
+            throw new InvalidDataException($"{_host.Devices[index].Id} returned {count} bytes of state; the buffer has {_chunk.Length}");
+        _payload.ResetWrittenCount();
+        new DeviceChunk(index).Write(_payload);
+        Link.Writer.Write(FrameType.DeviceState, _payload.WrittenSpan, _chunk.AsSpan(0, count));
+        _deviceBytes[index] += count;
+        _progress.DeviceStateBytes += count;
+        return count;
+    }
+
+    private SyncTotals SyncTrackers(bool final)
+    {
+        long began = _clock.GetTimestamp();
+        int reports = 0;
+        long mappings = 0;
+        foreach (IDirtyTracker tracker in _host.DirtyTrackers)
+        {
+            DirtySyncReport report = tracker.Sync(final);
+            reports += report.Reports;
+            mappings += report.Mappings;
+        }
+
+        _syncTime = _clock.GetElapsedTime(began);
+        _progress.LogReports += reports;
+        _progress.MappingsLive = mappings;
+        return new SyncTotals(reports);
+    }
+
+    private long PendingDeviceBytes()
+    {
+        UInt128 sum = 0;
+        foreach (IMigratableDevice device in _host.Devices)
+            sum += device.PendingBytes ?? UnknownDeviceBytes;
+        return sum > long.MaxValue ? long.MaxValue : (long)sum;
+    }
+
+    private void AddRound(
+        in RoundCounts sent, in DirtyMarks marked, in SyncTotals sync, TimeSpan time, long remainingBytes, TimeSpan expected) =>
+        _progress.AddRound(new MigrationRound
+        {
+            Number = (int)_round,
+            Duration = time,
+            PagesSent = sent.Pages,
+            ZeroPages = sent.ZeroPages,
+            BytesSent = sent.Bytes,
+            DirtyPagesVcpu = marked.Vcpu,
+            DirtyPagesDevice = marked.Device,
+            DirtyPagesVmm = marked.Vmm,
+            LogReports = sync.Reports,
+            RemainingPages = remainingBytes / RamPage.Size,
+            BytesPerSecond = sent.Time > TimeSpan.Zero ? sent.Bytes / sent.Time.TotalSeconds : 0,
+            ExpectedDowntime = expected,
+        });
+
+    private static long PageBytes(ulong pages) => (long)pages * RamPage.Size;
+
+    private readonly record struct RoundCounts(long Pages, long ZeroPages, long Bytes, TimeSpan Time);
+
+    private readonly record struct SyncTotals(int Reports);
+
+    /// <summary>The dirty log's counters by source.</summary>
+    private readonly record struct DirtyMarks(long Vcpu, long Device, long Vmm)
+    {
+        internal static DirtyMarks Of(DirtyLog log) =>
+            new(log.MarkedBy(DirtySource.Vcpu), log.MarkedBy(DirtySource.Device), log.MarkedBy(DirtySource.Vmm));
+
+        internal DirtyMarks Since(in DirtyMarks before) => new(Vcpu - before.Vcpu, Device - before.Device, Vmm - before.Vmm);
+
+        internal DirtyRates PerSecond(TimeSpan time)
+        {
+            double seconds = Math.Max(time.TotalSeconds, 1e-6);
+            return new DirtyRates(Vcpu / seconds, Device / seconds, Vmm / seconds);
+        }
+    }
+}

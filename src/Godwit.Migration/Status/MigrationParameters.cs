@@ -1,0 +1,43 @@
+namespace Godwit.Migration;
+
+/// <summary>Settings of the next migration, QEMU's parameter names in kebab case over QMP.</summary>
+public sealed record MigrationParameters
+{
+    /// <summary>Bytes a second, 0 for no limit (<c>max-bandwidth</c>). Lifted for the switchover, when the guest waits.</summary>
+    public long MaxBandwidth { get; init; }
+
+    /// <summary>Longest allowed downtime (<c>downtime-limit</c>, milliseconds; 1 ms to 2000 s).</summary>
+    public TimeSpan DowntimeLimit { get; init; } = TimeSpan.FromMilliseconds(300);
+
+    /// <summary>
+    /// Compare checksums of every page of the stopped source with the destination before it runs (<c>x-verify-pages</c>). Independent of
+    /// dirty tracking; its time is reported apart from the downtime.
+    /// </summary>
+    public bool VerifyPages { get; init; }
+
+    /// <summary>Rounds of pre-copy after which the migration gives up when it does not converge (<c>x-max-rounds</c>).</summary>
+    public int MaxRounds { get; init; } = 100;
+
+    /// <summary>Shortest time of pre-copy before the switchover, to watch a guest under migration (<c>x-min-precopy</c>, milliseconds; at most a day).</summary>
+    public TimeSpan MinimumPrecopy { get; init; }
+
+    /// <summary>Checks the ranges.</summary>
+    /// <exception cref="ArgumentOutOfRangeException">A setting is outside its range; the text names both.</exception>
+    internal void Check()
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(MaxBandwidth, "max-bandwidth");
+        CheckTime(DowntimeLimit, TimeSpan.FromMilliseconds(1), TimeSpan.FromSeconds(2000), "downtime-limit");
+        CheckTime(MinimumPrecopy, TimeSpan.Zero, TimeSpan.FromDays(1), "x-min-precopy");
+        if (MaxRounds < 1)
+            throw new ArgumentOutOfRangeException("x-max-rounds", MaxRounds, "x-max-rounds must be at least 1");
+    }
+
+    private static void CheckTime(TimeSpan value, TimeSpan least, TimeSpan most, string name)
+    {
+        if (value < least || value > most)
+        {
+            throw new ArgumentOutOfRangeException(name, value.TotalMilliseconds,
+                $"{name} must be {least.TotalMilliseconds} to {most.TotalMilliseconds} ms");
+        }
+    }
+}

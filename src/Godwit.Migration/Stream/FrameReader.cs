@@ -1,0 +1,146 @@
+using System.Buffers.Binary;
+
+namespace Godwit.Migration;
+
+/// <summary>
+/// Reads one direction of a migration stream, checking every frame before its payload is believed. One thread at a time.
+/// </summary>
+/// <example>
+/// <code>
+/// reader.ReadPreface();
+/// for (;;)
+/// {
+///     FrameHeader header = reader.ReadHeader();
+///     ReadOnlySpan&lt;byte&gt; payload = reader.ReadPayload(header);
+///     …
+/// }
+/// </code>
+/// </example>
+public sealed unsafe class FrameReader
+{
+    // What one read may take beyond the frame at hand. Small frames come in batches this way; of a large one at most this much is copied twice.
+    private const int LookAhead = 16 << 10;
+
+    private readonly Stream _stream;
+    private readonly byte[] _ahead = GC.AllocateUninitializedArray<byte>(LookAhead);
+    private byte[]? _payload;
+    private int _start;
+    private int _end;
+    private ulong _sequence;
+    private long _bytes;
+
+    /// <summary>Reads from <paramref name="stream"/>, which stays the caller's.</summary>
+    public FrameReader(Stream stream) => _stream = stream;
+
+    /// <summary>Frames whose header has been read.</summary>
+    public ulong Frames => _sequence;
+
+    /// <summary>Bytes of the frames read.</summary>
+    public long Bytes => Volatile.Read(ref _bytes);
+
+    /// <summary>Reads what must come first in each direction.</summary>
+    /// <exception cref="MigrationStreamException">The peer speaks something else, or another version.</exception>
+    public void ReadPreface()
+    {
+        Span<byte> preface = stackalloc byte[StreamFormat.PrefaceSize];
+        Read(preface, null, null, "preface");
+        ulong magic = BinaryPrimitives.ReadUInt64LittleEndian(preface);
+        if (magic != StreamFormat.Magic)
+            throw new MigrationStreamException(null, null, "magic", $"0x{magic:x16}", $"a migration stream begins with 0x{StreamFormat.Magic:x16}");
+        uint crc = BinaryPrimitives.ReadUInt32LittleEndian(preface[12..]);
+        if (crc != FrameWriter.PrefaceCrc(preface))
+            throw new MigrationStreamException(null, null, "CRC", FrameHeader.Hex(crc), $"its bytes give {FrameHeader.Hex(FrameWriter.PrefaceCrc(preface))}");
+        uint version = BinaryPrimitives.ReadUInt32LittleEndian(preface[8..]);
+        if (version != StreamFormat.Version)
+            throw new MigrationStreamException(null, null, "version", $"{version}", $"this side speaks version {StreamFormat.Version}");
+    }
+
+    /// <summary>Reads the next frame's header. Its payload must be read before the next call.</summary>
+    /// <exception cref="MigrationStreamException">The stream ends, or the frame is damaged, out of order or unknown.</exception>
+    /// <exception cref="IOException">The stream is gone.</exception>
+    public FrameHeader ReadHeader()
+    {
+        Span<byte> bytes = stackalloc byte[StreamFormat.HeaderSize];
+        Read(bytes, _sequence, null, "header");
+        FrameHeader header = FrameHeader.Read(bytes, _sequence);
+        _sequence++;
+        Volatile.Write(ref _bytes, _bytes + StreamFormat.HeaderSize + header.Length);
+        return header;
+    }
+
+    /// <summary>Reads and checks the payload that belongs to <paramref name="header"/>. Valid until the next call.</summary>
+    /// <exception cref="MigrationStreamException">The stream ends, or the payload is damaged.</exception>
+    /// <exception cref="IOException">The stream is gone.</exception>
+    public ReadOnlySpan<byte> ReadPayload(in FrameHeader header)
+    {
+        // The size is this side's constant, not the peer's length.
+        _payload ??= GC.AllocateUninitializedArray<byte>(StreamFormat.MaxPayload);
+        Span<byte> payload = _payload.AsSpan(0, header.Length);
+        Read(payload, header.Sequence, header.Type, "payload");
+        Check(header, StreamChecksum.Of(payload));
+        return payload;
+    }
+
+    /// <summary>Reads the head of a Pages frame. <b>Not checked yet</b>: bound every field before use.</summary>
+    internal PageRun ReadPageHead(in FrameHeader header, out StreamChecksum sum)
+    {
+        Span<byte> head = stackalloc byte[PageRun.Size];
+        Read(head, header.Sequence, header.Type, "page run");
+        sum = new StreamChecksum();
+        sum.Append(head);
+        return PageRun.Read(header, head);
+    }
+
+    /// <summary>Reads the contents of a Pages frame straight into place and checks the frame.</summary>
+    /// <remarks>The caller vouches that the run's pages at <paramref name="destination"/> are writable and written by nobody else.</remarks>
+    internal void ReadPages(in FrameHeader header, byte* destination, StreamChecksum sum)
+    {
+        int bytes = header.Length - PageRun.Size;
+        // SAFETY: the run's page count was compared with the frame's length; the destination is the caller's word.
+        var pages = new Span<byte>(destination, bytes);
+        Read(pages, header.Sequence, header.Type, "pages");
+        sum.Append(destination, bytes);
+        Check(header, sum.Finish(default));
+    }
+
+    private static void Check(in FrameHeader header, uint checksum)
+    {
+        if (checksum != header.PayloadChecksum)
+        {
+            MigrationStreamException.Throw(header, "payload checksum", FrameHeader.Hex(header.PayloadChecksum),
+                $"the payload's bytes give {FrameHeader.Hex(checksum)}");
+        }
+    }
+
+    private void Read(Span<byte> destination, ulong? sequence, FrameType? type, string what)
+    {
+        int done = 0;
+        while (done < destination.Length)
+        {
+            int buffered = _end - _start;
+            if (buffered > 0)
+            {
+                int take = Math.Min(buffered, destination.Length - done);
+                _ahead.AsSpan(_start, take).CopyTo(destination[done..]);
+                _start += take;
+                done += take;
+                continue;
+            }
+
+            int read;
+            if (destination.Length - done >= LookAhead)
+            {
+                read = _stream.Read(destination[done..]);
+                done += read;
+            }
+            else
+            {
+                read = _stream.Read(_ahead);
+                (_start, _end) = (0, read);
+            }
+
+            if (read == 0)
+                throw MigrationStreamException.Truncated(sequence, type, what, done, destination.Length);
+        }
+    }
+}
