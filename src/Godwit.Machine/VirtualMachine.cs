@@ -1,4 +1,6 @@
 using Godwit.Iommu.Intel;
+using Godwit.Machine.Managed;
+using Godwit.Machine.State;
 using Godwit.Memory;
 using Godwit.Migration;
 using Godwit.Pci;
@@ -6,144 +8,242 @@ using Godwit.Vfio;
 
 namespace Godwit.Machine;
 
-/// <summary>Which vIOMMU the board has.</summary>
-public enum IommuKind
-{
-    /// <summary>None: IOVA is GPA.</summary>
-    None,
-
-    /// <summary>Intel VT-d.</summary>
-    Intel,
-}
-
-/// <summary>What <c>godwit run</c> builds.</summary>
-public sealed record MachineConfig
-{
-    /// <summary>Name shown in status.</summary>
-    public string Name { get; init; } = "godwit";
-
-    /// <summary>Bytes of RAM: a multiple of 2 MiB, 64 MiB to 1 TiB. Half (at most 2 GiB) lies below 4 GiB, the rest above.</summary>
-    public ulong MemoryBytes { get; init; } = 1UL << 30;
-
-    /// <summary>The vIOMMU.</summary>
-    public IommuKind Iommu { get; init; } = IommuKind.Intel;
-
-    /// <summary>Options of the Intel vIOMMU.</summary>
-    public IntelIommuOptions Intel { get; init; } = new();
-
-    /// <summary>Passthrough devices, in slot order from 00:03.0.</summary>
-    public IReadOnlyList<VfioDeviceOptions> Devices { get; init; } = [];
-
-    /// <summary>Name of the guest program, see <see cref="GuestPrograms"/>.</summary>
-    public string Guest { get; init; } = "idle";
-
-    /// <summary>Options of the guest program by name, for example <c>queue-depth = 32</c>. Unknown names are refused.</summary>
-    public IReadOnlyDictionary<string, string> GuestOptions { get; init; } = new Dictionary<string, string>();
-}
-
-/// <summary>The guest programs there are.</summary>
-public static class GuestPrograms
-{
-    /// <summary>Name and one-line description of each, with the options it takes.</summary>
-    public static IReadOnlyList<GuestProgramInfo> All => throw new NotImplementedException();
-}
-
-/// <summary>A guest program as listed by <c>godwit run --help</c>.</summary>
-public sealed record GuestProgramInfo(string Name, string Description, IReadOnlyList<(string Name, string Default, string Description)> Options);
-
-/// <summary>Run states, QEMU's names (qapi RunState).</summary>
-public enum RunState
-{
-#pragma warning disable CS1591
-    Prelaunch,
-    InMigrate,
-    Running,
-    Paused,
-    FinishMigrate,
-    PostMigrate,
-    Shutdown,
-    InternalError,
-#pragma warning restore CS1591
-}
-
-/// <summary>What the guest program says of itself, read from its own memory.</summary>
-public sealed record GuestReport
-{
-#pragma warning disable CS1591
-    public required string Name { get; init; }
-    public required string Phase { get; init; }
-    public long Reads { get; init; }
-    public long Writes { get; init; }
-    public long OtherCommands { get; init; }
-    public long BlocksVerified { get; init; }
-    public long Mismatches { get; init; }
-    public IReadOnlyList<string> MismatchDetails { get; init; } = [];
-    public long Maps { get; init; }
-    public long Unmaps { get; init; }
-    public long Interrupts { get; init; }
-    public long CpuPagesDirtied { get; init; }
-    public long IommuFaults { get; init; }
-    public string? Panic { get; init; }
-#pragma warning restore CS1591
-}
-
 /// <summary>
 /// One machine: the board, its devices, its vCPUs and its run state machine. Members may be called from any thread unless said otherwise.
 /// </summary>
 public sealed class VirtualMachine : IDisposable
 {
-    private VirtualMachine() { }
+    /// <summary>How long the barrier waits for a vCPU: longer than a device may take for one answer, which an MMIO exit waits for.</summary>
+    private static readonly TimeSpan DefaultStopDeadline = TimeSpan.FromSeconds(15);
+
+    /// <summary>Serializes everything that changes the run state.</summary>
+    private readonly Lock _control = new();
+    private readonly OrderedEvents _events = new();
+    private readonly RunStateMachine _state;
+    private readonly Board _board;
+    private readonly GuestProgram _program;
+    private readonly VcpuSet _vcpus;
+    private readonly MachineMigrationHost _host;
+    private bool _disposed;
+
+    private VirtualMachine(MachineConfig config, Board board, TimeProvider clock)
+    {
+        Config = config;
+        _board = board;
+        _state = new RunStateMachine((from, to) => _events.Post(() => RunStateChanged?.Invoke(from, to)));
+        _program = GuestPrograms.Create(config.Guest);
+        _vcpus = new VcpuSet([new ManagedVcpu(apicId: 0, _program, board.Bus, clock, OnPanicked)], clock);
+        board.ConnectInterrupts(_vcpus.All);
+        board.WriteBootInfo();
+        _host = new MachineMigrationHost(this);
+        Migration = new MigrationController(_host, clock);
+        foreach (VfioPciFunction device in board.Devices)
+            WatchAsync(device);
+    }
+
+    /// <summary>Raised after each change with the old and the new state, in order and one at a time.</summary>
+    public event Action<RunState, RunState>? RunStateChanged;
+
+    /// <summary>Something went wrong that an operator must know: a device was lost, the guest panicked. One line.</summary>
+    public event Action<string>? Notice;
+
+    /// <summary>What it was built from.</summary>
+    public MachineConfig Config { get; }
+
+    /// <summary>Run state now.</summary>
+    public RunState RunState => _state.Current;
+
+    /// <summary>Its migrations.</summary>
+    public MigrationController Migration { get; }
+
+    /// <summary>PCI functions for <c>query-pci</c>.</summary>
+    public PciHostBridge Pci => _board.Pci;
+
+    /// <summary>Passthrough devices.</summary>
+    public IReadOnlyList<VfioPciFunction> Devices => _board.Devices;
+
+    /// <summary>Shadow mappings of the vIOMMU, or null without one.</summary>
+    public IommuChurn? IommuChurn => _board.Iommu?.Churn;
+
+    /// <summary>Layout of RAM, for tests and dumps.</summary>
+    public GuestRam Ram => _board.Ram;
+
+    /// <summary>For tests: the barrier's deadline.</summary>
+    internal TimeSpan StopDeadline { get; set; } = DefaultStopDeadline;
+
+    internal Board Board => _board;
+
+    internal VcpuSet Vcpus => _vcpus;
+
+    internal IMigrationHost Host => _host;
 
     /// <summary>Builds the machine and attaches its devices; <see cref="RunState.Prelaunch"/>.</summary>
     /// <exception cref="ArgumentException">A setting that cannot be, named with its limit.</exception>
     /// <exception cref="IOException">A device cannot be attached.</exception>
-    public static VirtualMachine Build(MachineConfig config, TimeProvider clock) => throw new NotImplementedException();
-
-    /// <summary>What it was built from.</summary>
-    public MachineConfig Config => throw new NotImplementedException();
-
-    /// <summary>Run state now.</summary>
-    public RunState RunState => throw new NotImplementedException();
-
-    /// <summary>Raised after each change with the old and the new state, in order.</summary>
-    public event Action<RunState, RunState>? RunStateChanged { add => throw new NotImplementedException(); remove => throw new NotImplementedException(); }
+    public static VirtualMachine Build(MachineConfig config, TimeProvider clock)
+    {
+        MachineConfigValidation.Validate(config);
+        Board board = Board.Build(config);
+        try
+        {
+            return new VirtualMachine(config, board, clock);
+        }
+        catch
+        {
+            board.Dispose();
+            throw;
+        }
+    }
 
     /// <summary>Boots the guest: prelaunch to running.</summary>
-    public void Start() => throw new NotImplementedException();
+    /// <exception cref="InvalidOperationException">It is in another state.</exception>
+    public void Start() => Change(() =>
+    {
+        Require(RunState.Prelaunch, "started");
+        _state.MoveTo(RunState.Running);
+        _vcpus.Run();
+    });
 
-    /// <summary>Waits for an incoming migration instead: prelaunch to inmigrate.</summary>
-    public void StartIncoming(string uri) => throw new NotImplementedException();
+    /// <summary>Waits for an incoming migration instead: prelaunch to inmigrate. The listener is open when this returns.</summary>
+    /// <exception cref="InvalidOperationException">It is in another state.</exception>
+    /// <exception cref="FormatException">The URI is not of a known form.</exception>
+    public void StartIncoming(string uri) => Change(() =>
+    {
+        Require(RunState.Prelaunch, "set to wait for a migration");
+        Migration.Listen(uri);
+        _state.MoveTo(RunState.InMigrate);
+    });
 
-    /// <summary>Running to paused: vCPUs stopped, devices in STOP. Throws <see cref="InvalidOperationException"/> from other states but paused.</summary>
-    public void Stop() => throw new NotImplementedException();
+    /// <summary>
+    /// Running to paused: vCPUs stopped, devices in STOP. Does nothing when paused already.
+    /// </summary>
+    /// <exception cref="InvalidOperationException">It is in a state that cannot be paused.</exception>
+    /// <exception cref="TimeoutException">A vCPU did not stop; the machine runs on.</exception>
+    public void Stop() => Change(() =>
+    {
+        if (_state.Current == RunState.Paused)
+            return;
+        Require(RunState.Running, "paused");
+        _vcpus.Stop(StopDeadline);
+        SetDevicesRunning(false);
+        _state.MoveTo(RunState.Paused);
+    });
 
-    /// <summary>Paused (or postmigrate, by an operator's decision, after a migration whose other side did not start) to running.</summary>
-    public void Continue() => throw new NotImplementedException();
+    /// <summary>
+    /// Paused (or postmigrate, by an operator's decision, after a migration whose other side did not start; or prelaunch) to running. Does
+    /// nothing when running already.
+    /// </summary>
+    /// <exception cref="InvalidOperationException">It is in a state that cannot run on, or its guest has panicked.</exception>
+    public void Continue() => Change(() =>
+    {
+        switch (_state.Current)
+        {
+            case RunState.Running:
+                return;
+            case RunState.Paused or RunState.PostMigrate or RunState.Prelaunch:
+                break;
+            case RunState other:
+                throw new InvalidOperationException($"A machine that is {RunStateMachine.Name(other)} cannot be continued.");
+        }
 
-    /// <summary>Its migrations.</summary>
-    public MigrationController Migration => throw new NotImplementedException();
+        if (_vcpus.PanicText is { } panic)
+            throw new InvalidOperationException($"The guest has panicked and cannot run on: {panic}");
+        SetDevicesRunning(true);
+        _state.MoveTo(RunState.Running);
+        _vcpus.Run();
+    });
 
     /// <summary>Every reason against migrating now.</summary>
-    public IReadOnlyList<MigrationBlocker> QueryBlockers() => throw new NotImplementedException();
-
-    /// <summary>PCI functions for <c>query-pci</c>.</summary>
-    public PciHostBridge Pci => throw new NotImplementedException();
-
-    /// <summary>Passthrough devices.</summary>
-    public IReadOnlyList<VfioPciFunction> Devices => throw new NotImplementedException();
-
-    /// <summary>Shadow mappings of the vIOMMU, or null without one.</summary>
-    public IommuChurn? IommuChurn => throw new NotImplementedException();
+    public IReadOnlyList<MigrationBlocker> QueryBlockers()
+    {
+        int migratable = _board.Devices.Count;
+        return [.. _board.Devices.SelectMany(d => d.QueryBlockers(migratable))];
+    }
 
     /// <summary>What the guest says of itself now.</summary>
-    public GuestReport QueryGuest() => throw new NotImplementedException();
-
-    /// <summary>Something went wrong that an operator must know: a device was lost, the guest panicked. One line.</summary>
-    public event Action<string>? Notice { add => throw new NotImplementedException(); remove => throw new NotImplementedException(); }
-
-    /// <summary>Layout of RAM, for tests and dumps.</summary>
-    public GuestRam Ram => throw new NotImplementedException();
+    public GuestReport QueryGuest()
+    {
+        GuestReport report = _program.ReadReport(_board.Bus);
+        return report.Panic is null && _vcpus.PanicText is { } panic ? report with { Panic = panic, Phase = "panicked" } : report;
+    }
 
     /// <summary>Stops everything and closes devices.</summary>
-    public void Dispose() => throw new NotImplementedException();
+    public void Dispose()
+    {
+        lock (_control)
+        {
+            if (_disposed)
+                return;
+            _disposed = true;
+        }
+
+        // The migration first: its thread may be inside the host's members. Devices before vCPUs: one may wait for a device.
+        Migration.Dispose();
+        Change(() =>
+        {
+            foreach (IVcpu vcpu in _vcpus.All)
+                vcpu.RequestStop();
+            if (_state.Current != RunState.Shutdown)
+                _state.MoveTo(RunState.Shutdown);
+        });
+        _board.DisposeDevices();
+        _vcpus.Dispose();
+        _board.Dispose();
+    }
+
+    /// <summary>Runs a change of run state under the control lock, then raises its events.</summary>
+    internal void Change(Action<RunStateMachine> change)
+    {
+        try
+        {
+            lock (_control)
+                change(_state);
+        }
+        finally
+        {
+            _events.Deliver();
+        }
+    }
+
+    private void Change(Action change) => Change(_ => change());
+
+    private void Require(RunState state, string deed)
+    {
+        if (_state.Current != state)
+        {
+            throw new InvalidOperationException(
+                $"A machine that is {RunStateMachine.Name(_state.Current)} cannot be {deed}; it must be {RunStateMachine.Name(state)}.");
+        }
+    }
+
+    private void SetDevicesRunning(bool running)
+    {
+        foreach (VfioPciFunction device in _board.Devices)
+        {
+            // A lost device has no state to change; its loss was reported when it happened.
+            if (!device.Lost.IsCompleted)
+                device.SetRunning(running);
+        }
+    }
+
+    private void PostNotice(string text) => _events.Post(() => Notice?.Invoke(text));
+
+    /// <summary>On a pool thread, after the vCPU has stopped for good.</summary>
+    private void OnPanicked(ManagedVcpu vcpu) => Change(state =>
+    {
+        PostNotice($"The guest panicked on vCPU {vcpu.ApicId}: {vcpu.PanicText}");
+        if (state.Current != RunState.Running)
+            return; // stopped meanwhile: Continue and StartAfterLoad look at the panic
+        foreach (IVcpu other in _vcpus.All)
+            other.RequestStop();
+        state.MoveTo(RunState.InternalError);
+        SetDevicesRunning(false);
+    });
+
+    private async void WatchAsync(VfioPciFunction device)
+    {
+        string reason = await device.Lost;
+        PostNotice($"Device {device.Id} was lost: {reason}. The guest reads all ones from it.");
+        _events.Deliver();
+    }
 }

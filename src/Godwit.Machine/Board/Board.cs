@@ -1,0 +1,122 @@
+using Godwit.Iommu.Intel;
+using Godwit.Machine.Managed;
+using Godwit.Memory;
+using Godwit.Pci;
+using Godwit.Vfio;
+
+namespace Godwit.Machine;
+
+/// <summary>
+/// The parts of a machine and how they are wired: RAM in two windows, host bridge with ECAM, vIOMMU, interrupt window, passthrough
+/// functions from 00:03.0. Knows nothing of run states.
+/// </summary>
+internal sealed class Board : IDisposable
+{
+    private const int FirstDeviceSlot = 3;
+
+    private readonly List<VfioPciFunction> _devices = [];
+
+    private Board(MachineConfig config, BoardLayout layout)
+    {
+        Config = config;
+        Layout = layout;
+    }
+
+    public MachineConfig Config { get; }
+
+    public BoardLayout Layout { get; }
+
+    public GuestRam Ram { get; } = new();
+
+    public MemoryTopology Topology { get; } = new();
+
+    public PciHostBridge Pci { get; private set; } = null!;
+
+    public IntelIommu? Iommu { get; private set; }
+
+    public IReadOnlyList<VfioPciFunction> Devices => _devices;
+
+    public GuestBus Bus { get; private set; } = null!;
+
+    /// <summary>Builds all but the vCPUs.</summary>
+    /// <exception cref="IOException">A device cannot be attached.</exception>
+    public static Board Build(MachineConfig config)
+    {
+        var board = new Board(config, BoardLayout.For(config.MemoryBytes));
+        try
+        {
+            board.AddMemory();
+            board.AddPci();
+            return board;
+        }
+        catch
+        {
+            board.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Places the interrupt window in front of the vCPUs' local APICs.</summary>
+    public void ConnectInterrupts(IReadOnlyList<IVcpu> vcpus)
+    {
+        var window = new MmioRegion(
+            "interrupt-messages", BoardLayout.InterruptSize, new InterruptWindow(vcpus), new MmioAccessRules(4, 4, AllowUnaligned: false));
+        Topology.Add(Topology.SystemRoot, BusAddress.FromGpa(BoardLayout.InterruptBase), window);
+    }
+
+    /// <summary>Writes what a firmware would leave for the guest.</summary>
+    public void WriteBootInfo()
+    {
+        string commandLine = MachineConfigValidation.CommandLine(GuestPrograms.Resolve(Config.Guest, Config.GuestOptions));
+        byte[] page = BootInfo.For(Layout, Iommu is not null, commandLine).ToPage();
+        MemoryResult result = Topology.System.Write(BusAddress.FromGpa(BoardLayout.BootInfo), page, TransactionAttributes.Vmm);
+        if (result != MemoryResult.Ok)
+            throw new InvalidOperationException($"The boot page at {BoardLayout.BootInfo} cannot be written: {result}.");
+    }
+
+    /// <summary>Devices only: after this nothing waits for a device any more.</summary>
+    public void DisposeDevices()
+    {
+        foreach (VfioPciFunction device in _devices)
+            device.Dispose();
+    }
+
+    public void Dispose()
+    {
+        DisposeDevices();
+        Ram.Dispose();
+    }
+
+    private void AddMemory()
+    {
+        RamBlock block = Ram.Add("main", Config.MemoryBytes);
+        var region = new RamRegion("main", block);
+        using (Topology.Begin())
+        {
+            Topology.Add(Topology.SystemRoot, default, new AliasRegion("ram-below-4g", region, 0, Layout.LowRamSize));
+            Topology.Add(
+                Topology.SystemRoot, BusAddress.FromGpa(BoardLayout.HighRamBase),
+                new AliasRegion("ram-above-4g", region, Layout.LowRamSize, Layout.HighRamSize));
+        }
+
+        Bus = new GuestBus(Topology.System, Ram, block, Layout);
+    }
+
+    private void AddPci()
+    {
+        Pci = new PciHostBridge(Topology, BoardLayout.EcamBase, BoardLayout.EcamBuses);
+        if (Config.Iommu == IommuKind.Intel)
+        {
+            Iommu = new IntelIommu(Topology, Config.Intel);
+            Pci.RootBus.SetIommu(Iommu);
+        }
+
+        int slot = FirstDeviceSlot;
+        foreach (VfioDeviceOptions options in Config.Devices)
+        {
+            VfioPciFunction device = VfioPciFunction.Connect(options, Topology, Ram);
+            _devices.Add(device);
+            Pci.RootBus.Attach(device, new DevFn(slot++, 0));
+        }
+    }
+}

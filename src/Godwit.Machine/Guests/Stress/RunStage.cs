@@ -1,0 +1,41 @@
+using Godwit.Machine.Managed;
+
+namespace Godwit.Machine.Guests.Stress;
+
+/// <summary>One step of the run: some of everything that is due; halts until the next event when nothing is.</summary>
+internal static class RunStage
+{
+    public static void Run(GuestCpu cpu, ref StressControl control)
+    {
+        ulong now = cpu.Clock;
+        bool worked = DirtyStage.Run(cpu, ref control, now);
+        ulong wake = Math.Min(
+            now + Housekeeping.Interval,
+            control.Options.WorkingSetPages == 0 ? ulong.MaxValue : control.Dirtying.Due(control.Options.DirtyRate));
+        for (int i = 0; i < control.ControllerCount; i++)
+        {
+            var device = cpu.Bus.Load<ControllerState>(StressLayout.Controller(i));
+            if (device.Phase != ControllerPhase.Ready)
+                continue;
+            bool busy = CompleteStage.Run(cpu, ref control, ref device, i);
+            busy |= SubmitStage.Run(cpu, ref control, ref device, now);
+            busy |= ChurnStage.Run(cpu, ref control, ref device, now);
+            if (device.FlushCount > 0 && now >= device.FlushBy)
+                DmaMapping.FlushLazy(cpu, ref control, ref device);
+
+            // Without a rate the next command is started by a completion, which is an interrupt.
+            if (device.FreeCount > 0)
+                wake = Math.Min(wake, device.IoPacing.Due(control.Options.IoRate));
+            if (device.ChurnCount > 0)
+                wake = Math.Min(wake, device.Churn.Due(control.Options.Churn));
+            if (device.FlushCount > 0)
+                wake = Math.Min(wake, device.FlushBy);
+            cpu.Bus.Store(StressLayout.Controller(i), device);
+            worked |= busy;
+        }
+
+        Housekeeping.Run(cpu, ref control, now);
+        if (!worked)
+            cpu.Halt(wake);
+    }
+}

@@ -1,0 +1,88 @@
+using System.Runtime.InteropServices;
+using Godwit.Machine.Guests.Drivers;
+using Godwit.Memory;
+
+namespace Godwit.Machine.Guests.Stress;
+
+/// <summary>Where the program is.</summary>
+internal enum StressPhase : uint
+{
+    Boot,
+    ScanPci,
+    StartIommu,
+    StartControllers,
+    Populate,
+    Running,
+}
+
+/// <summary>
+/// The program's global state, at <see cref="StressLayout.Control"/> in guest RAM. A step copies it in, works on the copy and writes it
+/// back; what it reads may have been damaged, so each use checks.
+/// </summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct StressControl
+{
+    public const ulong MagicValue = 0x3153_5345_5254_534E; // "NSTRESS1"
+
+    public ulong Magic;
+    public StressPhase Phase;
+    public uint ControllerCount;
+    public StressOptions Options;
+
+    // Board.
+    public Gpa Ecam;
+    public Gpa MmioBase;
+    public Gpa MmioNext;
+    public Gpa MmioEnd;
+    public uint ScanDevice;
+
+    // Memory.
+    public BumpAllocator Heap;
+    public FramePermutation Frames;
+    public ulong FramesUsed;
+    public PagePool Pages;
+
+    // Remapping unit; Registers is 0 without one.
+    public VtdUnit Unit;
+    public bool Translating;
+
+    // The CPU's working set: frames from WorkingSetFirst on.
+    public ulong WorkingSetFirst;
+    public ulong WorkingSetStride;
+    public ulong Populated;
+    public ulong Sweep;
+    public ulong SweepPosition;
+    public Pacer Dirtying;
+
+    // Randomness and clocks.
+    public ulong Random;
+    public ulong Generation;
+    public ulong NextHousekeeping;
+
+    // Counters.
+    public ulong Reads;
+    public ulong Writes;
+    public ulong OtherCommands;
+    public ulong BlocksVerified;
+    public ulong PagesVerified;
+    public ulong Mismatches;
+    public ulong Maps;
+    public ulong Unmaps;
+    public ulong Interrupts;
+    public ulong CpuPagesDirtied;
+    public ulong IommuFaults;
+
+    /// <summary>The next random number (xorshift64*).</summary>
+    public ulong NextRandom()
+    {
+        ulong x = Random == 0 ? 0x9E37_79B9_7F4A_7C15 : Random;
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        Random = x;
+        return x * 0x2545_F491_4F6C_DD1D;
+    }
+
+    /// <summary>A random number below <paramref name="limit"/> (1 to 2^32).</summary>
+    public ulong NextRandom(ulong limit) => (ulong)(((UInt128)NextRandom() * limit) >> 64);
+}

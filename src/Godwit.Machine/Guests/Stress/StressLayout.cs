@@ -1,0 +1,25 @@
+using Godwit.Memory;
+
+namespace Godwit.Machine.Guests.Stress;
+
+/// <summary>Where the program keeps its state. Everything not listed is allocated upwards from <see cref="Heap"/>.</summary>
+internal static class StressLayout
+{
+    public const int MaxControllers = 4;
+
+    /// <summary><see cref="StressControl"/>.</summary>
+    public static Gpa Control => BoardLayout.FirmwareEnd;
+
+    /// <summary>Length (4 bytes) and UTF-8 of the panic text.</summary>
+    public static Gpa PanicText => Control + 0x800;
+
+    public const int MaxPanicText = 1024;
+
+    /// <summary><see cref="MismatchLog"/>.</summary>
+    public static Gpa Log => Control + 0x1000;
+
+    public static Gpa Heap => Control + 0x8000;
+
+    /// <summary><see cref="ControllerState"/> of each controller, a page each.</summary>
+    public static Gpa Controller(int index) => Control + 0x2000 + ((ulong)index << RamPage.Shift);
+}

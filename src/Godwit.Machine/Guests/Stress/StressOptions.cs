@@ -1,0 +1,107 @@
+namespace Godwit.Machine.Guests.Stress;
+
+/// <summary>What an I/O buffer's unmapping waits for.</summary>
+internal enum MapMode : uint
+{
+    /// <summary>Each unmap is invalidated, and waited for, before its buffer is looked at.</summary>
+    Strict,
+
+    /// <summary>Unmaps are collected and invalidated together; their IOVAs are used again only afterwards.</summary>
+    Lazy,
+}
+
+/// <summary>How the guest uses its vIOMMU, if it has one.</summary>
+internal enum IommuMode : uint
+{
+    /// <summary>Every device gets a domain of its own.</summary>
+    Translate,
+
+    /// <summary>Translation is on, devices have pass-through contexts.</summary>
+    PassThrough,
+
+    /// <summary>The unit is left alone.</summary>
+    Off,
+}
+
+/// <summary>The options of <c>nvme-stress</c>, as numbers.</summary>
+internal readonly record struct StressOptions
+{
+    public const int MaxQueueDepth = 1023;
+    public const long MaxIoSize = 1 << 20;
+    public const int BlockSize = 4096;
+
+    public static IReadOnlyList<GuestOption> Definitions { get; } =
+    [
+        new("queue-depth", "32", "I/O commands in flight on each controller") { Min = 1, Max = MaxQueueDepth },
+        new("io-size", "64K", "largest I/O; sizes are multiples of 4K up to this") { Min = BlockSize, Max = MaxIoSize, Granularity = BlockSize },
+        new("read-percent", "50", "share of reads among the commands") { Max = 100 },
+        new("region", "64M", "bytes used from the start of each disk, or the whole disk when it is smaller")
+            { Min = 1 << 20, Max = 16L << 30, Granularity = BlockSize },
+        new("io-rate", "0", "I/O commands a second on each controller; 0 for as many as go") { Max = 10_000_000 },
+        new("map", "strict", "strict invalidates each unmap at once, lazy in batches") { Choices = ["strict", "lazy"] },
+        new("iommu", "translate", "use of the vIOMMU: translate, passthrough or off") { Choices = ["translate", "passthrough", "off"] },
+        new("churn", "1000", "mapped buffers moved to other pages, a second, besides the I/O") { Max = 1_000_000 },
+        new("dirty-rate", "64", "MiB of memory dirtied by the CPU a second") { Max = 1 << 20 },
+        new("working-set", "16M", "memory that the CPU dirties") { Max = 1L << 40, Granularity = BlockSize },
+        new("seed", "1", "seed of all that is random and of the patterns"),
+    ];
+
+    public int QueueDepth { get; init; }
+
+    /// <summary>Largest I/O in blocks of 4 KiB.</summary>
+    public int MaxBlocks { get; init; }
+
+    public int ReadPercent { get; init; }
+
+    public ulong RegionBlocks { get; init; }
+
+    public ulong IoRate { get; init; }
+
+    public MapMode Map { get; init; }
+
+    public IommuMode Iommu { get; init; }
+
+    public ulong Churn { get; init; }
+
+    /// <summary>MiB a second.</summary>
+    public ulong DirtyRate { get; init; }
+
+    public ulong WorkingSetPages { get; init; }
+
+    public ulong Seed { get; init; }
+
+    /// <summary>From a command line of words <c>option=value</c>; absent options have their defaults.</summary>
+    /// <exception cref="ArgumentException">It holds something else.</exception>
+    public static StressOptions Parse(string commandLine)
+    {
+        var given = new Dictionary<string, string>(StringComparer.Ordinal);
+        foreach (string word in commandLine.Split(' ', StringSplitOptions.RemoveEmptyEntries))
+        {
+            int equals = word.IndexOf('=', StringComparison.Ordinal);
+            if (equals < 0)
+                throw new ArgumentException($"'{word}' on the guest's command line is not of the form option=value.");
+            given[word[..equals]] = word[(equals + 1)..];
+        }
+
+        long Value(string name)
+        {
+            GuestOption option = Definitions.First(o => o.Name == name);
+            return option.Parse(given.GetValueOrDefault(name, option.Default));
+        }
+
+        return new StressOptions
+        {
+            QueueDepth = (int)Value("queue-depth"),
+            MaxBlocks = (int)(Value("io-size") / BlockSize),
+            ReadPercent = (int)Value("read-percent"),
+            RegionBlocks = (ulong)(Value("region") / BlockSize),
+            IoRate = (ulong)Value("io-rate"),
+            Map = (MapMode)Value("map"),
+            Iommu = (IommuMode)Value("iommu"),
+            Churn = (ulong)Value("churn"),
+            DirtyRate = (ulong)Value("dirty-rate"),
+            WorkingSetPages = (ulong)(Value("working-set") / BlockSize),
+            Seed = (ulong)Value("seed"),
+        };
+    }
+}

@@ -1,0 +1,138 @@
+using System.Runtime.InteropServices;
+using System.Text;
+using Godwit.Machine.Managed;
+
+namespace Godwit.Machine.Guests.Stress;
+
+/// <summary>
+/// <c>nvme-stress</c>: a small operating system with one job. Real driver code: it knows the board from the firmware's page, reaches
+/// devices through ECAM, MMIO, DMA and interrupts only, and remembers what every block and page must hold.
+/// </summary>
+internal sealed class StressProgram : GuestProgram
+{
+    public override string Name => "nvme-stress";
+
+    public override void Step(GuestCpu cpu)
+    {
+        // The first step finds RAM as the firmware left it.
+        if (cpu.Registers.ProgramCounter == 0)
+        {
+            StressControl fresh = default;
+            BootStage.Boot(cpu, ref fresh);
+            cpu.Bus.Store(StressLayout.Control, fresh);
+            cpu.Registers.ProgramCounter = 1;
+            return;
+        }
+
+        StressControl control = Load(cpu.Bus);
+        switch (control.Phase)
+        {
+            case StressPhase.ScanPci:
+                PciStage.ScanOne(cpu, ref control);
+                break;
+            case StressPhase.StartIommu:
+                ControllerStage.StartIommu(cpu, ref control);
+                break;
+            case StressPhase.StartControllers:
+                ControllerStage.StartControllers(cpu, ref control);
+                break;
+            case StressPhase.Populate:
+                BootStage.Populate(cpu, ref control);
+                break;
+            case StressPhase.Running:
+                RunStage.Run(cpu, ref control);
+                break;
+            default:
+                throw new GuestPanicException($"control block damaged: phase {(uint)control.Phase}");
+        }
+
+        cpu.Bus.Store(StressLayout.Control, control);
+    }
+
+    public override void Interrupt(GuestCpu cpu, byte vector)
+    {
+        StressControl control = Load(cpu.Bus);
+        control.Interrupts++;
+        int index = PciStage.ControllerOf(vector, control.ControllerCount);
+        if (index >= 0)
+        {
+            var device = cpu.Bus.Load<ControllerState>(StressLayout.Controller(index));
+            device.InterruptCount++;
+            ControllerStage.ReapAdmin(cpu, ref device);
+            CompleteStage.Reap(cpu, ref control, ref device, index);
+            cpu.Bus.Store(StressLayout.Controller(index), device);
+        }
+
+        cpu.Bus.Store(StressLayout.Control, control);
+    }
+
+    public override void Panic(GuestCpu cpu, string text)
+    {
+        byte[] bytes = Encoding.UTF8.GetBytes(text);
+        int length = Math.Min(bytes.Length, StressLayout.MaxPanicText);
+        cpu.Bus.Store(StressLayout.PanicText, length);
+        cpu.Bus.Store(StressLayout.PanicText + 4, bytes.AsSpan(0, length));
+    }
+
+    public override GuestReport ReadReport(GuestBus memory)
+    {
+        Span<StressControl> copy = stackalloc StressControl[1];
+        if (!memory.TryRead(StressLayout.Control, MemoryMarshal.AsBytes(copy)) || copy[0].Magic != StressControl.MagicValue)
+            return new GuestReport { Name = Name, Phase = "boot", Panic = ReadPanic(memory) };
+
+        ref readonly StressControl control = ref copy[0];
+        string? panic = ReadPanic(memory);
+        return new GuestReport
+        {
+            Name = Name,
+            Phase = panic is not null ? "panicked" : Describe(control.Phase),
+            Reads = (long)control.Reads,
+            Writes = (long)control.Writes,
+            OtherCommands = (long)control.OtherCommands,
+            BlocksVerified = (long)control.BlocksVerified,
+            PagesVerified = (long)control.PagesVerified,
+            Mismatches = (long)control.Mismatches,
+            MismatchDetails = MismatchLog.Describe(memory),
+            Maps = (long)control.Maps,
+            Unmaps = (long)control.Unmaps,
+            Interrupts = (long)control.Interrupts,
+            CpuPagesDirtied = (long)control.CpuPagesDirtied,
+            IommuFaults = (long)control.IommuFaults,
+            Panic = panic,
+        };
+    }
+
+    private static StressControl Load(GuestBus bus)
+    {
+        var control = bus.Load<StressControl>(StressLayout.Control);
+        if (control.Magic != StressControl.MagicValue
+            || control.ControllerCount > StressLayout.MaxControllers
+            || control.Options.QueueDepth is < 1 or > StressOptions.MaxQueueDepth
+            || control.Options.MaxBlocks is < 1 or > (int)(StressOptions.MaxIoSize / StressOptions.BlockSize))
+        {
+            throw new GuestPanicException("control block damaged");
+        }
+
+        return control;
+    }
+
+    private static string? ReadPanic(GuestBus memory)
+    {
+        Span<byte> bytes = stackalloc byte[4 + StressLayout.MaxPanicText];
+        if (!memory.TryRead(StressLayout.PanicText, bytes))
+            return null;
+        int length = MemoryMarshal.Read<int>(bytes);
+        return length is > 0 and <= StressLayout.MaxPanicText ? Encoding.UTF8.GetString(bytes.Slice(4, length)) : null;
+    }
+
+    private static string Describe(StressPhase phase) => phase switch
+    {
+        StressPhase.Boot => "boot",
+        StressPhase.ScanPci => "scanning PCI",
+        StressPhase.StartIommu => "starting the IOMMU",
+        StressPhase.StartControllers => "starting controllers",
+        StressPhase.Populate => "filling memory",
+        StressPhase.Running => "running",
+        _ => "damaged",
+    };
+}

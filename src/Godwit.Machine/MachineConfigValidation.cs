@@ -1,0 +1,76 @@
+using Godwit.Machine.Guests.Stress;
+using Godwit.Vfio;
+
+namespace Godwit.Machine;
+
+/// <summary>Everything that can be said against a configuration before anything is built.</summary>
+internal static class MachineConfigValidation
+{
+    private const int MaxNameLength = 63;
+
+    /// <summary>Returns when nothing speaks against <paramref name="config"/>.</summary>
+    /// <exception cref="ArgumentException">A setting that cannot be; thing, value and limit are named.</exception>
+    public static void Validate(MachineConfig config)
+    {
+        if (config.Name.Length is 0 or > MaxNameLength)
+            throw new ArgumentException($"The machine's name '{config.Name}' has {config.Name.Length} characters; it must have 1 to {MaxNameLength}.");
+        CheckMemory(config);
+        CheckDevices(config.Devices);
+
+        IReadOnlyList<KeyValuePair<string, string>> options = GuestPrograms.Resolve(config.Guest, config.GuestOptions);
+        BoardLayout layout = BoardLayout.For(config.MemoryBytes);
+        string commandLine = CommandLine(options);
+        _ = BootInfo.For(layout, iommu: false, commandLine).ToPage();
+        if (config.Guest == "nvme-stress")
+            StressSizing.Check(StressOptions.Parse(commandLine), layout, Math.Max(config.Devices.Count, 1));
+    }
+
+    /// <summary>How the firmware passes options to the guest.</summary>
+    public static string CommandLine(IReadOnlyList<KeyValuePair<string, string>> options) =>
+        string.Join(' ', options.Select(o => $"{o.Key}={o.Value}"));
+
+    private static void CheckMemory(MachineConfig config)
+    {
+        ulong bytes = config.MemoryBytes;
+        if (bytes is < MachineConfig.MinMemoryBytes or > MachineConfig.MaxMemoryBytes)
+            throw new ArgumentException($"Memory of {bytes} bytes is out of range; it must be from 64 MiB to 1 TiB.");
+        if (bytes % MachineConfig.MemoryGranularity != 0)
+            throw new ArgumentException($"Memory of {bytes} bytes is not a multiple of 2 MiB ({MachineConfig.MemoryGranularity} bytes).");
+
+        switch (config.Iommu)
+        {
+            case IommuKind.None:
+                return;
+            case IommuKind.Intel:
+                break;
+            default:
+                throw new ArgumentException($"IOMMU kind {(int)config.Iommu} does not exist; there are none and intel.");
+        }
+
+        int width = config.Intel.AddressWidth;
+        if (width is not (39 or 48))
+            throw new ArgumentException($"The IOMMU's address width of {width} bits does not exist; it must be 39 or 48.");
+        ulong end = BoardLayout.For(bytes).RamEnd.Value;
+        if (end > 1UL << width)
+        {
+            throw new ArgumentException(
+                $"Memory of {bytes} bytes ends at 0x{end:x}, beyond what an IOMMU of {width} bits reaches (0x{1UL << width:x}); use aw-bits 48.");
+        }
+    }
+
+    private static void CheckDevices(IReadOnlyList<VfioDeviceOptions> devices)
+    {
+        if (devices.Count > MachineConfig.MaxDevices)
+            throw new ArgumentException($"{devices.Count} devices are too many; bus 0 has slots for {MachineConfig.MaxDevices}.");
+        var ids = new HashSet<string>(StringComparer.Ordinal);
+        foreach (VfioDeviceOptions device in devices)
+        {
+            if (device.Id.Length is 0 or > MaxNameLength)
+                throw new ArgumentException($"Device id '{device.Id}' has {device.Id.Length} characters; it must have 1 to {MaxNameLength}.");
+            if (!ids.Add(device.Id))
+                throw new ArgumentException($"Device id '{device.Id}' is used twice.");
+            if (device.Socket.Length == 0)
+                throw new ArgumentException($"Device '{device.Id}' has no socket path.");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+using System.Buffers;
+using Godwit.Iommu.Intel;
+using Godwit.Migration;
+using Godwit.Pci;
+
+namespace Godwit.Machine.State;
+
+/// <summary>Names of the pieces of machine state in the migration stream, and their order.</summary>
+internal static class StateParticipants
+{
+    /// <summary>
+    /// In load order: bridges, because the vIOMMU finds its tables by their bus numbers; then the vIOMMU, whose load maps the devices' memory
+    /// from tables in RAM; then functions; then vCPUs.
+    /// </summary>
+    public static IReadOnlyList<IStateParticipant> For(Board board, IReadOnlyList<IVcpu> vcpus)
+    {
+        var result = new List<IStateParticipant>();
+        PciFunction[] functions = [.. board.Pci.AllFunctions()];
+        result.AddRange(functions.Where(f => f is PciBridge).Select(f => new PciFunctionState(f)));
+        if (board.Iommu is { } iommu)
+            result.Add(new IommuState(iommu));
+        result.AddRange(functions.Where(f => f is not PciBridge).Select(f => new PciFunctionState(f)));
+        result.AddRange(vcpus.Select(v => new VcpuState(v)));
+        return result;
+    }
+
+    /// <summary>
+    /// Where a function is plugged, by slots from the root: bus numbers are the guest's to change, and the destination does not know them
+    /// before it has loaded them.
+    /// </summary>
+    private static string PathOf(PciFunction function) => function.Bus.ParentBridge is { } bridge
+        ? $"{PathOf(bridge)}/{function.DevFn}"
+        : $"{function.Bus.Number:x2}/{function.DevFn}";
+
+    /// <summary>Refuses versions of a format that has had one only.</summary>
+    private static void RequireFirst(string id, int version)
+    {
+        if (version != 1)
+            throw new InvalidDataException($"State '{id}' has version {version}; this build reads version 1.");
+    }
+
+    private sealed class PciFunctionState(PciFunction function) : IStateParticipant
+    {
+        public string Id { get; } = $"pci/{PathOf(function)}";
+
+        public int Version => 1;
+
+        public void Save(IBufferWriter<byte> writer) => function.SaveState(writer);
+
+        public void Load(int version, ReadOnlySpan<byte> state)
+        {
+            RequireFirst(Id, version);
+            function.LoadState(state);
+        }
+    }
+
+    private sealed class IommuState(IntelIommu iommu) : IStateParticipant
+    {
+        public string Id => "iommu";
+
+        public int Version => 1;
+
+        public void Save(IBufferWriter<byte> writer) => iommu.SaveState(writer);
+
+        public void Load(int version, ReadOnlySpan<byte> state)
+        {
+            RequireFirst(Id, version);
+            iommu.LoadState(state);
+        }
+    }
+
+    private sealed class VcpuState(IVcpu vcpu) : IStateParticipant
+    {
+        public string Id { get; } = $"cpu/{vcpu.ApicId}";
+
+        public int Version => vcpu.StateVersion;
+
+        public void Save(IBufferWriter<byte> writer) => vcpu.Save(writer);
+
+        public void Load(int version, ReadOnlySpan<byte> state) => vcpu.Load(version, state);
+    }
+}

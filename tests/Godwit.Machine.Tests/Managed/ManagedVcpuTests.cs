@@ -1,0 +1,345 @@
+using System.Buffers;
+using Godwit.Machine.Managed;
+using Godwit.Memory;
+
+namespace Godwit.Machine.Tests;
+
+public sealed class ManagedVcpuTests : IDisposable
+{
+    private static readonly Gpa Counter = new(0x20_0000);
+    private static readonly Gpa Device = new(0xC000_0000);
+
+    private readonly RamFixture _ram = new();
+    private readonly List<ManagedVcpu> _vcpus = [];
+
+    public void Dispose()
+    {
+        foreach (ManagedVcpu vcpu in _vcpus)
+            vcpu.Dispose();
+        _ram.Dispose();
+    }
+
+    [Fact]
+    public void The_barrier_holds_under_busy_MMIO_and_the_program_goes_on_where_it_was()
+    {
+        var device = new CountingDevice();
+        Place(device);
+        ManagedVcpu vcpu = Create(new Program(cpu =>
+        {
+            ulong n = cpu.Registers.General[0]++;
+            cpu.WriteMmio32(Device, (uint)n);
+            cpu.Bus.Store(Counter, n + 1);
+        }));
+
+        for (int round = 0; round < 200; round++)
+        {
+            long before = device.Writes;
+            vcpu.Run();
+            device.WaitForMore(before + 10);
+            vcpu.RequestStop();
+            Assert.True(vcpu.WaitStopped(Deadline.Generous));
+
+            // Nothing half done, and nothing moves any more.
+            long writes = device.Writes;
+            Assert.Equal((ulong)writes, vcpu.Registers.General[0]);
+            Assert.Equal((ulong)writes, _ram.Bus.Load<ulong>(Counter));
+            Assert.Equal((uint)writes - 1, device.Last);
+            Thread.Yield();
+            Assert.Equal(writes, device.Writes);
+        }
+    }
+
+    [Fact]
+    public void All_writes_before_the_barrier_are_marked_dirty()
+    {
+        ManagedVcpu vcpu = Create(new Program(cpu =>
+        {
+            ulong n = cpu.Registers.General[0]++;
+            cpu.Bus.Store(BoardLayout.HighRamBase + (n % 1000 * 4096), n); // high RAM: page number is not the GPA's
+        }));
+        ulong[] words = new ulong[(_ram.Ram.PageCount + 63) / 64];
+        _ram.Ram.Dirty.Start();
+        _ram.Ram.Dirty.Drain(default, words);
+
+        vcpu.Run();
+        SpinWait.SpinUntil(() => _ram.Bus.Load<ulong>(BoardLayout.HighRamBase + (999 * 4096)) != 0, Deadline.Generous);
+        vcpu.RequestStop();
+        Assert.True(vcpu.WaitStopped(Deadline.Generous));
+
+        ulong firstHigh = _ram.Layout.LowRamSize / 4096;
+        ulong marked = _ram.Ram.Dirty.Drain(default, words);
+        Assert.Equal(1000UL, marked);
+        for (ulong page = firstHigh; page < firstHigh + 1000; page++)
+            Assert.True((words[page / 64] >> (int)(page % 64) & 1) != 0, $"page {page}");
+        _ram.Ram.Dirty.Stop();
+    }
+
+    [Fact]
+    public void A_vCPU_that_does_not_stop_in_time_times_the_barrier_out_and_all_run_on()
+    {
+        var device = new BlockingDevice();
+        Place(device);
+        ManagedVcpu stuck = Create(new Program(cpu =>
+        {
+            cpu.WriteMmio32(Device, 1);
+            cpu.Bus.Store(Counter, ++cpu.Registers.General[0]);
+        }));
+        ManagedVcpu free = Create(new Program(cpu => cpu.Bus.Store(Counter + 8, ++cpu.Registers.General[0])), apicId: 1);
+        var set = new VcpuSet([free, stuck], TimeProvider.System);
+        set.Run();
+        device.Entered.Wait("the MMIO exit");
+
+        var timeout = Assert.Throws<TimeoutException>(() => set.Stop(TimeSpan.FromMilliseconds(20)));
+        Assert.Contains("vCPU 0", timeout.Message, StringComparison.Ordinal);
+
+        ulong was = _ram.Bus.Load<ulong>(Counter + 8);
+        Assert.True(SpinWait.SpinUntil(() => _ram.Bus.Load<ulong>(Counter + 8) > was, Deadline.Generous), "the other one runs on");
+        device.LetGo.Set();
+        Assert.True(SpinWait.SpinUntil(() => _ram.Bus.Load<ulong>(Counter) > 2, Deadline.Generous), "the stuck one runs on");
+        set.Stop(Deadline.Generous);
+    }
+
+    [Fact]
+    public void A_halted_vCPU_wakes_for_an_interrupt_and_the_handler_runs_with_interrupts_disabled()
+    {
+        using var taken = new SemaphoreSlim(0);
+        var vectors = new List<byte>();
+        ManagedVcpu vcpu = Create(new Program(
+            cpu =>
+            {
+                cpu.Registers.InterruptsEnabled = true;
+                cpu.Halt();
+            },
+            (cpu, vector) =>
+            {
+                Assert.False(cpu.Registers.InterruptsEnabled);
+                vectors.Add(vector);
+                taken.Release();
+            }));
+        vcpu.Run();
+        for (int i = 0; i < 1000; i++)
+        {
+            vcpu.Interrupt((byte)(0x20 + (i % 200)));
+            taken.Wait("the interrupt");
+        }
+
+        Assert.Equal(1000, vectors.Count);
+        Assert.Equal((byte)(0x20 + (999 % 200)), vectors[^1]);
+    }
+
+    [Fact]
+    public void Interrupts_wait_while_the_vCPU_is_stopped_and_while_they_are_disabled()
+    {
+        using var taken = new SemaphoreSlim(0);
+        ManagedVcpu vcpu = Create(new Program(
+            cpu =>
+            {
+                ulong step = cpu.Registers.General[0]++;
+                cpu.Registers.InterruptsEnabled = step >= 1000;
+            },
+            (cpu, _) =>
+            {
+                Assert.True(cpu.Registers.General[0] > 1000);
+                taken.Release();
+            }));
+        vcpu.Interrupt(0x30);
+        vcpu.Run();
+        taken.Wait("the interrupt after it was enabled");
+    }
+
+    [Fact]
+    public void The_guest_clock_counts_run_time_only()
+    {
+        var time = new ManualTime();
+        using var wokeAt = new SemaphoreSlim(0);
+        ulong seen = 0;
+        ManagedVcpu vcpu = Create(
+            new Program(cpu =>
+            {
+                if (cpu.Registers.General[0]++ == 0)
+                {
+                    cpu.Halt(until: 5_000_000); // 5 ms of guest time
+                    return;
+                }
+
+                seen = cpu.Clock;
+                wokeAt.Release();
+                cpu.Halt();
+            }),
+            time: time);
+
+        vcpu.Run();
+        time.Armed.Wait("the halt");
+        time.Advance(TimeSpan.FromMilliseconds(3));
+        Stop(vcpu, time);
+        time.Advance(TimeSpan.FromHours(1)); // paused: the guest sees nothing of it
+        Drain(time.Armed);
+        vcpu.Run();
+        time.Armed.Wait("the halt after the pause");
+        Assert.Equal(0, wokeAt.CurrentCount);
+        time.Advance(TimeSpan.FromMilliseconds(2));
+        wokeAt.Wait("the timer");
+        Assert.Equal(5_000_000UL, seen);
+        Stop(vcpu, time);
+        Assert.Equal(5_000_000UL, vcpu.Registers.ClockBase);
+    }
+
+    [Fact]
+    public void Another_vCPU_goes_on_from_a_saved_state()
+    {
+        var program = new Program(cpu =>
+        {
+            ulong n = ++cpu.Registers.General[0];
+            cpu.Registers.General[1] += n * n;
+            cpu.Registers.ProgramCounter = n;
+        });
+        ManagedVcpu first = Create(program);
+        first.Run();
+        SpinWait.SpinUntil(() => first.Registers.ProgramCounter > 100, Deadline.Generous);
+        first.RequestStop();
+        Assert.True(first.WaitStopped(Deadline.Generous));
+        first.Interrupt(0x55);
+        var state = new ArrayBufferWriter<byte>();
+        first.Save(state);
+        ulong reached = first.Registers.ProgramCounter;
+
+        ManagedVcpu second = Create(program);
+        second.Load(second.StateVersion, state.WrittenSpan);
+        Assert.True(second.Registers.AnyRequested);
+        Assert.Equal(first.Registers.ClockBase, second.Registers.ClockBase);
+        second.Run();
+        SpinWait.SpinUntil(() => second.Registers.ProgramCounter > reached + 100, Deadline.Generous);
+        second.RequestStop();
+        Assert.True(second.WaitStopped(Deadline.Generous));
+        ulong last = second.Registers.General[0];
+        Assert.Equal(last * (last + 1) * ((2 * last) + 1) / 6, second.Registers.General[1]);
+    }
+
+    [Fact]
+    public void State_of_a_vCPU_that_executes_is_neither_saved_nor_loaded()
+    {
+        ManagedVcpu vcpu = Create(new Program(cpu => cpu.Registers.General[0]++));
+        var state = new ArrayBufferWriter<byte>();
+        vcpu.Save(state);
+        vcpu.Run();
+        SpinWait.SpinUntil(() => vcpu.Registers.General[0] > 0, Deadline.Generous);
+        Assert.Throws<InvalidOperationException>(() => vcpu.Save(new ArrayBufferWriter<byte>()));
+        Assert.Throws<InvalidOperationException>(() => vcpu.Load(1, state.WrittenSpan));
+    }
+
+    [Fact]
+    public void Whatever_a_program_throws_is_a_panic_with_its_text_and_never_runs_again()
+    {
+        using var told = new SemaphoreSlim(0);
+        ManagedVcpu vcpu = Create(new Program(cpu => cpu.Bus.Load<ulong>(new Gpa(0xB000_0000))), panicked: _ => told.Release());
+        vcpu.Run();
+        told.Wait("the panic");
+        Assert.Contains("no RAM at gpa 0xb0000000", vcpu.PanicText, StringComparison.Ordinal);
+        vcpu.Run();
+        Assert.True(vcpu.WaitStopped(TimeSpan.Zero));
+
+        // It stays dead in another place.
+        var state = new ArrayBufferWriter<byte>();
+        vcpu.Save(state);
+        ManagedVcpu other = Create(new Program(_ => { }));
+        other.Load(1, state.WrittenSpan);
+        Assert.NotNull(other.PanicText);
+    }
+
+    [Fact]
+    public void Steps_and_sleeps_allocate_nothing()
+    {
+        long allocated = -1;
+        using var done = new SemaphoreSlim(0);
+        ManagedVcpu vcpu = Create(new Program(cpu =>
+        {
+            ulong step = cpu.Registers.General[0]++;
+            if (step == 100)
+                cpu.Registers.General[1] = (ulong)GC.GetAllocatedBytesForCurrentThread();
+            cpu.Bus.Store(Counter, step);
+            cpu.Halt(cpu.Clock + 1);
+            if (step == 1100)
+            {
+                allocated = GC.GetAllocatedBytesForCurrentThread() - (long)cpu.Registers.General[1];
+                done.Release();
+            }
+        }));
+        vcpu.Run();
+        done.Wait("1100 steps");
+        Assert.Equal(0, allocated);
+    }
+
+    private static void Stop(ManagedVcpu vcpu, ManualTime time)
+    {
+        vcpu.RequestStop();
+        Assert.True(vcpu.WaitStopped(Deadline.Generous));
+        Drain(time.Armed);
+    }
+
+    private static void Drain(SemaphoreSlim signal)
+    {
+        while (signal.Wait(0))
+        {
+        }
+    }
+
+    private ManagedVcpu Create(GuestProgram program, byte apicId = 0, TimeProvider? time = null, Action<ManagedVcpu>? panicked = null)
+    {
+        var vcpu = new ManagedVcpu(apicId, program, _ram.Bus, time ?? TimeProvider.System, panicked ?? (_ => { }));
+        _vcpus.Add(vcpu);
+        return vcpu;
+    }
+
+    private void Place(IMmioHandler handler) =>
+        _ram.Topology.Add(_ram.Topology.SystemRoot, BusAddress.FromGpa(Device), new MmioRegion("test", 4096, handler));
+
+    private sealed class Program(Action<GuestCpu> step, Action<GuestCpu, byte>? interrupt = null) : GuestProgram
+    {
+        public override string Name => "test";
+
+        public override void Step(GuestCpu cpu) => step(cpu);
+
+        public override void Interrupt(GuestCpu cpu, byte vector) => interrupt?.Invoke(cpu, vector);
+
+        public override void Panic(GuestCpu cpu, string text)
+        {
+        }
+
+        public override GuestReport ReadReport(GuestBus memory) => new() { Name = Name, Phase = "" };
+    }
+
+    private sealed class CountingDevice : IMmioHandler
+    {
+        private long _writes;
+
+        public long Writes => Interlocked.Read(ref _writes);
+
+        public uint Last { get; private set; }
+
+        public ulong Read(ulong offset, int size, in TransactionAttributes attributes) => 0;
+
+        public void Write(ulong offset, ulong value, int size, in TransactionAttributes attributes)
+        {
+            Last = (uint)value;
+            Interlocked.Increment(ref _writes);
+        }
+
+        public void WaitForMore(long count) =>
+            Assert.True(SpinWait.SpinUntil(() => Writes >= count, Deadline.Generous), "the program does not run");
+    }
+
+    private sealed class BlockingDevice : IMmioHandler
+    {
+        public SemaphoreSlim Entered { get; } = new(0);
+
+        public ManualResetEventSlim LetGo { get; } = new();
+
+        public ulong Read(ulong offset, int size, in TransactionAttributes attributes) => 0;
+
+        public void Write(ulong offset, ulong value, int size, in TransactionAttributes attributes)
+        {
+            Entered.Release();
+            Assert.True(LetGo.Wait(Deadline.Generous));
+        }
+    }
+}
