@@ -50,6 +50,7 @@ public enum Errno
     EHOSTUNREACH = 113,
     EALREADY = 114,
     EINPROGRESS = 115,
+    EDQUOT = 122,
     ECANCELED = 125,
 #pragma warning restore CS1591
 }

@@ -9,6 +9,7 @@ public static unsafe partial class stat
     private const uint STATX_BASIC_STATS = 0x7ff;
     private const ushort S_IFMT = 0xf000;
     private const ushort S_IFREG = 0x8000;
+    private const ushort S_IFBLK = 0x6000;
     private const ushort S_IFSOCK = 0xc000;
     private const int AT_FDCWD = -100;
     private const int AT_SYMLINK_NOFOLLOW = 0x100;
@@ -41,7 +42,8 @@ public static unsafe partial class stat
         status.stx_ino,
         status.stx_size,
         (status.stx_mode & S_IFMT) == S_IFREG,
-        (status.stx_mode & S_IFMT) == S_IFSOCK);
+        (status.stx_mode & S_IFMT) == S_IFSOCK,
+        (status.stx_mode & S_IFMT) == S_IFBLK);
 
     [LibraryImport("libc", EntryPoint = "statx", SetLastError = true)]
     private static partial int statx_fd(FileDescriptor directory, byte* path, int flags, uint mask, statx_t* buffer);
@@ -67,4 +69,5 @@ public static unsafe partial class stat
 /// <param name="Size">Bytes.</param>
 /// <param name="IsRegular">A regular file, which includes memfds.</param>
 /// <param name="IsSocket">A socket in the file system.</param>
-public readonly record struct FileStatus(ulong Device, ulong Inode, ulong Size, bool IsRegular, bool IsSocket);
+/// <param name="IsBlockDevice">A block device.</param>
+public readonly record struct FileStatus(ulong Device, ulong Inode, ulong Size, bool IsRegular, bool IsSocket, bool IsBlockDevice);

@@ -16,6 +16,7 @@ public static unsafe partial class unistd
     public const int F_SEAL_SHRINK = 0x2;
     public const int F_SEAL_GROW = 0x4;
     public const int O_NONBLOCK = 0x800;
+    public const int SEEK_END = 2;
     public const int SEEK_DATA = 3;
     public const int SEEK_HOLE = 4;
 

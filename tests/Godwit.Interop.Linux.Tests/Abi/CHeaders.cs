@@ -8,11 +8,14 @@ internal static class CHeaders
     {
         ["Errno"] = ["errno.h"],
         ["EventFd"] = ["sys/eventfd.h"],
+        ["fcntl"] = ["fcntl.h"],
+        ["flock"] = ["fcntl.h"],
         ["mman"] = ["sys/mman.h"],
         ["poll"] = ["poll.h"],
         ["pollfd"] = ["poll.h"],
         ["socket"] = ["sys/socket.h", "sys/un.h", "sys/uio.h", "sys/time.h"],
         ["stat"] = ["sys/stat.h", "fcntl.h"],
+        ["statfs"] = ["sys/vfs.h"],
         ["unistd"] = ["unistd.h", "fcntl.h"],
     };
 
