@@ -1,0 +1,32 @@
+using Godwit.Interop.Linux;
+using Godwit.VfioUser;
+
+namespace Godwit.Vfio;
+
+/// <summary>Regions, interrupts and reset of a device (vfio.h, VFIO_DEVICE_*).</summary>
+internal interface IDeviceAccess
+{
+    /// <summary>VFIO_DEVICE_GET_INFO.</summary>
+    DeviceInfo GetInfo();
+
+    /// <summary>VFIO_DEVICE_GET_REGION_INFO.</summary>
+    RegionInfo GetRegionInfo(int index);
+
+    /// <summary>VFIO_DEVICE_GET_IRQ_INFO.</summary>
+    IrqInfo GetIrqInfo(int index);
+
+    /// <summary>Reads all of <paramref name="destination"/>.</summary>
+    void ReadRegion(int index, ulong offset, Span<byte> destination);
+
+    /// <summary>Writes; <paramref name="posted"/> need not wait for the device.</summary>
+    void WriteRegion(int index, ulong offset, ReadOnlySpan<byte> data, bool posted);
+
+    /// <summary>VFIO_DEVICE_SET_IRQS with eventfds to trigger, from vector 0.</summary>
+    void SetIrqEventFds(int index, ReadOnlySpan<EventFd?> fds);
+
+    /// <summary>VFIO_DEVICE_SET_IRQS disabling the index.</summary>
+    void DisableIrqs(int index);
+
+    /// <summary>VFIO_DEVICE_RESET: power-on state, RUNNING for migration (vfio.h, vfio_device_mig_state).</summary>
+    void Reset();
+}

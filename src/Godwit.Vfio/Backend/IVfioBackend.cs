@@ -1,0 +1,20 @@
+namespace Godwit.Vfio;
+
+/// <summary>
+/// One attached device as the room sees it, whatever is behind: a vfio-user server (<c>User/</c>) or a kernel driver. Members may be called
+/// from any thread. What the device refuses comes as <see cref="DeviceRefusedException"/>, a device that has gone as
+/// <see cref="DeviceLostException"/>.
+/// </summary>
+internal interface IVfioBackend : IDeviceAccess, IDmaMapper, IDeviceMigration, IDmaLog, IDisposable
+{
+    /// <summary>Where it is attached, for messages.</summary>
+    string Address { get; }
+
+    /// <summary>Completes when the device has gone, with the reason.</summary>
+    Task<string> Lost { get; }
+
+    /// <summary>
+    /// Takes the device out of service at once: it loses all DMA mappings. For one that cannot be trusted with guest memory any more.
+    /// </summary>
+    void CutOff(string reason);
+}

@@ -1,0 +1,17 @@
+namespace Godwit.Vfio;
+
+/// <summary>How a passthrough device is attached.</summary>
+public sealed record VfioDeviceOptions
+{
+    /// <summary>Id in the machine, for example <c>nvme0</c>.</summary>
+    public required string Id { get; init; }
+
+    /// <summary>Path of the vfio-user server's socket.</summary>
+    public required string Socket { get; init; }
+
+    /// <summary>False adds a blocker: the user does not want this device migrated.</summary>
+    public bool EnableMigration { get; init; } = true;
+
+    /// <summary>Longest wait for one answer of the device.</summary>
+    public TimeSpan ReplyTimeout { get; init; } = TimeSpan.FromSeconds(10);
+}
