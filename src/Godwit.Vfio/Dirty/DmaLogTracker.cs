@@ -23,13 +23,13 @@ internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
     /// Batches of unmaps up to this many writable pages are marked dirty without asking the device. A driver unmaps a buffer after the device
     /// has written it, so asking would cost a round trip on the vCPU's way only to hear so; being wrong costs sending at most 2 MiB again.
     /// </summary>
-    internal const ulong HarvestThresholdPages = 512;
+    internal const ulong DefaultHarvestThreshold = 512;
 
     /// <summary>Longest bitmap of one report: 4 GiB of IOVA by 4 KiB. Bounds how long a vCPU may wait for the gate.</summary>
     internal const int ReportBytes = 128 * 1024;
 
     /// <summary>Widest gap of windows inside one report: 2 KiB of bitmap, cheaper than any round trip.</summary>
-    internal const ulong BridgeWindows = 256;
+    internal const ulong DefaultBridge = 256;
 
     /// <summary>Coarsest page that a device may answer START with: 1 GiB, the largest page of any IOMMU.</summary>
     internal const ulong LargestGranule = 1UL << 30;
@@ -82,8 +82,14 @@ internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
     /// <summary>What the log covers; nothing while it is not armed.</summary>
     internal CoveragePlan Plan => _plan;
 
-    /// <summary>Tracking pages in an aligned window; a word of the bitmap.</summary>
+    /// <summary>Tracking pages in an aligned window: a word of the bitmap, because devices clear whole words.</summary>
     protected virtual ulong WindowGranules => 64;
+
+    /// <summary>Widest gap inside one report, in windows.</summary>
+    protected virtual ulong BridgeWindows => DefaultBridge;
+
+    /// <summary>Writable pages in a batch of unmaps from which the device is asked.</summary>
+    protected virtual ulong HarvestThreshold => DefaultHarvestThreshold;
 
     /// <summary>
     /// Tries the plans on the device with a real start and stop, so that a refusal is known before a migration (rule 12). Returns what was
@@ -206,7 +212,7 @@ internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
         if (pages == 0)
             return;
         Volatile.Write(ref _harvests, _harvests + 1);
-        bool ask = _armed && _broken is null && pages > HarvestThresholdPages;
+        bool ask = _armed && _broken is null && pages > HarvestThreshold;
         foreach (Mapping mapping in removed)
         {
             // The same IOVA unmapped twice in one batch cannot be told apart by the log: the later one is marked.
@@ -226,6 +232,12 @@ internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
         if (unmapped is not null)
             _bitmap.Attribute(unmapped, _marker);
     }
+
+    /// <summary>
+    /// Counts everything mapped for writing as dirty. After the new start, because what was written between the last report and the start is
+    /// unknown.
+    /// </summary>
+    protected virtual void MarkAfterLoss() => MarkWritable(_shadow.Installed);
 
     /// <summary>The last report, for variants that attribute it otherwise.</summary>
     private protected LogBitmap Bitmap => _bitmap;
@@ -312,7 +324,7 @@ internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
         if (final)
         {
             // The device stands still, so nothing can be written after this.
-            MarkWritable(_shadow.Installed);
+            MarkAfterLoss();
             _broken = null;
             _notices.Post(NoticeKind.LogLost, $"{lost} at the switchover; everything mapped for writing is sent again");
             return;
@@ -332,7 +344,7 @@ internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
             throw new DirtyLogLostException($"{lost} and refused to start it again ({e.Errno})", cause);
         }
 
-        MarkWritable(_shadow.Installed);
+        MarkAfterLoss();
         _broken = null;
         _notices.Post(NoticeKind.LogLost, $"{lost}; it was started again and everything mapped for writing is sent again");
     }

@@ -42,7 +42,11 @@ internal sealed class PageRangeMap
         if (c < 0)
             (c, i) = (0, -1);
         i++; // goes behind the entry found
-        if (_chunks[c].Count == ChunkCapacity)
+        if (i == ChunkCapacity && c + 1 < _chunkCount && _chunks[c + 1].Count < ChunkCapacity)
+        {
+            (c, i) = (c + 1, 0); // between two chunks: the one with room takes it
+        }
+        else if (_chunks[c].Count == ChunkCapacity)
         {
             Split(c);
             if (i > _chunks[c].Count)

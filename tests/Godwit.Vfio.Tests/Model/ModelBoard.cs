@@ -1,0 +1,101 @@
+using Godwit.Memory;
+
+namespace Godwit.Vfio.Tests;
+
+/// <summary>
+/// A small machine: two RAM blocks with a hole between them (so that a GPA is no RAM offset), something that is no RAM, a read-only window,
+/// and one device space that shows either an IOMMU region (split by an interrupt window) or system memory.
+/// </summary>
+internal sealed class ModelBoard : IDisposable
+{
+    /// <summary>Pages in each of the two blocks: 2 MiB.</summary>
+    public const ulong BlockPages = 512;
+
+    /// <summary>GPA page of the first block.</summary>
+    public const ulong LowGpa = 16;
+
+    /// <summary>GPA page of something that is no RAM.</summary>
+    public const ulong MmioGpa = 0x800;
+
+    /// <summary>GPA page of a read-only window onto the first 16 pages of the second block.</summary>
+    public const ulong RomGpa = 0x900;
+
+    /// <summary>Pages that the vIOMMU can translate: 64 MiB.</summary>
+    public const ulong AperturePages = 1 << 14;
+
+    /// <summary>IOVA page of the interrupt window, one page long.</summary>
+    public const ulong InterruptWindow = 0xFEE;
+
+    /// <summary>GPA page of the second block: above the aperture, where only a device in pass-through gets.</summary>
+    public const ulong HighGpa = AperturePages + 0x100;
+
+    private readonly AliasRegion _passThrough;
+    private readonly ContainerRegion _translated;
+
+    public ModelBoard(IommuAttributes? attributes = null)
+    {
+        Topology = new MemoryTopology();
+        Ram = new GuestRam();
+        Low = Ram.Add("low", BlockPages << 12);
+        High = Ram.Add("high", BlockPages << 12);
+        Iommu = new ModelIommu(AperturePages, attributes ?? new IommuAttributes(true, new Iova((AperturePages << 12) - 1)));
+        using (Topology.Begin())
+        {
+            Topology.Add(Topology.SystemRoot, At(LowGpa), new RamRegion("low", Low));
+            Topology.Add(Topology.SystemRoot, At(HighGpa), new RamRegion("high", High));
+            Topology.Add(Topology.SystemRoot, At(MmioGpa), new MmioRegion("bar", 0x10000, new Nothing()));
+            Topology.Add(Topology.SystemRoot, At(RomGpa), new AliasRegion("rom", new RamRegion("rom ram", High, readOnly: true), 0, 16 << 12));
+            var root = new ContainerRegion("device", (UInt128)1 << 64);
+            _translated = new ContainerRegion("translated", (UInt128)1 << 64);
+            _passThrough = new AliasRegion("pass-through", Topology.SystemRoot, 0, (UInt128)1 << 64);
+            Topology.Add(root, default, _translated);
+            Topology.Add(_translated, default, Iommu);
+            Topology.Add(_translated, At(InterruptWindow), new MmioRegion("interrupts", 0x1000, new Nothing()), 1);
+            Topology.Add(root, default, _passThrough);
+            Topology.SetEnabled(_passThrough, false);
+            DeviceSpace = Topology.CreateAddressSpace("device", root);
+        }
+    }
+
+    public MemoryTopology Topology { get; }
+
+    public GuestRam Ram { get; }
+
+    public RamBlock Low { get; }
+
+    public RamBlock High { get; }
+
+    public ModelIommu Iommu { get; }
+
+    public AddressSpace DeviceSpace { get; }
+
+    public bool IsPassThrough { get; private set; }
+
+    /// <summary>Pages of RAM.</summary>
+    public static ulong RamPages => 2 * BlockPages;
+
+    /// <summary>The GPA page of a RAM page, the long way round.</summary>
+    public static ulong GpaOf(RamPage page) => page.Index < BlockPages ? LowGpa + page.Index : HighGpa + (page.Index - BlockPages);
+
+    /// <summary>The guest moves the device between a translated and a pass-through domain.</summary>
+    public void SetPassThrough(bool passThrough)
+    {
+        using TopologyTransaction transaction = Topology.Begin();
+        Topology.SetEnabled(_translated, !passThrough);
+        Topology.SetEnabled(_passThrough, passThrough);
+        IsPassThrough = passThrough;
+    }
+
+    public void Dispose() => Ram.Dispose();
+
+    private static BusAddress At(ulong page) => new(page << 12);
+
+    private sealed class Nothing : IMmioHandler
+    {
+        public ulong Read(ulong offset, int size, in TransactionAttributes attributes) => 0;
+
+        public void Write(ulong offset, ulong value, int size, in TransactionAttributes attributes)
+        {
+        }
+    }
+}
