@@ -80,12 +80,28 @@ internal sealed class ModelIommu(ulong pages, IommuAttributes attributes) : Iomm
     {
         lock (_unit)
         {
-            foreach ((IIommuListener listener, _) in _listeners)
+            foreach ((IIommuListener listener, BusRange range) in _listeners)
             {
                 listener.BatchBegin();
-                events(listener);
+                events(new Clipped(listener, range));
                 listener.BatchEnd();
             }
+        }
+    }
+
+    /// <summary>Passes on what lies in a listener's range.</summary>
+    private sealed class Clipped(IIommuListener listener, BusRange range) : IIommuListener
+    {
+        public void Mapped(Iova iova, ulong length, Gpa target, AccessRights rights)
+        {
+            if (Clip(range, iova.Value >> 12, length >> 12) is { } c)
+                listener.Mapped(new Iova(c.First << 12), (c.End - c.First) << 12, new Gpa(target.Value + (c.First << 12) - iova.Value), rights);
+        }
+
+        public void Unmapped(Iova iova, ulong length)
+        {
+            if (Clip(range, iova.Value >> 12, length >> 12) is { } c)
+                listener.Unmapped(new Iova(c.First << 12), (c.End - c.First) << 12);
         }
     }
 

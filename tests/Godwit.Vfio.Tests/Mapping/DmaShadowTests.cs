@@ -1,0 +1,326 @@
+using Godwit.Interop.Linux;
+using Godwit.Memory;
+
+namespace Godwit.Vfio.Tests;
+
+public sealed class DmaShadowTests
+{
+    private const ulong Low = ModelBoard.LowGpa;
+    private const ulong High = ModelBoard.HighGpa;
+
+    [Fact]
+    public void AGuestMappingIsInTheDeviceWhenTheBatchEnds()
+    {
+        using var rig = new Rig();
+        rig.Map(0x100, Low + 3, 2);
+        Assert.Equal([new Mapping(new IovaPages(0x100, 2), new RamPage(3), true)], rig.Device.Mappings);
+        Assert.Equal(rig.Device.Mappings, rig.Installed);
+        rig.Unmap(0x100, 2);
+        Assert.Empty(rig.Device.Mappings);
+        Assert.Empty(rig.Installed);
+        Assert.Equal((1, 1, 0), (rig.Shadow.MappedCount, rig.Shadow.UnmappedCount, rig.Shadow.LiveCount));
+    }
+
+    [Fact]
+    public void ATargetAboveAHoleIsTheRamPageAndNotTheGpa()
+    {
+        using var rig = new Rig();
+        rig.Map(0x100, High + 5);
+        Assert.Equal(new RamPage(ModelBoard.BlockPages + 5), Assert.Single(rig.Device.Mappings).Ram);
+    }
+
+    [Fact]
+    public void ReadOnlyIsHonouredFromTheGuestAndFromTheMemory()
+    {
+        using var rig = new Rig();
+        rig.Map(0x100, Low, 1, AccessRights.Read);
+        rig.Map(0x200, ModelBoard.RomGpa, 1);
+        Assert.All(rig.Device.Mappings, m => Assert.False(m.Writable));
+        Assert.Equal(2, rig.Device.Mappings.Count);
+    }
+
+    [Fact]
+    public void ATargetWithoutRamIsRememberedAndHarmsNothing()
+    {
+        using var rig = new Rig();
+        rig.Map(0x100, ModelBoard.MmioGpa);
+        rig.Map(0x110, 0x7_0000_0000); // nothing there
+        rig.Map(0x120, (1UL << 52) - 1, 2); // runs out of the GPA space
+        Assert.Empty(rig.Device.Mappings);
+        lock (rig.Shadow.Gate)
+        {
+            Assert.Equal(NotInstalledReason.NotRam, rig.Shadow.NotInstalled.Find(0x100));
+            Assert.Equal(NotInstalledReason.NotRam, rig.Shadow.NotInstalled.Find(0x110));
+            Assert.Equal(NotInstalledReason.NotRam, rig.Shadow.NotInstalled.Find(0x121));
+        }
+
+        rig.Unmap(0x100);
+        rig.Unmap(0x110);
+        rig.Unmap(0x120, 2);
+        Assert.Equal(0, rig.Shadow.NotInstalledCount);
+        Assert.Null(rig.CutOffBecause);
+    }
+
+    [Fact]
+    public void AMappingAcrossDifferentMemoryIsSplitWhereTheMemoryIs()
+    {
+        using var rig = new Rig();
+        // The last two pages of the low block, then a hole.
+        rig.Map(0x1000, Low + ModelBoard.BlockPages - 2, 5);
+        Assert.Equal([new Mapping(new IovaPages(0x1000, 2), new RamPage(ModelBoard.BlockPages - 2), true)], rig.Device.Mappings);
+        Assert.Equal(1, rig.Shadow.NotInstalledCount);
+        // One removal takes all of it.
+        rig.Unmap(0x1000, 5);
+        Assert.Empty(rig.Device.Mappings);
+        Assert.Equal(0, rig.Shadow.NotInstalledCount);
+    }
+
+    [Fact]
+    public void AHugeMappingOfNothingIsNotWalkedPageByPage()
+    {
+        using var rig = new Rig();
+        rig.Board.Iommu.AnnounceMapped(new Iova(0), (ModelBoard.AperturePages - 1) << 12, new Gpa(0x100_0000_0000), AccessRights.ReadWrite);
+        Assert.Equal(1, rig.Shadow.NotInstalledCount);
+        Assert.Empty(rig.Device.Mappings);
+    }
+
+    [Fact]
+    public void OneRemovalTakesSeveralWholeAnnouncements()
+    {
+        using var rig = new Rig();
+        for (ulong i = 0; i < 10; i++)
+            rig.Map(0x200 + i, Low + 2 * i);
+        rig.Unmap(0x200, 10);
+        Assert.Empty(rig.Device.Mappings);
+        Assert.Empty(rig.Installed);
+    }
+
+    [Fact]
+    public void ARemovalThatCutsAMappingLeavesTheRest()
+    {
+        using var rig = new Rig();
+        rig.Map(0x200, Low, 10);
+        rig.Unmap(0x203, 4);
+        Assert.Equal(
+            [new Mapping(new IovaPages(0x200, 3), new RamPage(0), true), new Mapping(new IovaPages(0x207, 3), new RamPage(7), true)],
+            rig.Device.Mappings);
+        Assert.Equal(rig.Device.Mappings, rig.Installed);
+    }
+
+    [Fact]
+    public void MapUnmapAndMapAgainInOneBatchEndsWithTheLast()
+    {
+        using var rig = new Rig();
+        rig.Board.Iommu.Announce(l =>
+        {
+            for (ulong i = 0; i < 5; i++)
+            {
+                l.Mapped(new Iova(0x5000), 0x1000, new Gpa((Low + i) << 12), AccessRights.ReadWrite);
+                if (i < 4)
+                    l.Unmapped(new Iova(0x5000), 0x1000);
+            }
+        });
+        Assert.Equal([new Mapping(new IovaPages(5, 1), new RamPage(4), true)], rig.Device.Mappings);
+    }
+
+    [Fact]
+    public void PassThroughMapsAllRamAndTranslationOnlyWhatIsMapped()
+    {
+        using var rig = new Rig();
+        rig.Map(0x100, Low);
+        Assert.Single(rig.Device.Mappings);
+        rig.Board.SetPassThrough(true);
+        Assert.Equal(
+            [
+                new Mapping(new IovaPages(Low, ModelBoard.BlockPages), new RamPage(0), true),
+                new Mapping(new IovaPages(ModelBoard.RomGpa, 16), new RamPage(ModelBoard.BlockPages), false),
+                new Mapping(new IovaPages(High, ModelBoard.BlockPages), new RamPage(ModelBoard.BlockPages), true),
+            ],
+            rig.Device.Mappings);
+        Assert.Equal(0, rig.Board.Iommu.ListenerCount);
+        rig.Board.SetPassThrough(false);
+        Assert.Equal(2, rig.Board.Iommu.ListenerCount); // the interrupt window splits the region
+        Assert.Empty(rig.Device.Mappings); // announced without tables, so the replay has nothing
+    }
+
+    [Fact]
+    public void WhatIsMappedBeforeTheDeviceListensIsReplayed()
+    {
+        using var rig = new Rig(listen: false);
+        rig.Board.Iommu.Tables[0x10] = (Low, AccessRights.ReadWrite);
+        rig.Board.Iommu.Tables[0x2000] = (Low + 1, AccessRights.Read);
+        rig.Board.Iommu.Invalidate(0, ModelBoard.AperturePages);
+        rig.Board.DeviceSpace.AddListener(rig.Shadow);
+        Assert.Equal(
+            [new Mapping(new IovaPages(0x10, 1), new RamPage(0), true), new Mapping(new IovaPages(0x2000, 1), new RamPage(1), false)],
+            rig.Device.Mappings);
+        rig.Board.DeviceSpace.RemoveListener(rig.Shadow);
+        Assert.Empty(rig.Device.Mappings);
+        Assert.Equal(0, rig.Board.Iommu.ListenerCount);
+    }
+
+    [Fact]
+    public void RemovalsOfATransactionReachTheDeviceBeforeItsAdditions()
+    {
+        using var rig = new Rig();
+        rig.Map(Low + 1, Low + 7); // the IOVA that pass-through uses for something else
+        rig.Device.Calls = [];
+        rig.Board.SetPassThrough(true);
+        Assert.Equal($"unmap {new IovaPages(Low + 1, 1)}", rig.Device.Calls[0]);
+        Assert.Equal("flush", rig.Device.Calls[^1]);
+        Assert.Equal(1, rig.Device.Calls.Count(c => c == "flush"));
+    }
+
+    [Fact]
+    public void ARefusedMapIsToldAndTheGuestRunsOn()
+    {
+        using var rig = new Rig();
+        rig.Device.RefuseMap = iova => iova.First == 0x101 ? Errno.ENOMEM : Errno.None;
+        rig.Board.Iommu.Announce(l =>
+        {
+            for (ulong i = 0; i < 3; i++)
+                l.Mapped(new Iova((0x100 + i) << 12), 0x1000, new Gpa((Low + i) << 12), AccessRights.ReadWrite);
+        });
+        Assert.Equal([0x100UL, 0x102UL], rig.Device.Mappings.Select(m => m.Iova.First));
+        Assert.Equal(rig.Device.Mappings, rig.Installed);
+        Assert.Contains("refused to map", Assert.Single(rig.Notices), StringComparison.Ordinal);
+        Assert.Contains("ENOMEM", rig.Notices[0], StringComparison.Ordinal);
+        lock (rig.Shadow.Gate)
+            Assert.Equal(NotInstalledReason.Refused, rig.Shadow.NotInstalled.Find(0x101));
+        rig.Unmap(0x100, 3);
+        Assert.Empty(rig.Device.Mappings);
+        Assert.Equal(0, rig.Shadow.NotInstalledCount);
+    }
+
+    [Fact]
+    public void ARefusedMapThatTheSameBatchReplacesDoesNotTakeTheNewOneAway()
+    {
+        using var rig = new Rig();
+        int maps = 0;
+        rig.Device.RefuseMap = _ => maps++ == 0 ? Errno.EBUSY : Errno.None;
+        rig.Board.Iommu.Announce(l =>
+        {
+            l.Mapped(new Iova(0x5000), 0x1000, new Gpa(Low << 12), AccessRights.ReadWrite);
+            l.Unmapped(new Iova(0x5000), 0x1000);
+            l.Mapped(new Iova(0x5000), 0x1000, new Gpa((Low + 1) << 12), AccessRights.ReadWrite);
+        });
+        Assert.Equal([new Mapping(new IovaPages(5, 1), new RamPage(1), true)], rig.Device.Mappings);
+        Assert.Equal(rig.Device.Mappings, rig.Installed);
+        Assert.Equal(0, rig.Shadow.NotInstalledCount);
+        Assert.Null(rig.CutOffBecause);
+    }
+
+    [Fact]
+    public void ADeviceThatDoesNotLetGoOfMemoryIsCutOff()
+    {
+        using var rig = new Rig();
+        rig.Map(0x100, Low);
+        rig.Map(0x200, Low + 1);
+        rig.Device.RefuseUnmap = _ => Errno.EBUSY;
+        rig.Unmap(0x100);
+        Assert.Contains("did not let go", rig.CutOffBecause, StringComparison.Ordinal);
+        Assert.True(rig.Shadow.IsLost);
+        Assert.Empty(rig.Installed);
+        rig.Map(0x300, Low + 2); // the guest runs on
+        Assert.Empty(rig.Installed);
+    }
+
+    [Fact]
+    public void TheLimitOfMappingsIsWatchedBeforeTheDeviceMustRefuse()
+    {
+        using var rig = new Rig(traits: new ModelDeviceTraits { MaxMappings = 3 });
+        for (ulong i = 0; i < 5; i++)
+            rig.Map(0x100 + i, Low + i);
+        Assert.Equal(3, rig.Device.MappingCount);
+        Assert.Equal(2, rig.Shadow.NotInstalledCount);
+        Assert.Contains("at most 3 DMA mappings", Assert.Single(rig.Notices), StringComparison.Ordinal);
+        rig.Unmap(0x100);
+        rig.Map(0x100, Low + 9);
+        Assert.Equal(3, rig.Device.MappingCount);
+    }
+
+    [Fact]
+    public void AVIommuThatCannotAnnounceIsToldAndLeavesTheDeviceWithoutMemory()
+    {
+        using var rig = new Rig(listen: false);
+        rig.Board.Iommu.Mute = true;
+        rig.Board.DeviceSpace.AddListener(rig.Shadow);
+        Assert.Equal("no caching mode", rig.Shadow.ShadowingRefused);
+        Assert.Contains("cannot announce", Assert.Single(rig.Notices), StringComparison.Ordinal);
+        rig.Board.SetPassThrough(true);
+        Assert.Equal(3, rig.Device.MappingCount);
+        rig.Board.Iommu.Mute = false;
+        rig.Board.SetPassThrough(false);
+        Assert.Null(rig.Shadow.ShadowingRefused);
+    }
+
+    [Fact]
+    public void ADeviceThatGoesInTheMiddleOfABatchLeavesAnEmptyTable()
+    {
+        using var rig = new Rig();
+        rig.Map(0x100, Low);
+        rig.Device.Gone = true;
+        rig.Unmap(0x100);
+        Assert.True(rig.Shadow.IsLost);
+        Assert.Equal(0, rig.Shadow.LiveCount);
+        rig.Map(0x100, Low);
+        rig.Board.SetPassThrough(true);
+        Assert.Equal(0, rig.Shadow.LiveCount);
+    }
+
+    [Fact]
+    public void ALongSeriesIsCutIntoBatchesAndArrivesWhole()
+    {
+        using var rig = new Rig();
+        const ulong Count = DmaShadow.BatchLimit * 2 + 100;
+        rig.Device.Calls = [];
+        rig.Board.Iommu.Announce(l =>
+        {
+            for (ulong i = 0; i < Count; i++)
+                l.Mapped(new Iova((0x1000 + i) << 12), 0x1000, new Gpa((Low + i % ModelBoard.BlockPages) << 12), AccessRights.ReadWrite);
+        });
+        Assert.Equal((int)Count, rig.Device.MappingCount);
+        Assert.Equal(3, rig.Device.Calls.Count(c => c == "flush"));
+    }
+
+    [Fact]
+    public void SteadyMapAndUnmapAllocatesNothing()
+    {
+        using var rig = new Rig();
+        var quiet = new QuietMapper();
+        var shadow = new DmaShadow("dev0", quiet, _ => { }, rig.Board.Ram, new GpaResolver(rig.Board.Topology.System), new NoticeBoard());
+        Churn(1000);
+        long before = GC.GetAllocatedBytesForCurrentThread();
+        Churn(20_000);
+        Assert.Equal(0, GC.GetAllocatedBytesForCurrentThread() - before);
+        Assert.Equal(21_000, quiet.Unmaps);
+
+        void Churn(int count)
+        {
+            for (int i = 0; i < count; i++)
+            {
+                shadow.GuestMapped(new Iova(0x5000), 0x1000, new Gpa(Low << 12), AccessRights.ReadWrite);
+                shadow.Commit();
+                shadow.GuestUnmapped(new Iova(0x5000), 0x1000);
+                shadow.Commit();
+            }
+        }
+    }
+
+    private sealed class QuietMapper : IDmaMapper
+    {
+        public int Unmaps { get; private set; }
+
+        public int MaxMappings => 100;
+
+        public void QueueMap(IovaPages iova, RamBlock block, ulong offset, bool writable)
+        {
+        }
+
+        public void QueueUnmap(IovaPages iova) => Unmaps++;
+
+        public void Flush(List<DmaFailure> failures)
+        {
+        }
+    }
+}
