@@ -111,14 +111,15 @@ internal sealed unsafe class ClientConnection : IDisposable
     public void Queue(Command command, DmaRange range, ReadOnlySpan<byte> body, ReadOnlySpan<FileDescriptor> files, int replyHead)
     {
         RequestSlot slot = Acquire();
-        slot.PrepareQueued(command, replyHead, range, _queued.Begin(), _options.Clock.GetTimestamp());
+        (int generation, int operation) = _queued.Begin();
+        slot.PrepareQueued(command, replyHead, range, generation, operation, _options.Clock.GetTimestamp());
         SendRequest(command, slot.Id, wantsReply: true, body, [], files);
     }
 
-    /// <summary>Waits for the answers to everything queued before this call.</summary>
-    public void Flush()
+    /// <summary>Waits for the answers to everything queued before this call and appends what was refused.</summary>
+    public void Flush(ICollection<DmaOperationFailure> failures)
     {
-        if (!_queued.Flush())
+        if (!_queued.Flush(failures))
             ThrowLost(duringWait: true);
     }
 
@@ -338,9 +339,9 @@ internal sealed unsafe class ClientConnection : IDisposable
             slot.Complete(error, length, lost);
             return;
         }
-        VfioUserRemoteException? failure = error == Errno.None
+        DmaOperationFailure? failure = error == Errno.None
             ? null
-            : new VfioUserRemoteException($"{slot.Command.Name()} of {slot.QueuedRange}", error);
+            : new DmaOperationFailure(slot.QueuedOperation, slot.Command.Name(), slot.QueuedRange, error);
         int generation = slot.QueuedGeneration;
         Return(slot);
         _queued.End(generation, failure, lost);

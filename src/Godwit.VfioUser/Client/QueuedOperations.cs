@@ -1,4 +1,13 @@
+using Godwit.Interop.Linux;
+
 namespace Godwit.VfioUser;
+
+/// <summary>A map or unmap that was queued and that the device refused.</summary>
+/// <param name="Operation">Its number among those queued since the flush before, from 0.</param>
+/// <param name="Command">DMA_MAP or DMA_UNMAP.</param>
+/// <param name="Range">Of what.</param>
+/// <param name="Errno">Why.</param>
+public readonly record struct DmaOperationFailure(int Operation, string Command, DmaRange Range, Errno Errno);
 
 /// <summary>
 /// Book-keeping of maps and unmaps that were sent without waiting. Requests belong to one of two generations; a flush turns to the
@@ -6,68 +15,60 @@ namespace Godwit.VfioUser;
 /// </summary>
 internal sealed class QueuedOperations
 {
-    /// <summary>Failures kept for the flush's exception; further ones are only counted.</summary>
-    private const int MaxKept = 16;
-
     private readonly Lock _flushing = new();
     private readonly object _gate = new();
-    private readonly int[] _outstanding = new int[2];
-    private readonly List<VfioUserRemoteException> _failures = [];
-    private int _failureCount;
-    private int _generation;
+    private readonly Generation[] _generations = [new(), new()];
+    private int _current;
     private bool _lost;
 
-    /// <summary>Counts a request about to be sent; returns its generation.</summary>
-    public int Begin()
+    /// <summary>Counts a request about to be sent; returns its generation and its number there.</summary>
+    public (int Generation, int Operation) Begin()
     {
         lock (_gate)
         {
-            _outstanding[_generation]++;
-            return _generation;
+            Generation generation = _generations[_current];
+            generation.Outstanding++;
+            return (_current, generation.Begun++);
         }
     }
 
     /// <summary>Counts an answer, <paramref name="failure"/> being null when all was well.</summary>
-    public void End(int generation, VfioUserRemoteException? failure, bool lost)
+    public void End(int generation, DmaOperationFailure? failure, bool lost)
     {
         lock (_gate)
         {
             _lost |= lost;
-            if (failure is not null)
-            {
-                _failureCount++;
-                if (_failures.Count < MaxKept)
-                    _failures.Add(failure);
-            }
-            if (--_outstanding[generation] == 0)
+            if (failure is { } refused)
+                _generations[generation].Failures.Add(refused);
+            if (--_generations[generation].Outstanding == 0)
                 Monitor.PulseAll(_gate);
         }
     }
 
-    /// <summary>Waits for everything begun before this call. False when the connection ended instead.</summary>
-    /// <exception cref="VfioUserRemoteException">The peer refused some; the first is named, all kept ones are inside.</exception>
-    public bool Flush()
+    /// <summary>Waits for everything begun before this call and appends what was refused. False when the connection ended instead.</summary>
+    public bool Flush(ICollection<DmaOperationFailure> failures)
     {
         lock (_flushing)
         {
             lock (_gate)
             {
-                int old = _generation;
-                _generation ^= 1;
-                while (_outstanding[old] != 0)
+                Generation old = _generations[_current];
+                _current ^= 1;
+                while (old.Outstanding != 0)
                     Monitor.Wait(_gate);
-                if (_lost)
-                    return false;
-                if (_failureCount == 0)
-                    return true;
-                VfioUserRemoteException first = _failures[0];
-                var exception = _failureCount == 1
-                    ? first
-                    : new VfioUserRemoteException(first.Command, first.Errno, $"the first of {_failureCount} refused", new AggregateException(_failures.ToArray()));
-                _failureCount = 0;
-                _failures.Clear();
-                throw exception;
+                foreach (DmaOperationFailure failure in old.Failures)
+                    failures.Add(failure);
+                old.Failures.Clear();
+                old.Begun = 0;
+                return !_lost;
             }
         }
+    }
+
+    private sealed class Generation
+    {
+        public readonly List<DmaOperationFailure> Failures = [];
+        public int Outstanding;
+        public int Begun;
     }
 }

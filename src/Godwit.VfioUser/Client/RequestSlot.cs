@@ -51,7 +51,7 @@ internal sealed unsafe class RequestSlot(int index)
     /// <summary>When the request was made, in ticks of the connection's clock.</summary>
     public long StartedAt { get; private set; }
 
-    /// <summary>A queued map or unmap: nobody waits for the slot, its range and generation stand here.</summary>
+    /// <summary>A queued map or unmap: nobody waits for the slot, its range, generation and number stand here.</summary>
     public bool IsQueued { get; private set; }
 
     /// <inheritdoc cref="IsQueued"/>
@@ -59,6 +59,9 @@ internal sealed unsafe class RequestSlot(int index)
 
     /// <inheritdoc cref="IsQueued"/>
     public int QueuedGeneration { get; private set; }
+
+    /// <inheritdoc cref="IsQueued"/>
+    public int QueuedOperation { get; private set; }
 
     /// <summary>Fixed part of the reply.</summary>
     public Span<byte> Head => _head;
@@ -91,7 +94,7 @@ internal sealed unsafe class RequestSlot(int index)
     }
 
     /// <summary>Makes the slot ready for a request that nobody waits for.</summary>
-    public void PrepareQueued(Command command, int headSize, DmaRange range, int generation, long now)
+    public void PrepareQueued(Command command, int headSize, DmaRange range, int generation, int operation, long now)
     {
         Command = command;
         HeadSize = headSize;
@@ -101,6 +104,7 @@ internal sealed unsafe class RequestSlot(int index)
         IsQueued = true;
         QueuedRange = range;
         QueuedGeneration = generation;
+        QueuedOperation = operation;
         Reset();
     }
 

@@ -7,6 +7,9 @@ namespace Godwit.VfioUser;
 /// <content>DMA_MAP and DMA_UNMAP.</content>
 public sealed partial class VfioUserClient
 {
+    /// <summary>Refusals listed in the exception of one flush; further ones are only counted.</summary>
+    private const int MaxRefusalsThrown = 16;
+
     /// <summary>DMA_MAP and waits. <paramref name="file"/> null: the device uses DMA messages.</summary>
     /// <exception cref="ArgumentOutOfRangeException">The range is empty, leaves 64 bits or is not in pages of 4 KiB.</exception>
     /// <exception cref="VfioUserRemoteException">The device refused, for example with EEXIST.</exception>
@@ -27,7 +30,7 @@ public sealed partial class VfioUserClient
     }
 
     /// <summary>
-    /// DMA_MAP sent without waiting; order is kept. <see cref="DmaFlush"/> waits for all and throws the first error. Waits for earlier
+    /// DMA_MAP sent without waiting; order is kept. <see cref="DmaFlush()"/> waits for all and throws the first error. Waits for earlier
     /// answers only when <see cref="RequestSlot.Count"/> requests are under way.
     /// </summary>
     /// <exception cref="ArgumentOutOfRangeException">The range is empty, leaves 64 bits or is not in pages of 4 KiB.</exception>
@@ -50,7 +53,23 @@ public sealed partial class VfioUserClient
     /// more, the inner <see cref="AggregateException"/> holds them.
     /// </summary>
     /// <exception cref="VfioUserRemoteException">The device refused some.</exception>
-    public void DmaFlush() => _connection.Flush();
+    public void DmaFlush()
+    {
+        List<DmaOperationFailure> failures = [];
+        DmaFlush(failures);
+        if (failures.Count == 0)
+            return;
+        VfioUserRemoteException[] refused = [.. failures.Take(MaxRefusalsThrown).Select(f => new VfioUserRemoteException($"{f.Command} of {f.Range}", f.Errno))];
+        throw failures.Count == 1
+            ? refused[0]
+            : new VfioUserRemoteException(refused[0].Command, refused[0].Errno, $"the first of {failures.Count} refused", new AggregateException(refused));
+    }
+
+    /// <summary>
+    /// Waits until every map and unmap queued before has been answered, and appends those that the device refused, in order of the
+    /// answers. With several threads that queue at once the numbers count the operations of all.
+    /// </summary>
+    public void DmaFlush(ICollection<DmaOperationFailure> failures) => _connection.Flush(failures);
 
     private static DmaMapBody MapRequest(DmaRange range, DmaAccess access, FileDescriptor? file, ulong fileOffset)
     {

@@ -1,0 +1,251 @@
+using Godwit.Interop.Linux;
+using Godwit.Memory;
+using Godwit.VfioUser;
+
+namespace Godwit.Vfio;
+
+/// <summary>A device served by another process over vfio-user.</summary>
+internal sealed class VfioUserBackend : IVfioBackend
+{
+    /// <summary>Bytes of a DMA_LOGGING_REPORT reply before its bitmap: feature header and report structure (vfio-user, DEVICE_FEATURE).</summary>
+    private const int ReportHeader = 8 + 24;
+
+    private readonly VfioUserClient _client;
+    private readonly List<DmaOperationFailure> _refused = [];
+    private readonly TaskCompletionSource<string> _lost = new(TaskCreationOptions.RunContinuationsAsynchronously);
+
+    private VfioUserBackend(VfioUserClient client)
+    {
+        _client = client;
+        _client.Lost.ContinueWith(
+            static (task, state) => ((TaskCompletionSource<string>)state!).TrySetResult(task.Result),
+            _lost,
+            CancellationToken.None,
+            TaskContinuationOptions.OnlyOnRanToCompletion,
+            TaskScheduler.Default);
+    }
+
+    /// <inheritdoc/>
+    public string Address => _client.Path;
+
+    /// <inheritdoc/>
+    public Task<string> Lost => _lost.Task;
+
+    /// <inheritdoc/>
+    public int MaxMappings => _client.MaxDmaMaps;
+
+    /// <inheritdoc/>
+    public int MaxReportBytes => (_client.MaxTransfer - ReportHeader) & ~7;
+
+    /// <summary>Connects to the server at <paramref name="path"/>.</summary>
+    /// <exception cref="IOException">Nobody there, or it speaks something else.</exception>
+    public static VfioUserBackend Connect(string path, TimeSpan replyTimeout, IDmaMessageHandler dma) =>
+        new(VfioUserClient.Connect(path, new VfioUserClientOptions { ReplyTimeout = replyTimeout }, dma));
+
+    /// <inheritdoc/>
+    public void CutOff(string reason)
+    {
+        // The server unmaps everything when its client goes (vfio-user, "Disconnect").
+        _lost.TrySetResult(reason);
+        _client.Dispose();
+    }
+
+    /// <inheritdoc/>
+    public DeviceInfo GetInfo() => Guard(() => _client.GetInfo());
+
+    /// <inheritdoc/>
+    public RegionInfo GetRegionInfo(int index) => Guard(() => _client.GetRegionInfo(index));
+
+    /// <inheritdoc/>
+    public IrqInfo GetIrqInfo(int index) => Guard(() => _client.GetIrqInfo(index));
+
+    /// <inheritdoc/>
+    public void ReadRegion(int index, ulong offset, Span<byte> destination)
+    {
+        try
+        {
+            _client.ReadRegion(index, offset, destination);
+        }
+        catch (Exception e) when (Translate(e) is { } translated)
+        {
+            throw translated;
+        }
+    }
+
+    /// <inheritdoc/>
+    public void WriteRegion(int index, ulong offset, ReadOnlySpan<byte> data, bool posted)
+    {
+        try
+        {
+            _client.WriteRegion(index, offset, data, posted);
+        }
+        catch (Exception e) when (Translate(e) is { } translated)
+        {
+            throw translated;
+        }
+    }
+
+    /// <inheritdoc/>
+    public void SetIrqEventFds(int index, ReadOnlySpan<EventFd?> fds)
+    {
+        try
+        {
+            _client.SetIrqEventFds(index, 0, fds);
+        }
+        catch (Exception e) when (Translate(e) is { } translated)
+        {
+            throw translated;
+        }
+    }
+
+    /// <inheritdoc/>
+    public void DisableIrqs(int index) => Guard(() => _client.DisableIrqs(index));
+
+    /// <inheritdoc/>
+    public void Reset() => Guard(_client.Reset);
+
+    /// <inheritdoc/>
+    public void QueueMap(IovaPages iova, RamBlock block, ulong offset, bool writable)
+    {
+        try
+        {
+            _client.DmaMapQueued(Range(iova), writable ? DmaAccess.Read | DmaAccess.Write : DmaAccess.Read, block.File, offset);
+        }
+        catch (Exception e) when (Translate(e) is { } translated)
+        {
+            throw translated;
+        }
+    }
+
+    /// <inheritdoc/>
+    public void QueueUnmap(IovaPages iova)
+    {
+        try
+        {
+            _client.DmaUnmapQueued(Range(iova));
+        }
+        catch (Exception e) when (Translate(e) is { } translated)
+        {
+            throw translated;
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Flush(List<DmaFailure> failures)
+    {
+        try
+        {
+            _refused.Clear();
+            _client.DmaFlush(_refused);
+            foreach (DmaOperationFailure failure in _refused)
+                failures.Add(new DmaFailure(failure.Operation, failure.Errno));
+        }
+        catch (Exception e) when (Translate(e) is { } translated)
+        {
+            throw translated;
+        }
+    }
+
+    /// <inheritdoc/>
+    public bool SupportsDmaLogging() => Guard(() => _client.SupportsDmaLogging());
+
+    /// <inheritdoc/>
+    public ulong StartDmaLogging(ulong pageSize, ReadOnlySpan<IovaPages> ranges)
+    {
+        var list = new DmaRange[ranges.Length];
+        for (int i = 0; i < list.Length; i++)
+            list[i] = Range(ranges[i]);
+        return Guard(() => _client.StartDmaLogging(pageSize, list));
+    }
+
+    /// <inheritdoc/>
+    public void StopDmaLogging() => Guard(_client.StopDmaLogging);
+
+    /// <inheritdoc/>
+    public void ReportDmaLog(IovaPages range, ulong pageSize, Span<ulong> bitmap)
+    {
+        try
+        {
+            _client.ReportDmaLog(Range(range), pageSize, bitmap);
+        }
+        catch (Exception e) when (Translate(e) is { } translated)
+        {
+            throw translated;
+        }
+    }
+
+    /// <inheritdoc/>
+    public MigrationSupport GetMigrationSupport() => Guard(() => _client.GetMigrationSupport());
+
+    /// <inheritdoc/>
+    public DeviceMigrationState GetMigrationState() => Guard(() => _client.GetMigrationState());
+
+    /// <inheritdoc/>
+    public void SetMigrationState(DeviceMigrationState state) => Guard(() => _client.SetMigrationState(state));
+
+    /// <inheritdoc/>
+    public int ReadMigrationData(Span<byte> destination)
+    {
+        try
+        {
+            return _client.ReadMigrationData(destination);
+        }
+        catch (Exception e) when (Translate(e) is { } translated)
+        {
+            throw translated;
+        }
+    }
+
+    /// <inheritdoc/>
+    public void WriteMigrationData(ReadOnlySpan<byte> data)
+    {
+        try
+        {
+            _client.WriteMigrationData(data);
+        }
+        catch (Exception e) when (Translate(e) is { } translated)
+        {
+            throw translated;
+        }
+    }
+
+    /// <inheritdoc/>
+    public ulong? GetStopCopySize() => Guard(() => _client.GetStopCopySize());
+
+    /// <inheritdoc/>
+    public void Dispose() => _client.Dispose();
+
+    private static DmaRange Range(IovaPages pages) => new(new DmaAddress(pages.Iova.Value), pages.Bytes);
+
+    /// <summary>What the room calls it: refused, or gone. Null for what is neither.</summary>
+    private static IOException? Translate(Exception exception) => exception switch
+    {
+        VfioUserRemoteException refused => new DeviceRefusedException(refused.Command, refused.Errno, refused),
+        VfioUserException gone => new DeviceLostException(gone.Message, gone),
+        _ => null,
+    };
+
+    private static T Guard<T>(Func<T> call)
+    {
+        try
+        {
+            return call();
+        }
+        catch (Exception e) when (Translate(e) is { } translated)
+        {
+            throw translated;
+        }
+    }
+
+    private static void Guard(Action call)
+    {
+        try
+        {
+            call();
+        }
+        catch (Exception e) when (Translate(e) is { } translated)
+        {
+            throw translated;
+        }
+    }
+}
