@@ -149,7 +149,7 @@ internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
             {
                 // Behind a translating vIOMMU what is mapped may be little, so counting all of it as dirty can work (rule 3). By GPA it is all of RAM.
                 if (refusal is null || !plans.Any(p => p.Translated))
-                    throw new DirtyLogLostException($"{_device}: the device cannot log its DMA over {plans.FirstOrDefault()?.Description ?? "an aperture without end"}", refusal);
+                    throw new DirtyLogLostException($"{_device}: the device cannot log its DMA over {(plans.Count > 0 ? plans[0].Description : "an aperture without end")}", refusal);
                 _notices.Post(NoticeKind.LoggingRefused, $"{_device}: the device refused to log its DMA ({refusal.Errno}); everything mapped for writing counts as dirty");
             }
 

@@ -17,12 +17,7 @@ internal sealed class VfioUserBackend : IVfioBackend
     private VfioUserBackend(VfioUserClient client)
     {
         _client = client;
-        _client.Lost.ContinueWith(
-            static (task, state) => ((TaskCompletionSource<string>)state!).TrySetResult(task.Result),
-            _lost,
-            CancellationToken.None,
-            TaskContinuationOptions.OnlyOnRanToCompletion,
-            TaskScheduler.Default);
+        _client.Lost.GetAwaiter().OnCompleted(() => _lost.TrySetResult(_client.Lost.Result));
     }
 
     /// <inheritdoc/>
@@ -66,9 +61,9 @@ internal sealed class VfioUserBackend : IVfioBackend
         {
             _client.ReadRegion(index, offset, destination);
         }
-        catch (Exception e) when (Translate(e) is { } translated)
+        catch (VfioUserException e)
         {
-            throw translated;
+            throw Translate(e);
         }
     }
 
@@ -79,9 +74,9 @@ internal sealed class VfioUserBackend : IVfioBackend
         {
             _client.WriteRegion(index, offset, data, posted);
         }
-        catch (Exception e) when (Translate(e) is { } translated)
+        catch (VfioUserException e)
         {
-            throw translated;
+            throw Translate(e);
         }
     }
 
@@ -92,9 +87,9 @@ internal sealed class VfioUserBackend : IVfioBackend
         {
             _client.SetIrqEventFds(index, 0, fds);
         }
-        catch (Exception e) when (Translate(e) is { } translated)
+        catch (VfioUserException e)
         {
-            throw translated;
+            throw Translate(e);
         }
     }
 
@@ -111,9 +106,9 @@ internal sealed class VfioUserBackend : IVfioBackend
         {
             _client.DmaMapQueued(Range(iova), writable ? DmaAccess.Read | DmaAccess.Write : DmaAccess.Read, block.File, offset);
         }
-        catch (Exception e) when (Translate(e) is { } translated)
+        catch (VfioUserException e)
         {
-            throw translated;
+            throw Translate(e);
         }
     }
 
@@ -124,9 +119,9 @@ internal sealed class VfioUserBackend : IVfioBackend
         {
             _client.DmaUnmapQueued(Range(iova));
         }
-        catch (Exception e) when (Translate(e) is { } translated)
+        catch (VfioUserException e)
         {
-            throw translated;
+            throw Translate(e);
         }
     }
 
@@ -140,9 +135,9 @@ internal sealed class VfioUserBackend : IVfioBackend
             foreach (DmaOperationFailure failure in _refused)
                 failures.Add(new DmaFailure(failure.Operation, failure.Errno));
         }
-        catch (Exception e) when (Translate(e) is { } translated)
+        catch (VfioUserException e)
         {
-            throw translated;
+            throw Translate(e);
         }
     }
 
@@ -168,9 +163,9 @@ internal sealed class VfioUserBackend : IVfioBackend
         {
             _client.ReportDmaLog(Range(range), pageSize, bitmap);
         }
-        catch (Exception e) when (Translate(e) is { } translated)
+        catch (VfioUserException e)
         {
-            throw translated;
+            throw Translate(e);
         }
     }
 
@@ -190,9 +185,9 @@ internal sealed class VfioUserBackend : IVfioBackend
         {
             return _client.ReadMigrationData(destination);
         }
-        catch (Exception e) when (Translate(e) is { } translated)
+        catch (VfioUserException e)
         {
-            throw translated;
+            throw Translate(e);
         }
     }
 
@@ -203,9 +198,9 @@ internal sealed class VfioUserBackend : IVfioBackend
         {
             _client.WriteMigrationData(data);
         }
-        catch (Exception e) when (Translate(e) is { } translated)
+        catch (VfioUserException e)
         {
-            throw translated;
+            throw Translate(e);
         }
     }
 
@@ -217,13 +212,10 @@ internal sealed class VfioUserBackend : IVfioBackend
 
     private static DmaRange Range(IovaPages pages) => new(new DmaAddress(pages.Iova.Value), pages.Bytes);
 
-    /// <summary>What the room calls it: refused, or gone. Null for what is neither.</summary>
-    private static IOException? Translate(Exception exception) => exception switch
-    {
-        VfioUserRemoteException refused => new DeviceRefusedException(refused.Command, refused.Errno, refused),
-        VfioUserException gone => new DeviceLostException(gone.Message, gone),
-        _ => null,
-    };
+    /// <summary>What the room calls it: refused, or gone.</summary>
+    private static IOException Translate(VfioUserException exception) => exception is VfioUserRemoteException refused
+        ? new DeviceRefusedException(refused.Command, refused.Errno, refused)
+        : new DeviceLostException(exception.Message, exception);
 
     private static T Guard<T>(Func<T> call)
     {
@@ -231,9 +223,9 @@ internal sealed class VfioUserBackend : IVfioBackend
         {
             return call();
         }
-        catch (Exception e) when (Translate(e) is { } translated)
+        catch (VfioUserException e)
         {
-            throw translated;
+            throw Translate(e);
         }
     }
 
@@ -243,9 +235,9 @@ internal sealed class VfioUserBackend : IVfioBackend
         {
             call();
         }
-        catch (Exception e) when (Translate(e) is { } translated)
+        catch (VfioUserException e)
         {
-            throw translated;
+            throw Translate(e);
         }
     }
 }

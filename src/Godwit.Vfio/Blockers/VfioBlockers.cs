@@ -1,0 +1,140 @@
+using Godwit.Migration;
+using Godwit.VfioUser;
+
+namespace Godwit.Vfio;
+
+/// <summary>The user does not want the device migrated.</summary>
+public sealed record MigrationDisabledBlocker : MigrationBlocker
+{
+    /// <inheritdoc/>
+    public override string Code => "device-migration-disabled";
+
+    /// <inheritdoc/>
+    public override string Reason => "Migration of this device has been switched off";
+
+    /// <inheritdoc/>
+    public override string WayOut => "Start the machine with migration of the device enabled, or unplug it";
+}
+
+/// <summary>The device has no migration of its state.</summary>
+public sealed record DeviceWithoutMigrationBlocker : MigrationBlocker
+{
+    /// <inheritdoc/>
+    public override string Code => "device-without-migration";
+
+    /// <inheritdoc/>
+    public override string Reason => "The device does not offer migration of its state (VFIO_MIGRATION_STOP_COPY)";
+
+    /// <inheritdoc/>
+    public override string WayOut => "Use a device or driver that can save its state, or unplug it";
+}
+
+/// <summary>The device does not say which memory it writes.</summary>
+public sealed record DeviceWithoutDirtyLoggingBlocker : MigrationBlocker
+{
+    /// <inheritdoc/>
+    public override string Code => "device-without-dma-logging";
+
+    /// <inheritdoc/>
+    public override string Reason => "The device does not log which memory it writes (DMA_LOGGING_START, STOP and REPORT)";
+
+    /// <inheritdoc/>
+    public override string WayOut => "Use a device or driver that logs its DMA, or unplug it";
+}
+
+/// <summary>The device refused, when it was plugged, to log what would have to be logged.</summary>
+public sealed record DirtyLoggingRefusedBlocker : MigrationBlocker
+{
+    /// <inheritdoc/>
+    public override string Code => "device-refuses-dma-logging";
+
+    /// <summary>What it was asked to cover.</summary>
+    public required string Coverage { get; init; }
+
+    /// <summary>What it answered.</summary>
+    public required string Answer { get; init; }
+
+    /// <inheritdoc/>
+    public override string Reason => $"The device refused to log its DMA over {Coverage}: {Answer}";
+
+    /// <inheritdoc/>
+    public override string WayOut => "Use less memory, or a device whose log is larger";
+}
+
+/// <summary>Several devices, of which one cannot stop its DMA to the others first.</summary>
+public sealed record NoPeerToPeerBlocker : MigrationBlocker
+{
+    /// <inheritdoc/>
+    public override string Code => "device-without-p2p";
+
+    /// <summary>Migratable passthrough devices in the machine.</summary>
+    public required int Devices { get; init; }
+
+    /// <inheritdoc/>
+    public override string Reason =>
+        $"The machine has {Devices} passthrough devices, and this one has no P2P states ({nameof(MigrationSupport.P2P)}), so it could write to another that has stopped";
+
+    /// <inheritdoc/>
+    public override string WayOut => "Keep one passthrough device, or use devices that offer the P2P states";
+}
+
+/// <summary>The device has gone.</summary>
+public sealed record DeviceLostBlocker : MigrationBlocker
+{
+    /// <inheritdoc/>
+    public override string Code => "device-lost";
+
+    /// <summary>Why.</summary>
+    public required string Cause { get; init; }
+
+    /// <inheritdoc/>
+    public override string Reason => $"The device has gone: {Cause}";
+
+    /// <inheritdoc/>
+    public override string WayOut => "Unplug it, or restart the machine with a device that runs";
+}
+
+/// <summary>The device is in the ERROR state and its reset failed.</summary>
+public sealed record DeviceInErrorBlocker : MigrationBlocker
+{
+    /// <inheritdoc/>
+    public override string Code => "device-in-error";
+
+    /// <inheritdoc/>
+    public override string Reason => "The device is in the migration state ERROR and could not be reset";
+
+    /// <inheritdoc/>
+    public override string WayOut => "Unplug it, or restart the machine";
+}
+
+/// <summary>The vIOMMU translates and does not tell where its aperture ends, so nothing says what to log.</summary>
+public sealed record IommuWithoutApertureBlocker : MigrationBlocker
+{
+    /// <inheritdoc/>
+    public override string Code => "iommu-without-aperture";
+
+    /// <inheritdoc/>
+    public override string Reason => "The vIOMMU in front of the device translates and does not tell its last usable IOVA, so the range to log is unknown";
+
+    /// <inheritdoc/>
+    public override string WayOut => "Use a vIOMMU with an address-width limit";
+}
+
+/// <summary>The device takes fewer mappings than RAM has pieces.</summary>
+public sealed record MappingLimitBlocker : MigrationBlocker
+{
+    /// <inheritdoc/>
+    public override string Code => "device-mapping-limit";
+
+    /// <summary>Mappings that the device takes.</summary>
+    public required int Limit { get; init; }
+
+    /// <summary>Mappings that RAM needs when it is mapped by GPA.</summary>
+    public required int Needed { get; init; }
+
+    /// <inheritdoc/>
+    public override string Reason => $"The device takes {Limit} DMA mappings, and guest RAM alone needs {Needed}";
+
+    /// <inheritdoc/>
+    public override string WayOut => "Use a device with more DMA mappings (max_dma_maps)";
+}

@@ -1,0 +1,216 @@
+using System.Buffers.Binary;
+using System.Collections.Immutable;
+using System.Numerics;
+using Godwit.Pci;
+using Godwit.Vfio.Spec;
+using Godwit.VfioUser;
+
+namespace Godwit.Vfio;
+
+/// <summary>A BAR of the device.</summary>
+/// <param name="Index">0-5.</param>
+/// <param name="Kind">32 or 64 bits.</param>
+/// <param name="Prefetchable">As the device says.</param>
+/// <param name="RegionBytes">Bytes that the device serves.</param>
+/// <param name="BarBytes">Bytes that the guest sees: the next power of two.</param>
+/// <param name="Mappable">Whether the device offers parts of it for mapping.</param>
+internal sealed record DeviceBar(int Index, BarKind Kind, bool Prefetchable, ulong RegionBytes, ulong BarBytes, bool Mappable);
+
+/// <summary>Where the device has its MSI-X.</summary>
+/// <param name="Capability">Offset of the capability.</param>
+/// <param name="Vectors">1-2048.</param>
+/// <param name="TableBar">BAR of the table.</param>
+/// <param name="TableOffset">Offset of the table in it.</param>
+/// <param name="PendingBar">BAR of the pending bits.</param>
+/// <param name="PendingOffset">Offset of the pending bits in it.</param>
+internal sealed record MsixLayout(int Capability, int Vectors, int TableBar, uint TableOffset, int PendingBar, uint PendingOffset)
+{
+    /// <summary>Bytes of the table.</summary>
+    public ulong TableBytes => (ulong)Vectors * MsixRegisters.EntryBytes;
+
+    /// <summary>Bytes of the pending bits.</summary>
+    public ulong PendingBytes => (ulong)(Vectors + 63) / 64 * 8;
+}
+
+/// <summary>What a device is, read once from its configuration space and region infos and checked: the device is another process.</summary>
+internal sealed record DeviceLayout
+{
+    /// <summary>Vendor, device and subsystem ids.</summary>
+    public required ushort Vendor { get; init; }
+
+    /// <inheritdoc cref="Vendor"/>
+    public required ushort Device { get; init; }
+
+    /// <inheritdoc cref="Vendor"/>
+    public required ushort SubsystemVendor { get; init; }
+
+    /// <inheritdoc cref="Vendor"/>
+    public required ushort Subsystem { get; init; }
+
+    /// <summary>Base class, sub-class, interface from the high byte down.</summary>
+    public required uint ClassCode { get; init; }
+
+    /// <summary>Revision.</summary>
+    public required byte Revision { get; init; }
+
+    /// <summary>BARs there are.</summary>
+    public required ImmutableArray<DeviceBar> Bars { get; init; }
+
+    /// <summary>MSI-X, or null.</summary>
+    public required MsixLayout? Msix { get; init; }
+
+    /// <summary>Offset and port type of the PCI Express capability, or null.</summary>
+    public required (int Offset, int PortType)? Express { get; init; }
+
+    /// <summary>Sizes of all regions, by index.</summary>
+    public required ImmutableArray<ulong> RegionBytes { get; init; }
+
+    /// <summary>Vectors of all interrupt indices.</summary>
+    public required ImmutableArray<int> IrqCounts { get; init; }
+
+    /// <summary>Whether it can be reset.</summary>
+    public required bool CanReset { get; init; }
+
+    /// <summary>Things left out, for notices.</summary>
+    public required ImmutableArray<string> Omitted { get; init; }
+
+    /// <summary>Reads and checks a device.</summary>
+    /// <exception cref="VfioAttachException">It is no PCI device, or what it says of itself cannot be.</exception>
+    public static DeviceLayout Read(IVfioBackend device)
+    {
+        DeviceInfo info = device.GetInfo();
+        if (!info.IsPci || info.RegionCount <= PciRegion.Config)
+            throw new VfioAttachException(device.Address, $"no PCI device: {info.RegionCount} regions, PCI flag {info.IsPci}");
+        var regions = new RegionInfo[Math.Min(info.RegionCount, PciRegion.Count)];
+        for (int i = 0; i < regions.Length; i++)
+        {
+            regions[i] = device.GetRegionInfo(i);
+            regions[i].File?.Dispose(); // accesses are trapped here
+        }
+
+        int[] irqs = new int[Math.Min(info.IrqCount, PciIrq.Count)];
+        for (int i = 0; i < irqs.Length; i++)
+            irqs[i] = device.GetIrqInfo(i).Count;
+
+        ulong configBytes = regions[PciRegion.Config].Size;
+        if (configBytes < ConfigRegisters.LeastSize)
+            throw new VfioAttachException(device.Address, $"{configBytes} bytes of configuration space; {ConfigRegisters.LeastSize} are the least");
+        byte[] config = new byte[Math.Min(configBytes, ConfigRegisters.MostSize)];
+        device.ReadRegion(PciRegion.Config, 0, config);
+        return Parse(device.Address, config, regions, irqs, info.CanReset);
+    }
+
+    /// <summary>Checks what has been read.</summary>
+    /// <exception cref="VfioAttachException">It cannot be.</exception>
+    internal static DeviceLayout Parse(string address, ReadOnlySpan<byte> config, IReadOnlyList<RegionInfo> regions, IReadOnlyList<int> irqs, bool canReset)
+    {
+        ushort vendor = Word(config, ConfigRegisters.VendorId);
+        int headerType = config[ConfigRegisters.HeaderType] & 0x7F;
+        if (vendor is 0xFFFF or 0)
+            throw new VfioAttachException(address, $"vendor id 0x{vendor:x4}: no function answers");
+        if (headerType != 0)
+            throw new VfioAttachException(address, $"header type {headerType}; only endpoints (type 0) can be passed through");
+        List<string> omitted = [];
+        ImmutableArray<DeviceBar> bars = ParseBars(address, config, regions, omitted);
+        Dictionary<byte, int> capabilities = ParseCapabilities(config);
+        return new DeviceLayout
+        {
+            Vendor = vendor,
+            Device = Word(config, ConfigRegisters.DeviceId),
+            SubsystemVendor = Word(config, ConfigRegisters.SubsystemVendorId),
+            Subsystem = Word(config, ConfigRegisters.SubsystemId),
+            ClassCode = (uint)(config[ConfigRegisters.ClassCode] | config[ConfigRegisters.ClassCode + 1] << 8 | config[ConfigRegisters.ClassCode + 2] << 16),
+            Revision = config[ConfigRegisters.RevisionId],
+            Bars = bars,
+            Msix = capabilities.TryGetValue(MsixRegisters.Id, out int msix) ? ParseMsix(address, config, msix, bars) : null,
+            Express = capabilities.TryGetValue(ExpressRegisters.Id, out int express)
+                ? (express, (int)(Word(config, express + ExpressRegisters.Capabilities) & ExpressRegisters.PortTypeMask) >> ExpressRegisters.PortTypeShift)
+                : null,
+            RegionBytes = [.. regions.Select(r => r.Size)],
+            IrqCounts = [.. irqs],
+            CanReset = canReset,
+            Omitted = [.. omitted],
+        };
+    }
+
+    private static ImmutableArray<DeviceBar> ParseBars(string address, ReadOnlySpan<byte> config, IReadOnlyList<RegionInfo> regions, List<string> omitted)
+    {
+        var bars = ImmutableArray.CreateBuilder<DeviceBar>();
+        for (int i = 0; i < ConfigRegisters.BarCount; i++)
+        {
+            RegionInfo region = regions[i];
+            if (region.Size == 0)
+                continue;
+            uint register = BinaryPrimitives.ReadUInt32LittleEndian(config[(ConfigRegisters.Bar0 + i * 4)..]);
+            if ((register & ConfigRegisters.BarIsIo) != 0)
+            {
+                omitted.Add($"BAR {i} is in I/O space, which this machine does not have");
+                continue;
+            }
+
+            uint type = register & ConfigRegisters.BarTypeMask;
+            if (type is not (0 or ConfigRegisters.BarType64))
+                throw new VfioAttachException(address, $"BAR {i} is of unknown type {type >> 1}");
+            bool wide = type == ConfigRegisters.BarType64;
+            if (wide && (i + 1 == ConfigRegisters.BarCount || regions[i + 1].Size != 0))
+                throw new VfioAttachException(address, $"BAR {i} has 64 bits, and the next one is not free");
+            ulong limit = wide ? 1UL << 62 : 1UL << 31;
+            if (region.Size > limit)
+                throw new VfioAttachException(address, $"BAR {i} has {region.Size} bytes; the limit is {limit}");
+            ulong size = BitOperations.RoundUpToPowerOf2(Math.Max(region.Size, ConfigRegisters.LeastBar));
+            bars.Add(new DeviceBar(
+                i, wide ? BarKind.Memory64 : BarKind.Memory32, (register & ConfigRegisters.BarPrefetchable) != 0, region.Size, size, region.Mappable.Count > 0));
+            if (wide)
+                i++;
+        }
+
+        return bars.ToImmutable();
+    }
+
+    /// <summary>First offset of each capability. 48 capabilities fit; a longer list is a loop, of which the rest is ignored.</summary>
+    private static Dictionary<byte, int> ParseCapabilities(ReadOnlySpan<byte> config)
+    {
+        const int Most = (ConfigRegisters.LeastSize - ConfigRegisters.FirstCapability) / 4;
+        var result = new Dictionary<byte, int>();
+        if ((Word(config, ConfigRegisters.Status) & ConfigRegisters.StatusCapabilitiesList) == 0)
+            return result;
+        int offset = config[ConfigRegisters.CapabilitiesPointer] & ~3;
+        for (int i = 0; i < Most && offset >= ConfigRegisters.FirstCapability; i++)
+        {
+            result.TryAdd(config[offset], offset);
+            offset = config[offset + 1] & ~3;
+        }
+
+        return result;
+    }
+
+    private static MsixLayout ParseMsix(string address, ReadOnlySpan<byte> config, int at, ImmutableArray<DeviceBar> bars)
+    {
+        if (at > ConfigRegisters.LeastSize - MsixRegisters.Length)
+            throw new VfioAttachException(address, $"the MSI-X capability at 0x{at:x} reaches out of its space");
+        uint table = BinaryPrimitives.ReadUInt32LittleEndian(config[(at + MsixRegisters.Table)..]);
+        uint pending = BinaryPrimitives.ReadUInt32LittleEndian(config[(at + MsixRegisters.Pending)..]);
+        var msix = new MsixLayout(
+            at,
+            (int)(Word(config, at + MsixRegisters.MessageControl) & MsixRegisters.TableSizeMask) + 1,
+            (int)(table & MsixRegisters.BarMask),
+            table & ~MsixRegisters.BarMask,
+            (int)(pending & MsixRegisters.BarMask),
+            pending & ~MsixRegisters.BarMask);
+        CheckInside(address, bars, "table", msix.TableBar, msix.TableOffset, msix.TableBytes);
+        CheckInside(address, bars, "pending bits", msix.PendingBar, msix.PendingOffset, msix.PendingBytes);
+        if (msix.TableBar == msix.PendingBar && msix.TableOffset < msix.PendingOffset + msix.PendingBytes && msix.PendingOffset < msix.TableOffset + msix.TableBytes)
+            throw new VfioAttachException(address, $"MSI-X table and pending bits overlap in BAR {msix.TableBar}");
+        return msix;
+    }
+
+    private static void CheckInside(string address, ImmutableArray<DeviceBar> bars, string what, int bar, uint offset, ulong bytes)
+    {
+        if (bars.FirstOrDefault(b => b.Index == bar) is not { } place)
+            throw new VfioAttachException(address, $"the MSI-X {what} lie in BAR {bar}, which does not exist");
+        if (offset + bytes > place.BarBytes)
+            throw new VfioAttachException(address, $"the MSI-X {what} of {bytes} bytes at 0x{offset:x} reach out of BAR {bar} of {place.BarBytes} bytes");
+    }
+
+    private static ushort Word(ReadOnlySpan<byte> config, int offset) => BinaryPrimitives.ReadUInt16LittleEndian(config[offset..]);
+}

@@ -1,0 +1,176 @@
+using Godwit.Memory;
+using Godwit.Pci;
+using Godwit.Vfio.Spec;
+using Godwit.VfioUser;
+
+namespace Godwit.Vfio;
+
+/// <content>Configuration space, BARs and interrupts: emulated from the device's own, which takes part where it must know.</content>
+public sealed partial class VfioPciFunction
+{
+    private readonly Lock _interruptSetup = new();
+    private InterruptPump? _interrupts;
+    private bool _interruptsSet; // in the device, under _interruptSetup
+    private int _express;
+
+    /// <inheritdoc/>
+    public override void WriteConfig(int offset, uint value, int size)
+    {
+        base.WriteConfig(offset, value, size);
+        if (Touches(offset, size, ConfigRegisters.Command, 2))
+            PushCommand();
+        if (_express != 0 && _layout.CanReset && Touches(offset, size, _express + ExpressRegisters.DeviceControl, 2)
+            && (Shifted(offset, value, _express + ExpressRegisters.DeviceControl) & ExpressRegisters.InitiateFunctionLevelReset) != 0)
+            Reset();
+    }
+
+    /// <inheritdoc/>
+    public override void Reset()
+    {
+        base.Reset();
+        try
+        {
+            ResetDevice();
+        }
+        catch (DeviceRefusedException e)
+        {
+            _notices.Post(NoticeKind.Configuration, $"{Id}: {e.Message}");
+        }
+        catch (DeviceLostException)
+        {
+            // Lost says so.
+        }
+    }
+
+    /// <inheritdoc/>
+    public override void LoadState(ReadOnlySpan<byte> state)
+    {
+        base.LoadState(state);
+        PushCommand();
+        SetInterrupts(again: true);
+    }
+
+    /// <inheritdoc/>
+    protected override void OnMsixControlChanged() => SetInterrupts(again: false);
+
+    private void BuildConfiguration()
+    {
+        SetIdentity(_layout.Vendor, _layout.Device, _layout.ClassCode, _layout.Revision, _layout.SubsystemVendor, _layout.Subsystem);
+        // With a mapped region the guest could overtake a posted write by a store past the VMM; none is mapped here, but the device counts
+        // on the order as soon as it offers one.
+        bool post = !_layout.Bars.Any(b => b.Mappable);
+        MsixTable? msix = _layout.Msix is { } layout ? new MsixTable(this, layout.Vectors) : null;
+        foreach (DeviceBar bar in _layout.Bars)
+            SetBar(bar.Index, bar.Kind, bar.Prefetchable, BuildBar(bar, msix, post));
+        if (msix is not null)
+        {
+            MsixLayout at = _layout.Msix!;
+            msix.AddCapability(at.TableBar, at.TableOffset, at.PendingBar, at.PendingOffset, at.Capability);
+            _interrupts = new InterruptPump(Id, Math.Min(at.Vectors, VectorsOfDevice), msix.Raise);
+        }
+
+        if (_layout.Express is { } express)
+            AddExpress(express.Offset, express.PortType);
+        foreach (string omitted in _layout.Omitted)
+            _notices.Post(NoticeKind.Configuration, $"{Id}: {omitted}");
+    }
+
+    private int VectorsOfDevice => _layout.IrqCounts.Length > PciIrq.Msix ? _layout.IrqCounts[PciIrq.Msix] : 0;
+
+    /// <summary>All of the BAR is trapped; the MSI-X table and pending bits, which are the VMM's, lie over it.</summary>
+    private ContainerRegion BuildBar(DeviceBar bar, MsixTable? msix, bool post)
+    {
+        var region = new ContainerRegion($"{Id} bar {bar.Index}", bar.BarBytes);
+        var access = new BarAccess(_device, Id, bar.Index, post, _notices);
+        using TopologyTransaction transaction = _topology.Begin();
+        _topology.Add(region, default, new MmioRegion($"{Id} bar {bar.Index} trapped", bar.RegionBytes, access));
+        if (msix is not null && _layout.Msix is { } at)
+        {
+            if (at.TableBar == bar.Index)
+                _topology.Add(region, new BusAddress(at.TableOffset), msix.TableRegion, priority: 1);
+            if (at.PendingBar == bar.Index)
+                _topology.Add(region, new BusAddress(at.PendingOffset), msix.PendingRegion, priority: 1);
+        }
+
+        return region;
+    }
+
+    private void AddExpress(int offset, int portType)
+    {
+        // Where the device has it, unless ours, which may be longer, would reach into MSI-X.
+        bool clash = _layout.Msix is { } msix && offset < msix.Capability + MsixRegisters.Length && msix.Capability < offset + ExpressRegisters.Length;
+        bool fits = offset >= ConfigRegisters.FirstCapability && offset % 4 == 0 && offset <= ConfigRegisters.LeastSize - ExpressRegisters.Length;
+        var type = (ExpressPortType)portType == ExpressPortType.RootComplexEndpoint ? ExpressPortType.RootComplexEndpoint : ExpressPortType.Endpoint;
+        _express = AddExpressCapability(type, fits && !clash ? offset : null);
+        if (_layout.CanReset)
+        {
+            uint capabilities = Config.Read(_express + ExpressRegisters.DeviceCapabilities, 4);
+            Config.Define(_express + ExpressRegisters.DeviceCapabilities, 4, capabilities | ExpressRegisters.FunctionLevelResetCapable);
+        }
+    }
+
+    /// <summary>The device must know of bus mastering and memory space.</summary>
+    private void PushCommand()
+    {
+        try
+        {
+            Span<byte> command = stackalloc byte[2];
+            System.Buffers.Binary.BinaryPrimitives.WriteUInt16LittleEndian(command, (ushort)Config.Read(ConfigRegisters.Command, 2));
+            _device.WriteRegion(PciRegion.Config, ConfigRegisters.Command, command, posted: false);
+        }
+        catch (DeviceRefusedException e)
+        {
+            _notices.Post(NoticeKind.Configuration, $"{Id}: the device does not take its command register: {e.Message}");
+        }
+        catch (DeviceLostException)
+        {
+            // Lost says so; the guest sees a function that does nothing.
+        }
+    }
+
+    /// <summary>Gives the device its eventfds while MSI-X is enabled, and takes them back when it is not.</summary>
+    private void SetInterrupts(bool again)
+    {
+        lock (_interruptSetup)
+        {
+            bool wanted = Msix is { Enabled: true };
+            if (_interrupts is null || (wanted == _interruptsSet && !again))
+                return;
+            try
+            {
+                if (wanted)
+                    _device.SetIrqEventFds(PciIrq.Msix, _interrupts.Vectors);
+                else if (_interruptsSet)
+                    _device.DisableIrqs(PciIrq.Msix);
+                _interruptsSet = wanted;
+            }
+            catch (DeviceRefusedException e)
+            {
+                _notices.Post(NoticeKind.Interrupts, $"{Id}: the device does not take its interrupts: {e.Message}");
+            }
+            catch (DeviceLostException)
+            {
+                // Lost says so.
+            }
+        }
+    }
+
+    /// <summary>Function-level reset, then what the VMM had set up in the device.</summary>
+    private void ResetDevice()
+    {
+        if (!_layout.CanReset)
+            throw new DeviceRefusedException("DEVICE_RESET", Interop.Linux.Errno.ENOTSUP);
+        _device.Reset();
+        PushCommand();
+        SetInterrupts(again: true);
+    }
+
+    private static bool Touches(int offset, int size, int register, int registerSize) => offset < register + registerSize && register < offset + size;
+
+    /// <summary>What a write puts into a 16-bit register that it touches.</summary>
+    private static uint Shifted(int offset, uint value, int register)
+    {
+        ulong wide = offset <= register ? (ulong)value >> ((register - offset) * 8) : (ulong)value << ((offset - register) * 8);
+        return (uint)wide & 0xFFFF;
+    }
+}

@@ -1,0 +1,209 @@
+using System.Collections.Immutable;
+using System.Globalization;
+using Godwit.Memory;
+using Godwit.Migration;
+using Godwit.Pci;
+using Godwit.VfioUser;
+
+namespace Godwit.Vfio;
+
+/// <summary>
+/// A passthrough PCI function: a vfio-user device seen by the guest as a function of its own bus, with its own DMA address space mapped into
+/// the device as the vIOMMU (or plain RAM) says, its DMA log as dirty source and its migration state machine.
+/// </summary>
+/// <remarks>
+/// Migration members come on the migration's thread, one at a time; guest accesses on vCPU threads; the rest may be called from any thread.
+/// A device that goes does not take the machine with it: registers read all ones, the guest runs on, and <see cref="Lost"/> completes.
+/// </remarks>
+public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, IDirtyTracker, IDisposable
+{
+    private readonly VfioDeviceOptions _options;
+    private readonly IVfioBackend _device;
+    private readonly MemoryTopology _topology;
+    private readonly DeviceLayout _layout;
+    private readonly DmaShadow _shadow;
+    private readonly DmaLogTracker _tracker;
+    private readonly DeviceStateMachine _states;
+    private readonly NoticeBoard _notices = new();
+    private readonly DmaMessageRelay? _relay;
+    private readonly bool _logsDma;
+    private DeviceRefusedException? _loggingRefused;
+    private CoveragePlan? _probed;
+    private bool _attached, _disposed;
+
+    private VfioPciFunction(VfioDeviceOptions options, IVfioBackend device, DmaMessageRelay? relay, MemoryTopology topology, GuestRam ram)
+        : base(options.Id)
+    {
+        _options = options;
+        _device = device;
+        _relay = relay;
+        _topology = topology;
+        _layout = DeviceLayout.Read(device);
+        _logsDma = device.SupportsDmaLogging();
+        _shadow = new DmaShadow(Id, device, device.CutOff, ram, new GpaResolver(topology.System), _notices);
+        _tracker = new DmaLogTracker(Id, device, _shadow, new DirtyMarker(ram.Dirty), () => Plans(), _notices);
+        _shadow.UnmapObserver = _tracker;
+        _states = new DeviceStateMachine(Id, device, device.GetMigrationSupport(), ResetDevice, _notices);
+        _states.Changed += () => StateChanged?.Invoke(this);
+        BuildConfiguration();
+        _device.Lost.GetAwaiter().OnCompleted(OnLost);
+    }
+
+    /// <summary>Connects to the device and probes it. Attach it to a bus afterwards; mapping starts then.</summary>
+    /// <exception cref="IOException">No device there, or it speaks another protocol; the text names the socket.</exception>
+    public static VfioPciFunction Connect(VfioDeviceOptions options, MemoryTopology topology, GuestRam ram)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        ArgumentNullException.ThrowIfNull(topology);
+        ArgumentNullException.ThrowIfNull(ram);
+        var relay = new DmaMessageRelay();
+        VfioUserBackend device = VfioUserBackend.Connect(options.Socket, options.ReplyTimeout, relay);
+        return Create(options, device, relay, topology, ram);
+    }
+
+    /// <summary>Takes over <paramref name="device"/>; disposes it when that fails.</summary>
+    internal static VfioPciFunction Create(VfioDeviceOptions options, IVfioBackend device, DmaMessageRelay? relay, MemoryTopology topology, GuestRam ram)
+    {
+        try
+        {
+            return new VfioPciFunction(options, device, relay, topology, ram);
+        }
+        catch (Exception e)
+        {
+            device.Dispose();
+            if (e is IOException and not VfioAttachException)
+                throw new VfioAttachException(device.Address, e.Message, e);
+            throw;
+        }
+    }
+
+    /// <inheritdoc/>
+    public string Id => _options.Id;
+
+    /// <summary>Something that an operator should know, one line; each kind of thing once.</summary>
+    public event Action<string>? Notice
+    {
+        add => _notices.Posted += value;
+        remove => _notices.Posted -= value;
+    }
+
+    /// <summary>Completes when the device process has gone; the text says why.</summary>
+    public Task<string> Lost => _device.Lost;
+
+    /// <summary>Counters for status.</summary>
+    public VfioDeviceStatistics Statistics => new(
+        _shadow.LiveCount,
+        _shadow.MappedCount,
+        _shadow.UnmappedCount,
+        _tracker.Reports,
+        _tracker.PagesReported,
+        _tracker.Harvests,
+        _interrupts?.Count ?? 0,
+        _shadow.NotInstalledCount);
+
+    /// <summary>Every reason why this device keeps the machine from migrating. Live: computed now.</summary>
+    public IReadOnlyList<MigrationBlocker> QueryBlockers(int migratableDevicesInMachine)
+    {
+        List<MigrationBlocker> blockers = [];
+        if (!_options.EnableMigration)
+            blockers.Add(new MigrationDisabledBlocker { Subject = Id });
+        if (_device.Lost.IsCompletedSuccessfully)
+            blockers.Add(new DeviceLostBlocker { Subject = Id, Cause = _device.Lost.Result });
+        if (_states.State == DeviceMigrationState.Error)
+            blockers.Add(new DeviceInErrorBlocker { Subject = Id });
+        if (_states.Support == MigrationSupport.None)
+            blockers.Add(new DeviceWithoutMigrationBlocker { Subject = Id });
+        else if (migratableDevicesInMachine > 1 && (_states.Support & MigrationSupport.P2P) == 0)
+            blockers.Add(new NoPeerToPeerBlocker { Subject = Id, Devices = migratableDevicesInMachine });
+        if (!_logsDma)
+            blockers.Add(new DeviceWithoutDirtyLoggingBlocker { Subject = Id });
+        if (_attached)
+            AddMemoryBlockers(blockers);
+        return blockers;
+    }
+
+    /// <summary>Entries for the machine's description: identity and layout that the destination's device must share.</summary>
+    public IEnumerable<KeyValuePair<string, string>> Describe()
+    {
+        yield return Entry("id", $"{_layout.Vendor:x4}:{_layout.Device:x4}");
+        yield return Entry("subsystem", $"{_layout.SubsystemVendor:x4}:{_layout.Subsystem:x4}");
+        yield return Entry("class", $"{_layout.ClassCode:x6}");
+        yield return Entry("revision", $"{_layout.Revision:x2}");
+        for (int i = 0; i < _layout.RegionBytes.Length; i++)
+        {
+            if (_layout.RegionBytes[i] != 0)
+                yield return Entry($"region{i}.size", _layout.RegionBytes[i].ToString(CultureInfo.InvariantCulture));
+        }
+
+        for (int i = 0; i < _layout.IrqCounts.Length; i++)
+        {
+            if (_layout.IrqCounts[i] != 0)
+                yield return Entry($"irq{i}.count", _layout.IrqCounts[i].ToString(CultureInfo.InvariantCulture));
+        }
+
+        if (_layout.Msix is { } msix)
+            yield return Entry("msix", $"{msix.Vectors} vectors, table {msix.TableBar}:0x{msix.TableOffset:x}, pba {msix.PendingBar}:0x{msix.PendingOffset:x}");
+        yield return Entry("migration", _states.Support == MigrationSupport.None ? "none" : _states.Support.ToString());
+        yield return Entry("dma-logging", _logsDma ? "yes" : "no");
+
+        KeyValuePair<string, string> Entry(string name, string value) => new($"vfio.{Id}.{name}", value);
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        if (_disposed)
+            return;
+        _disposed = true;
+        // The device first: with its connection it loses all mappings, and what follows needs to ask it nothing.
+        _shadow.Abandon();
+        _device.Dispose();
+        if (_attached)
+            DmaSpace.RemoveListener(_shadow);
+        _interrupts?.Dispose();
+    }
+
+    /// <inheritdoc/>
+    protected override void OnAttached()
+    {
+        base.OnAttached();
+        _relay?.Attach(this);
+        _attached = true;
+        if (_logsDma)
+            ProbeLogging();
+        DmaSpace.AddListener(_shadow);
+    }
+
+    private ImmutableArray<CoveragePlan> Plans() => CoveragePlan.Candidates(IommuAttributes, _topology.System.View);
+
+    /// <summary>Finds out by a real start and stop whether the device will log what a migration will ask for (dirty-tracking rule 12).</summary>
+    private void ProbeLogging()
+    {
+        try
+        {
+            _probed = _tracker.Probe(out _loggingRefused);
+        }
+        catch (DeviceLostException)
+        {
+            // Lost says so, and is a blocker itself.
+        }
+    }
+
+    private void AddMemoryBlockers(List<MigrationBlocker> blockers)
+    {
+        ImmutableArray<CoveragePlan> plans = Plans();
+        if (plans.IsEmpty)
+            blockers.Add(new IommuWithoutApertureBlocker { Subject = Id });
+        else if (_probed is null && _loggingRefused is { } refused && !plans.Any(p => p.Translated))
+            blockers.Add(new DirtyLoggingRefusedBlocker { Subject = Id, Coverage = plans[0].Description, Answer = refused.Errno.ToString() });
+        int needed = _topology.System.View.Ranges.Count(r => r.Region is RamRegion);
+        if (needed > _device.MaxMappings)
+            blockers.Add(new MappingLimitBlocker { Subject = Id, Limit = _device.MaxMappings, Needed = needed });
+    }
+
+    private void OnLost()
+    {
+        _shadow.Abandon();
+        _notices.Post(NoticeKind.Lost, $"{Id}: the device has gone: {_device.Lost.Result}");
+    }
+}
