@@ -37,6 +37,7 @@ public sealed class VirtualMachine : IDisposable
         board.WriteBootInfo();
         _host = new MachineMigrationHost(this);
         Migration = new MigrationController(_host, clock);
+        Migration.IncomingFailed += OnIncomingFailed;
         foreach (VfioPciFunction device in board.Devices)
             WatchAsync(device);
     }
@@ -148,6 +149,8 @@ public sealed class VirtualMachine : IDisposable
 
         if (_vcpus.PanicText is { } panic)
             throw new InvalidOperationException($"The guest has panicked and cannot run on: {panic}");
+        if (_state.Current == RunState.PostMigrate)
+            Migration.TakeBack();
         SetDevicesRunning(true);
         _state.MoveTo(RunState.Running);
         _vcpus.Run();
@@ -238,6 +241,14 @@ public sealed class VirtualMachine : IDisposable
             other.RequestStop();
         state.MoveTo(RunState.InternalError);
         SetDevicesRunning(false);
+    });
+
+    /// <summary>On the migration's thread. Half of another machine may have been loaded: this one must not run.</summary>
+    private void OnIncomingFailed(string reason) => Change(state =>
+    {
+        PostNotice($"The incoming migration failed: {reason}");
+        if (state.Current == RunState.InMigrate)
+            state.MoveTo(RunState.InternalError);
     });
 
     private async void WatchAsync(VfioPciFunction device)

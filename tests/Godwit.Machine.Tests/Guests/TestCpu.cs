@@ -1,0 +1,15 @@
+using System.Diagnostics;
+using Godwit.Machine.Managed;
+
+namespace Godwit.Machine.Tests;
+
+/// <summary>A CPU without a thread, for driver code that a test calls itself.</summary>
+internal sealed class TestCpu(GuestBus bus) : GuestCpu(bus)
+{
+    private readonly long _start = Stopwatch.GetTimestamp();
+    private RegisterFile _registers = RegisterFile.PowerOn;
+
+    public override ref RegisterFile Registers => ref _registers;
+
+    public override ulong Clock => (ulong)Stopwatch.GetElapsedTime(_start).TotalNanoseconds;
+}

@@ -1,0 +1,84 @@
+using Godwit.Iommu.Intel;
+using Godwit.Vfio;
+
+namespace Godwit.Machine.Tests;
+
+/// <summary>A machine with one NVMe device, running <c>nvme-stress</c>, with all its parts real and in this process.</summary>
+internal sealed class StressRig : IDisposable
+{
+    private readonly List<string> _notices = [];
+
+    public StressRig(string image, IommuKind iommu = IommuKind.Intel, int width = 39, int blockSize = 4096, params string[] options)
+    {
+        Server = new NvmeServer(image, blockSize: blockSize);
+        var config = new MachineConfig
+        {
+            MemoryBytes = 128 << 20,
+            Iommu = iommu,
+            Intel = new IntelIommuOptions { AddressWidth = width },
+            Devices = [new VfioDeviceOptions { Id = "nvme0", Socket = Server.Socket }],
+            Guest = "nvme-stress",
+            GuestOptions = options.Select(o => o.Split('=')).ToDictionary(o => o[0], o => o[1], StringComparer.Ordinal),
+        };
+        try
+        {
+            Machine = VirtualMachine.Build(config, TimeProvider.System);
+        }
+        catch
+        {
+            Server.Dispose();
+            throw;
+        }
+
+        Machine.Notice += text =>
+        {
+            lock (_notices)
+                _notices.Add(text);
+        };
+    }
+
+    public NvmeServer Server { get; }
+
+    public VirtualMachine Machine { get; }
+
+    public IReadOnlyList<string> Notices
+    {
+        get
+        {
+            lock (_notices)
+                return [.. _notices];
+        }
+    }
+
+    /// <summary>Waits until the guest says so of itself; fails at once when it has panicked.</summary>
+    public GuestReport WaitFor(Func<GuestReport, bool> condition, string what)
+    {
+        GuestReport report = Machine.QueryGuest();
+        using var never = new ManualResetEventSlim();
+        long start = TimeProvider.System.GetTimestamp();
+        while (!condition(report))
+        {
+            Assert.True(report.Panic is null, $"The guest panicked: {report.Panic}\n{Server.Log}");
+            Assert.True(TimeProvider.System.GetElapsedTime(start) < Deadline.Generous, $"Waited {Deadline.Generous} for {what}: {report}\n{Server.Log}");
+            never.Wait(5); // the guest has no way to signal a test; asking now and then is all there is
+            report = Machine.QueryGuest();
+        }
+
+        return report;
+    }
+
+    public static long Commands(GuestReport report) => report.Reads + report.Writes + report.OtherCommands;
+
+    public static void AssertClean(GuestReport report)
+    {
+        Assert.True(
+            report.Mismatches == 0 && report.IommuFaults == 0 && report.Panic is null,
+            $"{report.Mismatches} mismatches, {report.IommuFaults} faults, panic: {report.Panic}\n{string.Join('\n', report.MismatchDetails)}");
+    }
+
+    public void Dispose()
+    {
+        Machine.Dispose();
+        Server.Dispose();
+    }
+}
