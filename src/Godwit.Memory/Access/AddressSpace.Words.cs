@@ -4,7 +4,7 @@ using System.Runtime.CompilerServices;
 namespace Godwit.Memory;
 
 // Little-endian words, as registers, rings and tables hold them.
-public sealed unsafe partial class AddressSpace
+public sealed partial class AddressSpace
 {
     /// <summary>As <see cref="Read"/>; true when all of it was read.</summary>
     public bool TryRead(BusAddress address, Span<byte> destination, in TransactionAttributes attributes) =>
