@@ -105,9 +105,7 @@ public sealed partial class NvmeController
                 _core.InterruptMask |= value;
                 break;
             case NvmeRegister.InterruptMaskClear:
-                _core.InterruptMask &= ~value;
-                if (!_core.MsixEnabled && _core.PinAsserted)
-                    _core.AssertPin();
+                _core.Unmask(value);
                 break;
             case NvmeRegister.Configuration:
                 return WriteConfiguration(new ControllerConfiguration(value & ControllerConfiguration.Mask));

@@ -223,8 +223,8 @@ internal sealed class NvmeCore : IQueueProcessor, IDisposable
                     Scheduler.MarkReady(waiting);
             }
         }
-        // The pin is level-triggered: entries that remain keep it asserted.
-        if (!_msixEnabled && completion is { Interrupts: true, Pending: true })
+        // The pin is level-triggered: entries that remain keep it asserted. A stopped device is silent; Rouse makes up for it.
+        if (!_msixEnabled && Scheduler.IsOpen && completion is { Interrupts: true, Pending: true })
             SignalPin(completion.Vector);
     }
 
@@ -407,8 +407,15 @@ internal sealed class NvmeCore : IQueueProcessor, IDisposable
         }
     }
 
-    /// <summary>Raises INTx, whoever asserts it.</summary>
-    public void AssertPin()
+    /// <summary>INTMC: what was masked and is still pending asserts the pin.</summary>
+    public void Unmask(uint vectors)
+    {
+        _interruptMask &= ~vectors;
+        if (!_msixEnabled && Scheduler.IsOpen && PinAsserted)
+            AssertPin();
+    }
+
+    private void AssertPin()
     {
         if (!_pinDisabled)
             _host?.Trigger(PciIrq.Intx, 0);

@@ -124,7 +124,7 @@ internal sealed unsafe class ImageFile : IDisposable
     public Errno Deallocate(ulong offset, ulong length)
     {
         Errno errno = Allocate(fcntl.FALLOC_FL_PUNCH_HOLE | fcntl.FALLOC_FL_KEEP_SIZE, offset, length);
-        return errno is Errno.None or Errno.ENOTSUP ? Errno.None : Report("deallocation", (long)length, offset, errno);
+        return errno is Errno.None || CannotAllocate(errno) ? Errno.None : Report("deallocation", (long)length, offset, errno);
     }
 
     /// <summary>Makes a range read as zeroes by the cheapest way there is.</summary>
@@ -137,11 +137,11 @@ internal sealed unsafe class ImageFile : IDisposable
         const int Zero = fcntl.FALLOC_FL_ZERO_RANGE | fcntl.FALLOC_FL_KEEP_SIZE;
 
         Errno errno = Allocate(deallocate ? Punch : Zero, offset, length);
-        if (errno == Errno.ENOTSUP)
+        if (CannotAllocate(errno))
             errno = Allocate(deallocate ? Zero : Punch, offset, length);
         if (errno == Errno.None)
             return Errno.None;
-        if (errno != Errno.ENOTSUP)
+        if (!CannotAllocate(errno))
             return Report("write of zeroes", (long)length, offset, errno);
 
         // SAFETY: the array is pinned for the life of the process.
@@ -173,6 +173,9 @@ internal sealed unsafe class ImageFile : IDisposable
             LinuxException.ThrowLast("lseek", path);
         return (ulong)end;
     }
+
+    /// <summary>The file or its file system knows no such operation, as opposed to one that failed (fallocate(2)).</summary>
+    private static bool CannotAllocate(Errno errno) => errno is Errno.ENOTSUP or Errno.ENODEV or Errno.ENOSYS;
 
     private static Errno LastErrno() => (Errno)Marshal.GetLastPInvokeError();
 

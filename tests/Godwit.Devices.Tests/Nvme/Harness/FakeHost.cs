@@ -23,6 +23,9 @@ internal sealed unsafe class FakeHost(GuestMemory memory) : IDeviceHost
     /// <summary>Longest piece that is handed out; 0: none, as if the client wanted messages.</summary>
     public int PieceLimit { get; set; } = int.MaxValue;
 
+    /// <summary>Called before a piece is handed out, on the device's thread.</summary>
+    public Action<ulong>? BeforeAcquire { get; set; }
+
     /// <summary>Set while the device must be quiet.</summary>
     public bool Quiet
     {
@@ -61,6 +64,7 @@ internal sealed unsafe class FakeHost(GuestMemory memory) : IDeviceHost
     public bool TryAcquire(DmaAddress address, int length, bool forWrite, out DmaPiece piece)
     {
         piece = default;
+        BeforeAcquire?.Invoke(address.Value);
         int cut = Math.Min(length, PieceLimit);
         if (cut <= 0 || !Enter($"acquire {address}", address.Value, cut))
             return false;

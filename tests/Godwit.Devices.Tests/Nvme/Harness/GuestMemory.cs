@@ -1,4 +1,4 @@
-using System.Runtime.InteropServices;
+using Godwit.Interop.Linux;
 
 namespace Godwit.Devices.Tests;
 
@@ -7,15 +7,20 @@ internal sealed unsafe class GuestMemory : IDisposable
 {
     public const ulong Base = 0x1_0000_0000;
 
+    private readonly MemoryMapping _mapping;
     private readonly byte* _memory;
     private ulong _next = Base;
 
     public GuestMemory(int size)
     {
         Size = size;
-        _memory = (byte*)NativeMemory.AlignedAlloc((nuint)size, 65536);
-        new Span<byte>(_memory, size).Clear();
+        File = MemFd.Create("guest", (ulong)size);
+        _mapping = MemoryMapping.MapShared(File, 0, (ulong)size, writable: true);
+        _memory = _mapping.Address;
     }
+
+    /// <summary>What a client hands to the device.</summary>
+    public MemFd File { get; }
 
     public int Size { get; }
 
@@ -42,5 +47,9 @@ internal sealed unsafe class GuestMemory : IDisposable
         return address;
     }
 
-    public void Dispose() => NativeMemory.AlignedFree(_memory);
+    public void Dispose()
+    {
+        _mapping.Dispose();
+        File.Dispose();
+    }
 }
