@@ -1,3 +1,4 @@
+using Godwit.Iommu.Intel.Spec;
 using Godwit.Memory;
 
 namespace Godwit.Iommu.Intel;
@@ -8,9 +9,6 @@ namespace Godwit.Iommu.Intel;
 /// </summary>
 internal sealed class IntelDevice
 {
-    private const ulong InterruptWindowFirst = 0xFEE0_0000;
-    private const ulong InterruptWindowSize = 0x10_0000;
-
     private readonly MemoryTopology _topology;
     private readonly ContainerRegion _translated;
     private readonly AliasRegion _bypass;
@@ -23,11 +21,11 @@ internal sealed class IntelDevice
         _translated = new ContainerRegion($"{region.Name}/translated", MemoryRegion.MaxSize);
         _bypass = new AliasRegion($"{region.Name}/bypass", topology.SystemRoot, 0, MemoryRegion.MaxSize);
         var interrupts = new AliasRegion(
-            $"{region.Name}/interrupts", topology.SystemRoot, InterruptWindowFirst, InterruptWindowSize);
+            $"{region.Name}/interrupts", topology.SystemRoot, InterruptRange.First, InterruptRange.Size);
         using TopologyTransaction transaction = topology.Begin();
         topology.Add(_translated, default, region);
         // Requests to the interrupt range are messages, never translated (VT-d 3.15).
-        topology.Add(_translated, new BusAddress(InterruptWindowFirst), interrupts, priority: 1);
+        topology.Add(_translated, new BusAddress(InterruptRange.First), interrupts, priority: 1);
         topology.Add(root, default, _translated);
         topology.Add(root, default, _bypass);
         topology.SetEnabled(_translated, enabled: false);

@@ -18,6 +18,8 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
     private DeviceContext _context = new(FaultReason.RootNotPresent);
     private bool _inBatch;
     private ulong _cursor;
+    private ulong _goneFirst;
+    private ulong _goneLength;
 
     internal IntelDmaRegion(IntelIommu unit, PciBus bus, DevFn devFn, string name) : base(name, MaxSize)
     {
@@ -125,6 +127,7 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
         if (_unit.TranslationEnabled && context.IsTranslated)
             _unit.Walker.Walk(context.Entry, first, last, _unit.Options.AddressWidth, this);
         WithdrawUpTo(last.Value);
+        TellGone();
     }
 
     void ILeafVisitor.Visit(in Announcement leaf)
@@ -142,12 +145,19 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
             Withdraw(old);
         }
 
+        _cursor = leaf.Last.Value + 1;
+        if (_record.Count >= _unit.Walker.AnnouncementLimit)
+        {
+            _unit.Walker.Refuse();
+            return;
+        }
+
         _record.Add(leaf);
         Mapped++;
+        TellGone();
         BeginBatch();
         foreach ((IIommuListener listener, BusRange range) in _listeners)
-            Tell(listener, range, leaf, mapped: true);
-        _cursor = leaf.Last.Value + 1;
+            TellMapped(listener, range, leaf);
     }
 
     /// <summary>Ends the series of events, if there was one: on return the host has unmapped what was withdrawn.</summary>
@@ -180,7 +190,8 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
             }
         }
 
-        if (!(context.Entry.FaultDisabled && fault.IsQualified()))
+        // A probe that wants nothing is no request, so it cannot fault.
+        if (wanted != AccessRights.None && !(context.Entry.FaultDisabled && fault.IsQualified()))
             _unit.RecordFault(SourceId, iova, fault, (wanted & AccessRights.Write) != 0);
         return new IommuTranslation(new Iova(iova.Value & ~0xFFFUL), default, 0xFFF, AccessRights.None);
     }
@@ -190,7 +201,7 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
         var from = new Iova(range.First.Value);
         while (_record.TryFindEndingAtOrAfter(from, out Announcement item) && item.First.Value <= range.Last.Value)
         {
-            Tell(listener, range, item, mapped: true);
+            TellMapped(listener, range, item);
             from = new Iova(item.Last.Value + 1);
         }
     }
@@ -205,23 +216,45 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
     {
         _record.Remove(old);
         Unmapped++;
+        if (_goneLength != 0 && _goneFirst + _goneLength == old.First.Value)
+        {
+            _goneLength += old.Length;
+            return;
+        }
+
+        TellGone();
+        _goneFirst = old.First.Value;
+        _goneLength = old.Length;
+    }
+
+    /// <summary>Tells of the adjoining announcements withdrawn so far, as one range; before anything is mapped, which may be in their place.</summary>
+    private void TellGone()
+    {
+        if (_goneLength == 0)
+            return;
         BeginBatch();
         foreach ((IIommuListener listener, BusRange range) in _listeners)
-            Tell(listener, range, old, mapped: false);
+        {
+            if (TryClip(range, _goneFirst, _goneFirst + (_goneLength - 1), out ulong first, out ulong length))
+                listener.Unmapped(new Iova(first), length);
+        }
+
+        _goneLength = 0;
+    }
+
+    private static void TellMapped(IIommuListener listener, BusRange range, in Announcement item)
+    {
+        if (TryClip(range, item.First.Value, item.Last.Value, out ulong first, out ulong length))
+            listener.Mapped(new Iova(first), length, item.Target + (first - item.First.Value), item.Rights);
     }
 
     // Clipped to what the listener asked for: a large page may reach over the interrupt window that splits a device's view.
-    private static void Tell(IIommuListener listener, BusRange range, in Announcement item, bool mapped)
+    private static bool TryClip(BusRange range, ulong itemFirst, ulong itemLast, out ulong first, out ulong length)
     {
-        ulong first = Math.Max(item.First.Value, range.First.Value);
-        ulong last = Math.Min(item.Last.Value, range.Last.Value);
-        if (first > last)
-            return;
-        ulong length = last - first + 1;
-        if (mapped)
-            listener.Mapped(new Iova(first), length, item.Target + (first - item.First.Value), item.Rights);
-        else
-            listener.Unmapped(new Iova(first), length);
+        first = Math.Max(itemFirst, range.First.Value);
+        ulong last = Math.Min(itemLast, range.Last.Value);
+        length = last - first + 1;
+        return first <= last;
     }
 
     private void BeginBatch()

@@ -8,6 +8,12 @@ public sealed partial class IntelIommu
 {
     private const int DescriptorShift = 4;
 
+    /// <summary>
+    /// Whole walks of the largest table that one register write may cost before the queue stops with an error. A guest needs one or two
+    /// per device and run; without a bound, a queue full of domain invalidations over aliased tables would keep a CPU for hours.
+    /// </summary>
+    private const int WalksPerRun = 8;
+
     private ulong _queueBase;
     private uint _queueSize;
     private bool _syncHeld;
@@ -35,9 +41,10 @@ public sealed partial class IntelIommu
     {
         try
         {
+            long limit = Walker.Visited + (Walker.TableLimit * WalksPerRun);
             for (uint left = _queueSize; left > 0 && TryFetch(out InvalidationDescriptor descriptor, out uint next); left--)
             {
-                if (!Execute(descriptor))
+                if (Walker.Visited > limit || !Execute(descriptor))
                 {
                     FailQueue();
                     return;
@@ -130,7 +137,7 @@ public sealed partial class IntelIommu
         var first = new Iova(pages ? address & ~(bytes - 1) : 0);
         var last = new Iova(pages ? first.Value + (bytes - 1) : ulong.MaxValue);
         EnterSegment();
-        foreach (IntelDevice device in _devices)
+        foreach (IntelDevice device in Volatile.Read(ref _devices))
         {
             DeviceContext context = device.Region.Context;
             bool concerned = granularity == IotlbCommandBits.Global || !context.IsValid || context.Entry.Domain == domain;
@@ -157,7 +164,7 @@ public sealed partial class IntelIommu
         }
 
         if (descriptor.WaitStatusWrite)
-            _topology.System.WriteUInt32(new BusAddress(descriptor.StatusAddress), descriptor.StatusData, TransactionAttributes.Vmm);
+            Tables.WriteStatus(descriptor.StatusAddress, descriptor.StatusData);
         if (descriptor.WaitInterrupt)
             SignalCompletion();
         return true;
@@ -178,6 +185,7 @@ public sealed partial class IntelIommu
 
     private void FailQueue()
     {
+        EndSegment(); // the event is sent without Sync held
         bool signal;
         lock (_registerLock)
             signal = _faults.RaiseQueueError();

@@ -43,8 +43,7 @@ public sealed partial class IntelIommu : IMmioHandler
         {
             lock (_registerLock)
             {
-                _registers.Values.Clear();
-                DefineRegisters();
+                _registers.Reset();
                 _faults.Next = 0;
             }
 
@@ -72,24 +71,34 @@ public sealed partial class IntelIommu : IMmioHandler
         _registers.Define64(RegisterOffsets.Capability, Capabilities.Capability(Options), 0);
         _registers.Define64(RegisterOffsets.ExtendedCapability, Capabilities.ExtendedCapability(Options), 0);
         _registers.Define32(RegisterOffsets.GlobalCommand, 0, 0); // write-only: acted on, never kept
+        _registers.Define32(RegisterOffsets.GlobalStatus, 0, 0, status: GlobalCommandBits.Kept);
         _registers.Define64(RegisterOffsets.RootTable, 0, RootTableBits.BaseMask);
-        _registers.Define64(RegisterOffsets.ContextCommand, 0, 0xE000_0003_FFFF_FFFF);
-        _registers.Define32(RegisterOffsets.FaultStatus, 0, 0, FaultStatusBits.Overflow | FaultStatusBits.QueueError);
-        _registers.Define32(RegisterOffsets.FaultEventControl, EventControlBits.Mask, EventControlBits.Mask);
+        _registers.Define64(RegisterOffsets.ContextCommand, 0, 0xE000_0003_FFFF_FFFF, status: 3UL << ContextCommandBits.ActualShift);
+        _registers.Define32(
+            RegisterOffsets.FaultStatus,
+            0,
+            0,
+            FaultStatusBits.Overflow | FaultStatusBits.QueueError,
+            FaultStatusBits.Pending | FaultStatusBits.FirstRecordMask);
+        _registers.Define32(RegisterOffsets.FaultEventControl, EventControlBits.Mask, EventControlBits.Mask, status: EventControlBits.Pending);
         _registers.Define32(RegisterOffsets.FaultEventData, 0, 0xFFFF);
         _registers.Define32(RegisterOffsets.FaultEventAddress, 0, 0xFFFF_FFFC);
         _registers.Define32(RegisterOffsets.FaultEventUpperAddress, 0, 0xFFFF_FFFF);
-        _registers.Define64(RegisterOffsets.QueueTail, 0, 0x7_FFF0);
+        _registers.Define64(RegisterOffsets.QueueHead, 0, 0, status: QueueAddressBits.IndexMask);
+        _registers.Define64(RegisterOffsets.QueueTail, 0, QueueAddressBits.IndexMask);
         _registers.Define64(RegisterOffsets.QueueAddress, 0, QueueAddressBits.BaseMask | QueueAddressBits.SizeMask);
         _registers.Define32(RegisterOffsets.CompletionStatus, 0, 0, CompletionStatusBits.WaitCompleted);
-        _registers.Define32(RegisterOffsets.CompletionEventControl, EventControlBits.Mask, EventControlBits.Mask);
+        _registers.Define32(RegisterOffsets.CompletionEventControl, EventControlBits.Mask, EventControlBits.Mask, status: EventControlBits.Pending);
         _registers.Define32(RegisterOffsets.CompletionEventData, 0, 0xFFFF);
         _registers.Define32(RegisterOffsets.CompletionEventAddress, 0, 0xFFFF_FFFC);
         _registers.Define32(RegisterOffsets.CompletionEventUpperAddress, 0, 0xFFFF_FFFF);
         _registers.Define64(RegisterOffsets.InvalidateAddress, 0, ~0xF80UL);
-        _registers.Define64(RegisterOffsets.IotlbInvalidate, 0, 0xB003_FFFF_0000_0000);
+        _registers.Define64(RegisterOffsets.IotlbInvalidate, 0, 0xB003_FFFF_0000_0000, status: 3UL << IotlbCommandBits.ActualShift);
         for (int i = 0; i < RegisterOffsets.FaultRecordCount; i++)
-            _registers.Define64(RegisterOffsets.FaultRecords + (i * 16) + 8, 0, 0, 1UL << 63);
+        {
+            _registers.Define64(RegisterOffsets.FaultRecords + (i * 16), 0, 0, status: ~0xFFFUL);
+            _registers.Define64(RegisterOffsets.FaultRecords + (i * 16) + 8, 0, 0, FaultRecordBits.Fault, FaultRecordBits.Read | 0xFF_0000_FFFF);
+        }
     }
 
     private void React(int offset, uint value)
@@ -191,7 +200,10 @@ public sealed partial class IntelIommu : IMmioHandler
             address = _registers.Get32(control + 8) | ((ulong)_registers.Get32(control + 12) << 32);
         }
 
-        // A message to nowhere is the guest's own loss.
+        // 11.4.9.4: the address is that of an interrupt message. Anything else is dropped: writes of the unit's own must not run the
+        // register handlers of other devices.
+        if (!InterruptRange.Contains(address))
+            return;
         _topology.System.WriteUInt32(new BusAddress(address), data, TransactionAttributes.Vmm);
     }
 

@@ -81,17 +81,18 @@ public sealed partial class IntelIommu : IPciIommu
     public AddressSpace GetAddressSpace(PciBus bus, DevFn devFn)
     {
         ArgumentNullException.ThrowIfNull(bus);
-        lock (_command)
-        {
-            if (_byFunction.TryGetValue((bus, devFn), out IntelDevice? device))
-                return device.Space;
-            var region = new IntelDmaRegion(this, bus, devFn, $"vt-d/{_byFunction.Count}-{devFn}");
-            device = new IntelDevice(_topology, region);
-            _byFunction.Add((bus, devFn), device);
-            Volatile.Write(ref _devices, [.. _devices, device]);
-            Reevaluate(candidate => candidate == device);
+        // The topology lock alone guards the list, so that no one waits here for a command that waits for a device. A command that
+        // changes what the new device must show re-evaluates all devices under the same lock, after or before this.
+        using TopologyTransaction transaction = _topology.Begin();
+        if (_byFunction.TryGetValue((bus, devFn), out IntelDevice? device))
             return device.Space;
-        }
+        var region = new IntelDmaRegion(this, bus, devFn, $"vt-d/{_byFunction.Count}-{devFn}");
+        device = new IntelDevice(_topology, region);
+        _byFunction.Add((bus, devFn), device);
+        Volatile.Write(ref _devices, [.. _devices, device]);
+        region.RefreshContext();
+        device.Switch(_translationEnabled && !region.Context.IsPassThrough);
+        return device.Space;
     }
 
     /// <inheritdoc/>

@@ -15,6 +15,9 @@ internal sealed class AnnouncementSet
     /// <summary>Announcements live.</summary>
     internal long Count { get; private set; }
 
+    /// <summary>Arrays held.</summary>
+    internal int ChunkCount => _chunks.Count;
+
     /// <summary>The first announcement that ends at or after <paramref name="iova"/>.</summary>
     internal bool TryFindEndingAtOrAfter(Iova iova, out Announcement found)
     {
@@ -70,9 +73,15 @@ internal sealed class AnnouncementSet
         if (index < 0 || chunk.Items[index].First != item.First)
             throw new InvalidOperationException($"No announcement starts at {item.First}");
         chunk.RemoveAt(index);
-        if (chunk.Count == 0)
-            _chunks.RemoveAt(at);
         Count--;
+        // Half full at most after a merge, so that neither splits nor merges follow each other; and a guest that leaves one announcement
+        // in each chunk does not get the memory of full ones.
+        if (at > 0 && _chunks[at - 1].Count + chunk.Count <= ChunkSize / 2)
+            Merge(at - 1);
+        else if (at + 1 < _chunks.Count && chunk.Count + _chunks[at + 1].Count <= ChunkSize / 2)
+            Merge(at);
+        else if (chunk.Count == 0)
+            _chunks.RemoveAt(at);
     }
 
     /// <summary>Forgets all.</summary>
@@ -80,6 +89,12 @@ internal sealed class AnnouncementSet
     {
         _chunks.Clear();
         Count = 0;
+    }
+
+    private void Merge(int lower)
+    {
+        _chunks[lower].Append(_chunks[lower + 1]);
+        _chunks.RemoveAt(lower + 1);
     }
 
     /// <summary>Index of the last chunk whose first announcement starts at or below <paramref name="iova"/>, or -1.</summary>
@@ -132,6 +147,12 @@ internal sealed class AnnouncementSet
         {
             Array.Copy(Items, index + 1, Items, index, Count - index - 1);
             Count--;
+        }
+
+        internal void Append(Chunk other)
+        {
+            Array.Copy(other.Items, 0, Items, Count, other.Count);
+            Count += other.Count;
         }
 
         /// <summary>Gives the upper half to a new chunk, or nothing when growth is at the end (sequential maps then fill chunks).</summary>

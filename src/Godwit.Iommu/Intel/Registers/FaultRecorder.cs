@@ -9,9 +9,6 @@ namespace Godwit.Iommu.Intel;
 /// </summary>
 internal sealed class FaultRecorder(RegisterFile registers)
 {
-    private const ulong RecordFault = 1UL << 63;
-    private const ulong RecordRead = 1UL << 62;
-
     /// <summary>Where the next fault goes; part of the migrated state.</summary>
     internal int Next { get; set; }
 
@@ -22,14 +19,14 @@ internal sealed class FaultRecorder(RegisterFile registers)
         if ((status & FaultStatusBits.Overflow) != 0)
             return false;
         ulong low = address & ~0xFFFUL;
-        ulong high = RecordFault | (write ? 0 : RecordRead) | ((ulong)reason << 32) | sourceId;
+        ulong high = FaultRecordBits.Fault | (write ? 0 : FaultRecordBits.Read) | ((ulong)reason << 32) | sourceId;
         for (int i = 0; i < RegisterOffsets.FaultRecordCount; i++)
         {
             if (registers.Get64(Low(i)) == low && registers.Get64(High(i)) == high)
                 return false;
         }
 
-        if ((registers.Get64(High(Next)) & RecordFault) != 0)
+        if ((registers.Get64(High(Next)) & FaultRecordBits.Fault) != 0)
             return Raise(status, FaultStatusBits.Overflow);
         registers.Set64(Low(Next), low);
         registers.Set64(High(Next), high);
@@ -47,7 +44,7 @@ internal sealed class FaultRecorder(RegisterFile registers)
         uint status = registers.Get32(RegisterOffsets.FaultStatus) & ~FaultStatusBits.Pending;
         for (int i = 0; i < RegisterOffsets.FaultRecordCount; i++)
         {
-            if ((registers.Get64(High(i)) & RecordFault) != 0)
+            if ((registers.Get64(High(i)) & FaultRecordBits.Fault) != 0)
                 status |= FaultStatusBits.Pending;
         }
 

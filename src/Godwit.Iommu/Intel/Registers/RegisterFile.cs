@@ -3,8 +3,8 @@ using Godwit.Iommu.Intel.Spec;
 namespace Godwit.Iommu.Intel;
 
 /// <summary>
-/// The values of the registers with, for each bit, whether the guest may write it and whether writing 1 clears it. Knows no behaviour.
-/// Not thread-safe; the unit's lock guards it.
+/// The values of the registers with, for each bit, whether the guest may write it, whether writing 1 clears it and whether the unit
+/// changes it; all other bits keep their first value. Knows no behaviour. Not thread-safe; the unit's lock guards it.
 /// </summary>
 internal sealed class RegisterFile
 {
@@ -13,26 +13,47 @@ internal sealed class RegisterFile
     private readonly ulong[] _values = new ulong[Words];
     private readonly ulong[] _writable = new ulong[Words];
     private readonly ulong[] _clearOnOne = new ulong[Words];
+    private readonly ulong[] _changing = new ulong[Words];
+    private readonly ulong[] _first = new ulong[Words];
 
-    /// <summary>All values, for saving and loading.</summary>
-    internal Span<ulong> Values => _values;
+    /// <summary>All values, for saving.</summary>
+    internal ReadOnlySpan<ulong> Values => _values;
 
-    /// <summary>Declares a 32-bit register.</summary>
-    internal void Define32(int offset, uint value, uint writable, uint clearOnOne = 0)
+    /// <summary>Declares a 32-bit register; <paramref name="status"/> are bits that only the unit changes.</summary>
+    internal void Define32(int offset, uint value, uint writable, uint clearOnOne = 0, uint status = 0)
     {
         int shift = (offset & 4) * 8;
         _writable[offset >> 3] |= (ulong)writable << shift;
         _clearOnOne[offset >> 3] |= (ulong)clearOnOne << shift;
+        _changing[offset >> 3] |= (ulong)(writable | clearOnOne | status) << shift;
+        _first[offset >> 3] |= (ulong)value << shift;
         Set32(offset, value);
     }
 
     /// <summary>Declares a 64-bit register.</summary>
-    internal void Define64(int offset, ulong value, ulong writable, ulong clearOnOne = 0)
+    internal void Define64(int offset, ulong value, ulong writable, ulong clearOnOne = 0, ulong status = 0)
     {
-        _writable[offset >> 3] = writable;
-        _clearOnOne[offset >> 3] = clearOnOne;
-        _values[offset >> 3] = value;
+        Define32(offset, (uint)value, (uint)writable, (uint)clearOnOne, (uint)status);
+        Define32(offset + 4, (uint)(value >> 32), (uint)(writable >> 32), (uint)(clearOnOne >> 32), (uint)(status >> 32));
     }
+
+    /// <summary>Power-on values.</summary>
+    internal void Reset() => _first.CopyTo(_values.AsSpan());
+
+    /// <summary>Offset of the first 64-bit word of <paramref name="values"/> that this unit can never have, or null.</summary>
+    internal int? FindImpossible(ReadOnlySpan<ulong> values)
+    {
+        for (int word = 0; word < Words; word++)
+        {
+            if (((values[word] ^ _first[word]) & ~_changing[word]) != 0)
+                return word * 8;
+        }
+
+        return null;
+    }
+
+    /// <summary>Takes values that <see cref="FindImpossible"/> has passed.</summary>
+    internal void Load(ReadOnlySpan<ulong> values) => values.CopyTo(_values);
 
     internal uint Get32(int offset) => (uint)(_values[offset >> 3] >> ((offset & 4) * 8));
 

@@ -7,6 +7,9 @@ internal static class GlobalCommandBits
     internal const uint SetRootTablePointer = 1u << 30;
     internal const uint WriteBufferFlush = 1u << 27;
     internal const uint QueuedInvalidationEnable = 1u << 26;
+
+    /// <summary>What GSTS shows of the commands that this unit has.</summary>
+    internal const uint Kept = TranslationEnable | SetRootTablePointer | QueuedInvalidationEnable;
 }
 
 /// <summary>FSTS (VT-d 11.4.9.1).</summary>
@@ -17,6 +20,16 @@ internal static class FaultStatusBits
     internal const uint QueueError = 1u << 4;
     internal const int FirstRecordShift = 8;
     internal const uint FirstRecordMask = 0xFF00;
+}
+
+/// <summary>Upper half of a fault record (VT-d 11.4.14).</summary>
+internal static class FaultRecordBits
+{
+    /// <summary>F.</summary>
+    internal const ulong Fault = 1UL << 63;
+
+    /// <summary>T: the request was a read.</summary>
+    internal const ulong Read = 1UL << 62;
 }
 
 /// <summary>FECTL and IECTL (VT-d 11.4.9.2, 11.4.10.6).</summary>
@@ -61,6 +74,9 @@ internal static class QueueAddressBits
 {
     internal const ulong BaseMask = ~0xFFFUL;
     internal const ulong SizeMask = 7;
+
+    /// <summary>Bits 18:4 of IQH and IQT: the index of a 128-bit descriptor (11.4.10.1, 11.4.10.2).</summary>
+    internal const ulong IndexMask = 0x7_FFF0;
 }
 
 /// <summary>Root table address (VT-d 11.4.6): bits 11:10 choose the table mode, of which this unit has legacy (0).</summary>

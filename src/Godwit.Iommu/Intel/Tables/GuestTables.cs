@@ -14,9 +14,6 @@ internal sealed class GuestTables(AddressSpace system)
     /// <summary>Addresses have 52 bits; bits above are reserved in every pointer (VT-d 9, HAW).</summary>
     internal const ulong HostWidthMask = (1UL << 52) - 1;
 
-    private const ulong InterruptRangeFirst = 0xFEE0_0000;
-    private const ulong InterruptRangeLast = 0xFEEF_FFFF;
-
     /// <summary>Reads consecutive 64-bit entries; the span must not cross a page.</summary>
     internal bool TryRead(ulong address, Span<ulong> entries)
     {
@@ -34,9 +31,22 @@ internal sealed class GuestTables(AddressSpace system)
         return true;
     }
 
-    /// <summary>Whether the translated page touches the interrupt address range, which is blocked (VT-d 3.15).</summary>
-    internal static bool OverlapsInterruptRange(ulong page, ulong bytes) =>
-        page <= InterruptRangeLast && page + (bytes - 1) >= InterruptRangeFirst;
+    /// <summary>
+    /// Writes a status word into RAM. To anything else it is dropped, as a posted write to nowhere is: the unit's own writes must not run
+    /// register handlers, which may want locks that the unit holds.
+    /// </summary>
+    internal void WriteStatus(ulong address, uint value)
+    {
+        if (!system.TryResolveRam(new BusAddress(address), out RamBlock block, out ulong offset, out ulong contiguous, out bool readOnly)
+            || readOnly || contiguous < sizeof(uint))
+        {
+            return;
+        }
+
+        Span<byte> data = stackalloc byte[sizeof(uint)];
+        BinaryPrimitives.WriteUInt32LittleEndian(data, value);
+        block.Write(offset, data, DirtySource.Vmm);
+    }
 
     /// <summary>Fetches and checks the context entry of a requester (VT-d 3.4.3, 9.1, 9.3).</summary>
     internal DeviceContext Lookup(ulong rootTable, ushort sourceId, IntelIommuOptions options)
@@ -90,7 +100,7 @@ internal sealed class GuestTables(AddressSpace system)
             {
                 ulong page = entry.Page(level);
                 ulong bytes = SecondStageEntry.PageBytes(level);
-                if (OverlapsInterruptRange(page, bytes))
+                if (InterruptRange.Overlaps(page, bytes))
                     return FaultReason.OutputInInterruptRange;
                 leaf = new Announcement(new Iova(iova.Value & ~(bytes - 1)), level, new Gpa(page), rights);
                 return FaultReason.None;

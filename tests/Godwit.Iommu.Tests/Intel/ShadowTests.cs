@@ -1,0 +1,190 @@
+using Godwit.Memory;
+using static Godwit.Iommu.Tests.GuestDriver;
+
+namespace Godwit.Iommu.Tests;
+
+public class ShadowTests
+{
+    [Fact]
+    public void AnInvalidationSaysNothingOfWhatIsTheSame()
+    {
+        using GuestDriver guest = Start(out ulong table, out ShadowUser user);
+        guest.Map(table, 0x1000, 0x8000);
+        guest.Map(table, 0x2000, 0x9000, AccessRights.Read);
+        guest.Invalidate(IotlbPages(1, 0, 4));
+        Assert.Equal((2, 0), (user.MapEvents, user.UnmapEvents));
+        Assert.Equal((0x1000ul, 0x9000ul, AccessRights.Read), user.Live[0x2000]);
+        guest.Invalidate(IotlbPages(1, 0, 4), IotlbDomain(1), IotlbGlobal, ContextGlobal);
+        Assert.Equal((2, 0), (user.MapEvents, user.UnmapEvents));
+        guest.Map(table, 0x2000, 0x9000); // rights
+        guest.Map(table, 0x1000, 0xA000); // target
+        guest.Invalidate(IotlbPages(1, 0, 1));
+        Assert.Equal((3, 1), (user.MapEvents, user.UnmapEvents)); // 0x2000 lies outside
+        guest.Invalidate(IotlbPages(1, 0x2000, 0));
+        Assert.Equal((4, 2), (user.MapEvents, user.UnmapEvents));
+        Assert.Equal(2, guest.Iommu.Churn.Live);
+        Assert.Equal((4, 2), (guest.Iommu.Churn.Mapped, guest.Iommu.Churn.Unmapped));
+    }
+
+    [Fact]
+    public void OnlyTheDomainNamedIsLookedAt()
+    {
+        using GuestDriver guest = Start(out ulong table, out ShadowUser user);
+        guest.Map(table, 0x1000, 0x8000);
+        guest.Invalidate(IotlbPages(2, 0x1000, 0), IotlbDomain(2));
+        Assert.Empty(user.Live);
+        guest.Invalidate(IotlbDomain(1));
+        Assert.Single(user.Live);
+    }
+
+    [Fact]
+    public void NeighboursGoInOneEvent()
+    {
+        using GuestDriver guest = Start(out ulong table, out ShadowUser user);
+        for (ulong page = 0; page < 64; page++)
+            guest.Map(table, 0x10_0000 + (page << 12), 0x20_0000 + (page << 12));
+        int batches = user.Batches;
+        guest.Invalidate(IotlbPages(1, 0x10_0000, 6));
+        // One batch, told to the users of both sides of the window.
+        Assert.Equal((64, 0, 2), (user.MapEvents, user.UnmapEvents, user.Batches - batches));
+        for (ulong page = 0; page < 64; page++)
+        {
+            if (page != 10)
+                guest.Unmap(table, 0x10_0000 + (page << 12));
+        }
+
+        guest.Invalidate(IotlbPages(1, 0x10_0000, 6));
+        Assert.Equal(2, user.UnmapEvents);
+        Assert.Equal(0x10_A000ul, Assert.Single(user.Live).Key);
+    }
+
+    [Fact]
+    public void LargePagesSplitAndJoin()
+    {
+        using GuestDriver guest = Start(out ulong table, out ShadowUser user);
+        guest.Map(table, 0x60_0000, 0x80_0000, level: 2);
+        guest.Invalidate(IotlbPages(1, 0x60_0000, 9));
+        Assert.Equal((0x20_0000ul, 0x80_0000ul, AccessRights.ReadWrite), user.Live[0x60_0000]);
+        // Split: one small page where the large one was; one page of it invalidated is enough to see all of it.
+        guest.Map(table, 0x60_5000, 0x80_5000);
+        guest.Invalidate(IotlbPages(1, 0x60_5000, 0));
+        Assert.Equal((0x1000ul, 0x80_5000ul, AccessRights.ReadWrite), Assert.Single(user.Live).Value);
+        guest.Map(table, 0x60_0000, 0x80_0000);
+        guest.Map(table, 0x7F_F000, 0x9F_F000);
+        guest.Invalidate(IotlbPages(1, 0x60_0000, 9));
+        Assert.Equal(3, user.Live.Count);
+        // Join again, seen from a page in the middle that was not mapped before.
+        guest.Map(table, 0x60_0000, 0x80_0000, level: 2);
+        guest.Invalidate(IotlbPages(1, 0x68_0000, 0));
+        Assert.Equal(0x20_0000ul, Assert.Single(user.Live).Value.Length);
+    }
+
+    /// <summary>A 1 GiB page over the interrupt window is announced in two pieces, one to each side's user.</summary>
+    [Fact]
+    public void ALeafOverTheWindowIsClipped()
+    {
+        using GuestDriver guest = Start(out ulong table, out ShadowUser user);
+        guest.Map(table, 0xC000_0000, 0x40_0000_0000 & ~0x3FFF_FFFFul, level: 3);
+        guest.Invalidate(IotlbPages(1, 0xC000_0000, 18));
+        Assert.Equal(
+            [(0xC000_0000ul, 0x3EE0_0000ul, 0x40_0000_0000ul), (0xFEF0_0000ul, 0x110_0000ul, 0x40_3EF0_0000ul)],
+            user.Live.Select(item => (item.Key, item.Value.Length, item.Value.Target)));
+        guest.Unmap(table, 0xC000_0000, level: 3);
+        guest.Invalidate(IotlbPages(1, 0xC000_0000, 18));
+        Assert.Empty(user.Live);
+    }
+
+    [Fact]
+    public void AWaitCompletesAfterItsUnmapsAndNotAfterLaterOnes()
+    {
+        using GuestDriver guest = Start(out ulong table, out ShadowUser user);
+        guest.Map(table, 0x1000, 0x8000);
+        guest.Map(table, 0x2000, 0x9000);
+        guest.Invalidate(IotlbDomain(1));
+        guest.Unmap(table, 0x1000);
+        guest.Unmap(table, 0x2000);
+        var seen = new List<(uint First, uint Second, int Live)>();
+        ulong first = guest.AllocateTable(), second = guest.AllocateTable();
+        user.OnBatchEnd = () => seen.Add(((uint)guest.Read64(first), (uint)guest.Read64(second), user.Live.Count));
+        guest.Queued(IotlbPages(1, 0x1000, 0), guest.Wait(1, first), IotlbPages(1, 0x2000, 0), guest.Wait(1, second));
+        guest.Ring();
+        // Each batch ends for the users of both sides of the window.
+        Assert.Equal([(0u, 0u, 1), (0u, 0u, 1), (1u, 0u, 0), (1u, 0u, 0)], seen);
+        Assert.Equal((1ul, 1ul), (guest.Read64(first), guest.Read64(second)));
+    }
+
+    [Fact]
+    public void MovingToAnotherDomainUnmapsTheOldOneFirst()
+    {
+        using GuestDriver guest = Start(out ulong table, out ShadowUser user);
+        guest.Map(table, 0x1000, 0x8000);
+        guest.Map(table, 0x3000, 0x8000);
+        guest.Invalidate(IotlbDomain(1));
+        ulong other = guest.AllocateTable();
+        guest.Map(other, 0x1000, 0xA000);
+        guest.Map(other, 0x2000, 0xB000);
+        guest.SetContext(guest.Sid(), other, 2);
+        guest.Invalidate(ContextDevice(guest.Sid()), IotlbDomain(2));
+        Assert.Equal([(0x1000ul, 0xA000ul), (0x2000ul, 0xB000ul)], user.Live.Select(item => (item.Key, item.Value.Target)));
+        guest.ClearContext(guest.Sid());
+        guest.Invalidate(ContextDevice(guest.Sid()));
+        Assert.Empty(user.Live);
+        Assert.True(user.Translated);
+    }
+
+    [Fact]
+    public void TargetsOutsideRamAreAnnouncedToo()
+    {
+        using GuestDriver guest = Start(out ulong table, out ShadowUser user);
+        guest.Map(table, 0x1000, 0xE000_0000);
+        guest.Invalidate(IotlbDomain(1));
+        Assert.Equal(0xE000_0000ul, Assert.Single(user.Live).Value.Target);
+    }
+
+    [Fact]
+    public void SeveralUsersOfOneDeviceSeeTheirRanges()
+    {
+        using GuestDriver guest = Start(out ulong table, out ShadowUser user);
+        guest.Map(table, 0x1000, 0x8000);
+        guest.Invalidate(IotlbDomain(1));
+        var second = new ShadowUser(guest.Functions[0].DmaSpace);
+        Assert.Equal(user.Live, second.Live);
+        guest.Functions[0].DmaSpace.RemoveListener(user);
+        Assert.Empty(user.Live);
+        guest.Map(table, 0x2000, 0x9000);
+        guest.Invalidate(IotlbDomain(1));
+        Assert.Empty(user.Live);
+        Assert.Equal([0x1000ul, 0x2000ul], second.Live.Keys);
+        guest.Functions[0].DmaSpace.RemoveListener(second);
+        Assert.Equal(0, guest.Iommu.Churn.Live);
+        Assert.Equal(guest.Iommu.Churn.Mapped, guest.Iommu.Churn.Unmapped);
+    }
+
+    [Fact]
+    public void AListenerThatThrowsLeavesTheUnitUsable()
+    {
+        using GuestDriver guest = Start(out ulong table, out ShadowUser user);
+        guest.Map(table, 0x1000, 0x8000);
+        user.OnBatchEnd = () => throw new InvalidOperationException("the host refused");
+        guest.Queued(IotlbDomain(1), guest.Wait(1));
+        Assert.Throws<InvalidOperationException>(guest.Ring);
+        Assert.Equal(0ul, guest.Read64(guest.StatusWord));
+        user.OnBatchEnd = null;
+        guest.Ring();
+        Assert.Equal(1ul, guest.Read64(guest.StatusWord));
+        // No lock is left held.
+        var elsewhere = new Thread(() => guest.Invalidate(IotlbGlobal, ContextGlobal));
+        elsewhere.Start();
+        Assert.True(elsewhere.Join(TimeSpan.FromSeconds(60)));
+    }
+
+    internal static GuestDriver Start(out ulong table, out ShadowUser user)
+    {
+        var guest = new GuestDriver();
+        table = guest.AllocateTable();
+        guest.SetContext(guest.Sid(), table, 1);
+        guest.SetRootAndEnable();
+        user = new ShadowUser(guest.Functions[0].DmaSpace);
+        return guest;
+    }
+}
