@@ -39,7 +39,11 @@ public sealed class VirtualMachine : IDisposable
         Migration = new MigrationController(_host, clock);
         Migration.IncomingFailed += OnIncomingFailed;
         foreach (VfioPciFunction device in board.Devices)
-            WatchAsync(device);
+        {
+            device.Notice += OnDeviceNotice;
+            if (device.Lost.IsCompletedSuccessfully)
+                PostNotice($"{device.Id}: the device has gone: {device.Lost.Result}");
+        }
     }
 
     /// <summary>Raised after each change with the old and the new state, in order and one at a time.</summary>
@@ -120,13 +124,23 @@ public sealed class VirtualMachine : IDisposable
     /// </summary>
     /// <exception cref="InvalidOperationException">It is in a state that cannot be paused.</exception>
     /// <exception cref="TimeoutException">A vCPU did not stop; the machine runs on.</exception>
+    /// <exception cref="IOException">A device did not stop; the machine runs on.</exception>
     public void Stop() => Change(() =>
     {
         if (_state.Current == RunState.Paused)
             return;
         Require(RunState.Running, "paused");
         _vcpus.Stop(StopDeadline);
-        SetDevicesRunning(false);
+        try
+        {
+            SetDevicesRunning(false);
+        }
+        catch
+        {
+            _vcpus.Run();
+            throw;
+        }
+
         _state.MoveTo(RunState.Paused);
     });
 
@@ -135,6 +149,7 @@ public sealed class VirtualMachine : IDisposable
     /// nothing when running already.
     /// </summary>
     /// <exception cref="InvalidOperationException">It is in a state that cannot run on, or its guest has panicked.</exception>
+    /// <exception cref="IOException">A device does not run on (its image may be the other side's); the machine stays as it was.</exception>
     public void Continue() => Change(() =>
     {
         switch (_state.Current)
@@ -149,9 +164,9 @@ public sealed class VirtualMachine : IDisposable
 
         if (_vcpus.PanicText is { } panic)
             throw new InvalidOperationException($"The guest has panicked and cannot run on: {panic}");
+        SetDevicesRunning(true);
         if (_state.Current == RunState.PostMigrate)
             Migration.TakeBack();
-        SetDevicesRunning(true);
         _state.MoveTo(RunState.Running);
         _vcpus.Run();
     });
@@ -219,13 +234,20 @@ public sealed class VirtualMachine : IDisposable
         }
     }
 
+    /// <summary>All devices or none. A lost device has no state to change; its loss was told when it happened.</summary>
     private void SetDevicesRunning(bool running)
     {
-        foreach (VfioPciFunction device in _board.Devices)
+        int done = 0;
+        try
         {
-            // A lost device has no state to change; its loss was reported when it happened.
-            if (!device.Lost.IsCompleted)
-                device.SetRunning(running);
+            for (; done < _board.Devices.Count; done++)
+                _board.Devices[done].SetRunning(running);
+        }
+        catch
+        {
+            while (--done >= 0)
+                _board.Devices[done].SetRunning(!running);
+            throw;
         }
     }
 
@@ -240,7 +262,14 @@ public sealed class VirtualMachine : IDisposable
         foreach (IVcpu other in _vcpus.All)
             other.RequestStop();
         state.MoveTo(RunState.InternalError);
-        SetDevicesRunning(false);
+        try
+        {
+            SetDevicesRunning(false);
+        }
+        catch (IOException e)
+        {
+            PostNotice($"A device runs on although the guest does not: {e.Message}");
+        }
     });
 
     /// <summary>On the migration's thread. Half of another machine may have been loaded: this one must not run.</summary>
@@ -251,10 +280,14 @@ public sealed class VirtualMachine : IDisposable
             state.MoveTo(RunState.InternalError);
     });
 
-    private async void WatchAsync(VfioPciFunction device)
+    /// <summary>
+    /// Any thread, perhaps under locks of devices: handlers run elsewhere. Before the machine has been started nobody listens yet; the line
+    /// is kept until then.
+    /// </summary>
+    private void OnDeviceNotice(string text)
     {
-        string reason = await device.Lost;
-        PostNotice($"Device {device.Id} was lost: {reason}. The guest reads all ones from it.");
-        _events.Deliver();
+        PostNotice(text);
+        if (_state.Current != RunState.Prelaunch)
+            ThreadPool.UnsafeQueueUserWorkItem(static events => events.Deliver(), _events, preferLocal: false);
     }
 }

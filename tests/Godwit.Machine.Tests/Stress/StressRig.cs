@@ -7,16 +7,19 @@ namespace Godwit.Machine.Tests;
 internal sealed class StressRig : IDisposable
 {
     private readonly List<string> _notices = [];
+    private readonly NvmeServer? _second;
 
-    public StressRig(string image, IommuKind iommu = IommuKind.Intel, int width = 39, int blockSize = 4096, params string[] options)
+    public StressRig(
+        string image, IommuKind iommu = IommuKind.Intel, int width = 39, int blockSize = 4096, string? secondImage = null, params string[] options)
     {
         Server = new NvmeServer(image, blockSize: blockSize);
+        _second = secondImage is null ? null : new NvmeServer(secondImage, blockSize: 512);
         var config = new MachineConfig
         {
             MemoryBytes = 128 << 20,
             Iommu = iommu,
             Intel = new IntelIommuOptions { AddressWidth = width },
-            Devices = [new VfioDeviceOptions { Id = "nvme0", Socket = Server.Socket }],
+            Devices = [.. new[] { Server, _second }.OfType<NvmeServer>().Select((s, i) => new VfioDeviceOptions { Id = $"nvme{i}", Socket = s.Socket })],
             Guest = "nvme-stress",
             GuestOptions = options.Select(o => o.Split('=')).ToDictionary(o => o[0], o => o[1], StringComparer.Ordinal),
         };
@@ -27,6 +30,7 @@ internal sealed class StressRig : IDisposable
         catch
         {
             Server.Dispose();
+            _second?.Dispose();
             throw;
         }
 
@@ -80,5 +84,6 @@ internal sealed class StressRig : IDisposable
     {
         Machine.Dispose();
         Server.Dispose();
+        _second?.Dispose();
     }
 }

@@ -76,9 +76,9 @@ internal static class BootStage
             return;
         for (int i = 0; i < control.ControllerCount && control.Translating; i++)
         {
-            var device = cpu.Bus.Load<ControllerState>(StressLayout.Controller(i));
+            ControllerState device = StressState.LoadController(cpu.Bus, control, i);
             ChurnStage.MapBuffers(cpu, ref control, ref device);
-            cpu.Bus.Store(StressLayout.Controller(i), device);
+            StressState.StoreController(cpu.Bus, i, device);
         }
 
         control.Sweep = 1;

@@ -109,7 +109,6 @@ internal static class ChurnStage
                 device.Table.Unmap(cpu.Bus, buffer.Iova + ((ulong)i << RamPage.Shift));
             control.Unmaps += ChurnBuffer.Pages;
             batch.AddPages(ref control.Unit, device.Domain, buffer.Iova, ChurnBuffer.Order);
-            batch.AddWait(ref control.Unit);
         }
 
         batch.Submit(ref control.Unit);

@@ -23,7 +23,7 @@ internal static class CompleteStage
             bool inFlight = false;
             if (id < control.Options.QueueDepth)
             {
-                slot = bus.Load<CommandSlot>(SubmitStage.SlotAddress(control, device, id));
+                slot = StressState.LoadSlot(bus, control, device, id);
                 inFlight = slot.State == SlotState.InFlight;
             }
 
@@ -40,7 +40,7 @@ internal static class CompleteStage
 
             slot.State = SlotState.Done;
             slot.Status = status;
-            bus.Store(SubmitStage.SlotAddress(control, device, id), slot);
+            StressState.StoreSlot(bus, control, device, id, slot);
             uint place = (device.DoneHead + device.DoneCount) % (uint)control.Options.QueueDepth;
             bus.Store(device.DoneSlots + (place * 2UL), id);
             device.DoneCount++;
@@ -67,13 +67,12 @@ internal static class CompleteStage
             device.DoneHead = (device.DoneHead + 1) % depth;
             device.DoneCount--;
             done[count++] = id;
-            Gpa address = SubmitStage.SlotAddress(control, device, id);
-            var slot = bus.Load<CommandSlot>(address);
+            CommandSlot slot = StressState.LoadSlot(bus, control, device, id);
             blocks += slot.BlockCount;
             if (!slot.Mapped)
                 continue;
             DmaMapping.UnmapSlot(cpu, ref control, ref device, ref batch, ref slot);
-            bus.Store(address, slot);
+            StressState.StoreSlot(bus, control, device, id, slot);
         }
 
         // From here on no device reaches the buffers (strict), so what they hold is what the commands left.
@@ -86,8 +85,7 @@ internal static class CompleteStage
     private static void Finish(GuestCpu cpu, ref StressControl control, ref ControllerState device, int index, ushort id)
     {
         GuestBus bus = cpu.Bus;
-        Gpa address = SubmitStage.SlotAddress(control, device, id);
-        var slot = bus.Load<CommandSlot>(address);
+        CommandSlot slot = StressState.LoadSlot(bus, control, device, id);
         if (slot.Mapped)
             device.Iovas.Free(bus, slot.Iova, slot.Order);
 
@@ -114,7 +112,7 @@ internal static class CompleteStage
         else
         {
             for (uint i = 0; i < slot.PageCount; i++)
-                control.Pages.Put(bus, new Gpa(bus.Load<ulong>(SubmitStage.SlotPage(device, id, i))));
+                control.Pages.Put(bus, StressState.LoadSlotPage(bus, device, id, i));
         }
 
         BlockShadow.Release(bus, device, slot, failed);
@@ -127,7 +125,9 @@ internal static class CompleteStage
 
         slot.State = SlotState.Free;
         slot.Mapped = false;
-        bus.Store(address, slot);
+        StressState.StoreSlot(bus, control, device, id, slot);
+        if (device.FreeCount >= control.Options.QueueDepth)
+            throw new GuestPanicException("more slots are free than there are");
         bus.Store(device.FreeSlots + (device.FreeCount * 2UL), id);
         device.FreeCount++;
     }

@@ -8,7 +8,7 @@ namespace Godwit.Machine.Guests.Stress;
 /// <summary>Brings a controller up (NVM Express 1.4, 7.6.1): reset, admin queue, identify, one pair of I/O queues.</summary>
 internal static class ControllerStage
 {
-    private const uint AdminEntries = 32;
+    public const uint AdminEntries = 32;
     private const ulong PollInterval = 1_000_000;
     private const ulong AdminTimeout = 30_000_000_000;
 
@@ -35,9 +35,9 @@ internal static class ControllerStage
 
         for (int i = 0; i < control.ControllerCount; i++)
         {
-            var device = cpu.Bus.Load<ControllerState>(StressLayout.Controller(i));
+            ControllerState device = StressState.LoadController(cpu.Bus, control, i);
             Prepare(cpu, ref control, ref device);
-            cpu.Bus.Store(StressLayout.Controller(i), device);
+            StressState.StoreController(cpu.Bus, i, device);
         }
 
         BootStage.LayOutFrames(ref control);
@@ -50,11 +50,11 @@ internal static class ControllerStage
         bool ready = true;
         for (int i = 0; i < control.ControllerCount; i++)
         {
-            var device = cpu.Bus.Load<ControllerState>(StressLayout.Controller(i));
+            ControllerState device = StressState.LoadController(cpu.Bus, control, i);
             if (device.Phase >= ControllerPhase.Ready)
                 continue;
             Advance(cpu, ref control, ref device);
-            cpu.Bus.Store(StressLayout.Controller(i), device);
+            StressState.StoreController(cpu.Bus, i, device);
             ready = false;
         }
 

@@ -20,11 +20,11 @@ internal static class Housekeeping
             CheckFaults(cpu, ref control);
         for (int i = 0; i < control.ControllerCount; i++)
         {
-            var device = cpu.Bus.Load<ControllerState>(StressLayout.Controller(i));
+            ControllerState device = StressState.LoadController(cpu.Bus, control, i);
             if (device.Phase != ControllerPhase.Ready)
                 continue;
             CheckController(cpu, ref control, ref device, i, now);
-            cpu.Bus.Store(StressLayout.Controller(i), device);
+            StressState.StoreController(cpu.Bus, i, device);
         }
     }
 
@@ -61,7 +61,7 @@ internal static class Housekeeping
         for (int i = 0; i < SlotsPerLook && i < depth; i++)
         {
             uint id = device.ScanSlot++ % depth;
-            var slot = bus.Load<CommandSlot>(SubmitStage.SlotAddress(control, device, id));
+            CommandSlot slot = StressState.LoadSlot(bus, control, device, id);
             if (slot.State == SlotState.InFlight && now > slot.StartedAt + CommandTimeout)
             {
                 throw new GuestPanicException(

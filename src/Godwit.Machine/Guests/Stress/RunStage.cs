@@ -14,7 +14,7 @@ internal static class RunStage
             control.Options.WorkingSetPages == 0 ? ulong.MaxValue : control.Dirtying.Due(control.Options.DirtyRate));
         for (int i = 0; i < control.ControllerCount; i++)
         {
-            var device = cpu.Bus.Load<ControllerState>(StressLayout.Controller(i));
+            ControllerState device = StressState.LoadController(cpu.Bus, control, i);
             if (device.Phase != ControllerPhase.Ready)
                 continue;
             bool busy = CompleteStage.Run(cpu, ref control, ref device, i);
@@ -30,7 +30,7 @@ internal static class RunStage
                 wake = Math.Min(wake, device.Churn.Due(control.Options.Churn));
             if (device.FlushCount > 0)
                 wake = Math.Min(wake, device.FlushBy);
-            cpu.Bus.Store(StressLayout.Controller(i), device);
+            StressState.StoreController(cpu.Bus, i, device);
             worked |= busy;
         }
 

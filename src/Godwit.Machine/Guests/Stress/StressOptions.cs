@@ -28,6 +28,7 @@ internal readonly record struct StressOptions
 {
     public const int MaxQueueDepth = 1023;
     public const long MaxIoSize = 1 << 20;
+    public const long MaxRegion = 16L << 30;
     public const int BlockSize = 4096;
 
     public static IReadOnlyList<GuestOption> Definitions { get; } =
@@ -36,7 +37,7 @@ internal readonly record struct StressOptions
         new("io-size", "64K", "largest I/O; sizes are multiples of 4K up to this") { Min = BlockSize, Max = MaxIoSize, Granularity = BlockSize },
         new("read-percent", "50", "share of reads among the commands") { Max = 100 },
         new("region", "64M", "bytes used from the start of each disk, or the whole disk when it is smaller")
-            { Min = 1 << 20, Max = 16L << 30, Granularity = BlockSize },
+            { Min = 1 << 20, Max = MaxRegion, Granularity = BlockSize },
         new("io-rate", "0", "I/O commands a second on each controller; 0 for as many as go") { Max = 10_000_000 },
         new("map", "strict", "strict invalidates each unmap at once, lazy in batches") { Choices = ["strict", "lazy"] },
         new("iommu", "translate", "use of the vIOMMU: translate, passthrough or off") { Choices = ["translate", "passthrough", "off"] },

@@ -19,12 +19,12 @@ internal sealed class StressProgram : GuestProgram
         {
             StressControl fresh = default;
             BootStage.Boot(cpu, ref fresh);
-            cpu.Bus.Store(StressLayout.Control, fresh);
+            StressState.StoreControl(cpu.Bus, fresh);
             cpu.Registers.ProgramCounter = 1;
             return;
         }
 
-        StressControl control = Load(cpu.Bus);
+        StressControl control = StressState.LoadControl(cpu.Bus);
         switch (control.Phase)
         {
             case StressPhase.ScanPci:
@@ -46,24 +46,24 @@ internal sealed class StressProgram : GuestProgram
                 throw new GuestPanicException($"control block damaged: phase {(uint)control.Phase}");
         }
 
-        cpu.Bus.Store(StressLayout.Control, control);
+        StressState.StoreControl(cpu.Bus, control);
     }
 
     public override void Interrupt(GuestCpu cpu, byte vector)
     {
-        StressControl control = Load(cpu.Bus);
+        StressControl control = StressState.LoadControl(cpu.Bus);
         control.Interrupts++;
         int index = PciStage.ControllerOf(vector, control.ControllerCount);
         if (index >= 0)
         {
-            var device = cpu.Bus.Load<ControllerState>(StressLayout.Controller(index));
+            ControllerState device = StressState.LoadController(cpu.Bus, control, index);
             device.InterruptCount++;
             ControllerStage.ReapAdmin(cpu, ref device);
             CompleteStage.Reap(cpu, ref control, ref device, index);
-            cpu.Bus.Store(StressLayout.Controller(index), device);
+            StressState.StoreController(cpu.Bus, index, device);
         }
 
-        cpu.Bus.Store(StressLayout.Control, control);
+        StressState.StoreControl(cpu.Bus, control);
     }
 
     public override void Panic(GuestCpu cpu, string text)
@@ -100,20 +100,6 @@ internal sealed class StressProgram : GuestProgram
             IommuFaults = (long)control.IommuFaults,
             Panic = panic,
         };
-    }
-
-    private static StressControl Load(GuestBus bus)
-    {
-        var control = bus.Load<StressControl>(StressLayout.Control);
-        if (control.Magic != StressControl.MagicValue
-            || control.ControllerCount > StressLayout.MaxControllers
-            || control.Options.QueueDepth is < 1 or > StressOptions.MaxQueueDepth
-            || control.Options.MaxBlocks is < 1 or > (int)(StressOptions.MaxIoSize / StressOptions.BlockSize))
-        {
-            throw new GuestPanicException("control block damaged");
-        }
-
-        return control;
     }
 
     private static string? ReadPanic(GuestBus memory)

@@ -38,7 +38,7 @@ internal static class SubmitStage
         // The mappings must be in force before the device learns of the commands.
         batch.Submit(ref control.Unit);
         for (int i = 0; i < count; i++)
-            Send(cpu, ref device, started[i], now);
+            Send(cpu, control, ref device, started[i], now);
         if (count > 0)
             device.Io.Ring(cpu);
         return count > 0;
@@ -50,7 +50,7 @@ internal static class SubmitStage
         GuestBus bus = cpu.Bus;
         id = 0;
         slot = default;
-        if (device.FreeCount == 0 || device.FreeCount > control.Options.QueueDepth)
+        if (device.FreeCount == 0)
             return false;
 
         CommandKind kind = PickKind(ref control, device);
@@ -60,8 +60,7 @@ internal static class SubmitStage
             return false;
 
         id = bus.Load<ushort>(device.FreeSlots + (--device.FreeCount * 2UL));
-        Gpa address = SlotAddress(control, device, id);
-        slot = bus.Load<CommandSlot>(address);
+        slot = StressState.LoadSlot(bus, control, device, id);
         slot.Kind = kind;
         slot.Block = block;
         slot.BlockCount = count;
@@ -79,23 +78,8 @@ internal static class SubmitStage
             MapBuffer(cpu, ref control, ref device, ref batch, id, ref slot);
         }
 
-        bus.Store(address, slot);
+        StressState.StoreSlot(bus, control, device, id, slot);
         return true;
-    }
-
-    public static Gpa SlotAddress(in StressControl control, in ControllerState device, uint id)
-    {
-        if (id >= control.Options.QueueDepth)
-            throw new GuestPanicException($"slot {id} of {control.Options.QueueDepth}");
-        return device.Slots + (id * (ulong)CommandSlot.Size);
-    }
-
-    /// <summary>The word in which a slot keeps the GPA of one of its pages.</summary>
-    public static Gpa SlotPage(in ControllerState device, uint id, uint page)
-    {
-        if (page >= device.PagesPerSlot)
-            throw new GuestPanicException($"page {page} of a slot with {device.PagesPerSlot}");
-        return device.SlotPages + (((id * (ulong)device.PagesPerSlot) + page) * 8);
     }
 
     private static CommandKind PickKind(ref StressControl control, in ControllerState device)
@@ -124,7 +108,7 @@ internal static class SubmitStage
             slot.Iova = churn.Iova;
             slot.PageCount = (ushort)slot.BlockCount;
             for (int i = 0; i < slot.BlockCount; i++)
-                bus.Store(SlotPage(device, id, (uint)i), churn[i]);
+                StressState.StoreSlotPage(bus, device, id, (uint)i, new Gpa(churn[i]));
             return;
         }
 
@@ -137,7 +121,7 @@ internal static class SubmitStage
             Gpa page = control.Pages.Take(bus, control.NextRandom(), out bool intact);
             if (!intact)
                 ReportFreePage(cpu, ref control, page);
-            bus.Store(SlotPage(device, id, i), page.Value);
+            StressState.StoreSlotPage(bus, device, id, i, page);
         }
     }
 
@@ -148,14 +132,14 @@ internal static class SubmitStage
         {
             case CommandKind.Read:
                 for (uint i = 0; i < slot.PageCount; i++)
-                    bus.Fill(new Gpa(bus.Load<ulong>(SlotPage(device, id, i))), RamPage.Size, unchecked((byte)Poison));
+                    bus.Fill(StressState.LoadSlotPage(bus, device, id, i), RamPage.Size, unchecked((byte)Poison));
                 break;
             case CommandKind.Write:
                 for (uint i = 0; i < slot.BlockCount; i++)
                     FillBlock(bus, control, device, id, slot, i);
                 break;
             default: // the range list of a deallocation: attributes, sectors, first sector (6.7)
-                var list = new Gpa(bus.Load<ulong>(SlotPage(device, id, 0)));
+                Gpa list = StressState.LoadSlotPage(bus, device, id, 0);
                 bus.Store(list, 0U);
                 bus.Store(list + 4, slot.BlockCount * device.SectorsPerBlock);
                 bus.Store(list + 8, slot.Block * device.SectorsPerBlock);
@@ -180,7 +164,7 @@ internal static class SubmitStage
     public static Gpa SectorAddress(GuestBus bus, in ControllerState device, uint id, in CommandSlot slot, uint index, uint sector)
     {
         uint position = slot.Offset + (index << RamPage.Shift) + (sector * 512);
-        var page = new Gpa(bus.Load<ulong>(SlotPage(device, id, position >> RamPage.Shift)));
+        Gpa page = StressState.LoadSlotPage(bus, device, id, position >> RamPage.Shift);
         return page + (position & (RamPage.Size - 1));
     }
 
@@ -196,7 +180,7 @@ internal static class SubmitStage
         ulong rights = DmaMapping.RightsFor(slot.Kind);
         for (uint i = 0; i < slot.PageCount; i++)
         {
-            var page = new Gpa(cpu.Bus.Load<ulong>(SlotPage(device, id, i)));
+            Gpa page = StressState.LoadSlotPage(cpu.Bus, device, id, i);
             device.Table.Map(cpu.Bus, slot.Iova + ((ulong)i << RamPage.Shift), page, rights);
         }
 
@@ -204,14 +188,13 @@ internal static class SubmitStage
         DmaMapping.AnnounceMap(ref control, ref device, ref batch, slot.Iova, order);
     }
 
-    private static void Send(GuestCpu cpu, ref ControllerState device, ushort id, ulong now)
+    private static void Send(GuestCpu cpu, in StressControl control, ref ControllerState device, ushort id, ulong now)
     {
         GuestBus bus = cpu.Bus;
-        Gpa address = device.Slots + (id * (ulong)CommandSlot.Size);
-        var slot = bus.Load<CommandSlot>(address);
+        CommandSlot slot = StressState.LoadSlot(bus, control, device, id);
         slot.State = SlotState.InFlight;
         slot.StartedAt = now;
-        bus.Store(address, slot);
+        StressState.StoreSlot(bus, control, device, id, slot);
 
         ulong sector = slot.Block * device.SectorsPerBlock;
         uint sectors = slot.BlockCount * device.SectorsPerBlock;
@@ -262,7 +245,7 @@ internal static class SubmitStage
 
     private static ulong DmaPage(GuestBus bus, in ControllerState device, ushort id, in CommandSlot slot, uint page) => device.Translated
         ? slot.Iova.Value + ((ulong)page << RamPage.Shift)
-        : bus.Load<ulong>(SlotPage(device, id, page));
+        : StressState.LoadSlotPage(bus, device, id, page).Value;
 
     private static void ReportFreePage(GuestCpu cpu, ref StressControl control, Gpa page)
     {
