@@ -1,0 +1,81 @@
+using System.Text.Json;
+using Godwit.Machine;
+using Godwit.Migration;
+
+namespace Godwit.Monitor;
+
+/// <summary>Commands that start, steer and watch migrations.</summary>
+internal sealed class MigrationCommands(VirtualMachine machine)
+{
+    private const long LongestDowntimeMilliseconds = 2_000_000;
+    private const long LongestPrecopyMilliseconds = 24L * 60 * 60 * 1000;
+
+    private readonly Lock _parameters = new();
+
+    public void AddTo(QmpCommandTable commands)
+    {
+        // Blocking: both ask devices for their limits before they answer.
+        commands.AddBlocking("migrate", Migrate, "uri", "channels");
+        commands.AddBlocking("query-migrate", QueryMigrate);
+
+        commands.Add("migrate_cancel", (_, _) => machine.Migration.Cancel());
+        commands.Add("migrate-incoming", MigrateIncoming, "uri", "channels");
+        commands.Add(
+            "migrate-set-parameters",
+            SetParameters,
+            "max-bandwidth",
+            "downtime-limit",
+            "x-verify-pages",
+            "x-max-rounds",
+            "x-min-precopy");
+        commands.Add("query-migrate-parameters", QueryParameters);
+    }
+
+    private void Migrate(QmpArguments arguments, Utf8JsonWriter result) => machine.Migration.Start(MigrationUri.From(arguments));
+
+    private void MigrateIncoming(QmpArguments arguments, Utf8JsonWriter result) => machine.StartIncoming(MigrationUri.From(arguments));
+
+    private void QueryMigrate(QmpArguments arguments, Utf8JsonWriter result) =>
+        MigrationStatusWriter.Write(
+            result,
+            machine.Migration.Status,
+            machine.Migration.ListeningAt,
+            machine.QueryBlockers(),
+            machine.Devices.Count,
+            machine.IommuChurn);
+
+    private void SetParameters(QmpArguments arguments, Utf8JsonWriter result)
+    {
+        long? bandwidth = arguments.FindInteger("max-bandwidth", 0, long.MaxValue);
+        long? downtime = arguments.FindInteger("downtime-limit", 1, LongestDowntimeMilliseconds);
+        bool? verify = arguments.FindBoolean("x-verify-pages");
+        long? rounds = arguments.FindInteger("x-max-rounds", 1, int.MaxValue);
+        long? precopy = arguments.FindInteger("x-min-precopy", 0, LongestPrecopyMilliseconds);
+
+        // Two clients may each set one parameter at the same time.
+        lock (_parameters)
+        {
+            MigrationParameters now = machine.Migration.Parameters;
+            machine.Migration.Parameters = now with
+            {
+                MaxBandwidth = bandwidth ?? now.MaxBandwidth,
+                DowntimeLimit = downtime is { } limit ? TimeSpan.FromMilliseconds(limit) : now.DowntimeLimit,
+                VerifyPages = verify ?? now.VerifyPages,
+                MaxRounds = (int?)rounds ?? now.MaxRounds,
+                MinimumPrecopy = precopy is { } time ? TimeSpan.FromMilliseconds(time) : now.MinimumPrecopy,
+            };
+        }
+    }
+
+    private void QueryParameters(QmpArguments arguments, Utf8JsonWriter result)
+    {
+        MigrationParameters now = machine.Migration.Parameters;
+        result.WriteStartObject();
+        result.WriteNumber("max-bandwidth", now.MaxBandwidth);
+        result.WriteNumber("downtime-limit", (long)now.DowntimeLimit.TotalMilliseconds);
+        result.WriteBoolean("x-verify-pages", now.VerifyPages);
+        result.WriteNumber("x-max-rounds", now.MaxRounds);
+        result.WriteNumber("x-min-precopy", (long)now.MinimumPrecopy.TotalMilliseconds);
+        result.WriteEndObject();
+    }
+}
