@@ -1,0 +1,96 @@
+using System.CommandLine;
+using Godwit.Machine;
+
+namespace Godwit.Cli;
+
+/// <summary><c>godwit demo</c>: the whole journey by itself, with a proof at the end.</summary>
+internal static class DemoCommand
+{
+    public static Command Create()
+    {
+        DefaultedOption<ulong> memory = CommonOptions.Memory(1UL << 30);
+        DefaultedOption<TimeSpan?> runFor = CommonOptions.Time(
+            "--run-for",
+            "How long the guest runs: a quarter before the migration, at least half during it, a quarter after it.",
+            TimeSpan.FromSeconds(6),
+            TimeSpan.FromSeconds(1),
+            TimeSpan.FromMilliseconds(400),
+            TimeSpan.FromHours(1));
+        DefaultedOption<long> dirtyRate = CommonOptions.Number("--dirty-rate", "MiB of memory that the guest's CPU dirties a second.", 64, 0, 1 << 20);
+        DefaultedOption<long> churn = CommonOptions.Number("--churn", "Mapped buffers that the guest moves a second, besides its I/O.", 1000, 0, 1_000_000);
+        DefaultedOption<long> queueDepth = CommonOptions.Number("--queue-depth", "I/O commands that the guest keeps in flight.", 32, 1, 1023);
+        DefaultedOption<IommuKind> iommu = RunCommand.IommuOption();
+        DefaultedOption<int> addressWidth = RunCommand.AddressWidthOption();
+        DefaultedOption<TimeSpan?> downtime = MigrateCommand.DowntimeLimitOption(TimeSpan.FromMilliseconds(100));
+        DefaultedOption<ulong> bandwidth = MigrateCommand.BandwidthOption();
+        DefaultedOption<DemoTransport> transport = CommonOptions.Choice(
+            "--transport", "How the machines reach each other.", DemoTransport.Unix, ("unix", DemoTransport.Unix), ("tcp", DemoTransport.Tcp));
+        DefaultedOption<long> seed = CommonOptions.Number("--seed", "Seed of all that the guest does at random.", 1, 0, long.MaxValue);
+        DefaultedOption<long> expectIo = CommonOptions.Number(
+            "--expect-io", "Least I/O commands during the migration for the proof to hold.", 1000, 0, long.MaxValue);
+        DefaultedOption<long> expectMappings = CommonOptions.Number(
+            "--expect-mappings", "Least mapping changes during the migration for the proof to hold, with --iommu intel.", 10_000, 0, long.MaxValue);
+        Option<bool> json = CommonOptions.Json();
+        Option<bool> parent = CommonOptions.ExitWithParent();
+        var command = new DocumentedCommand(
+            "demo",
+            "Live-migrate a busy machine and prove that nothing was lost.",
+            static () =>
+            """
+            Starts four processes with the commands that this program offers (two device servers on one disk image, a source and a
+            destination machine), runs a guest that never stops doing I/O and remapping its buffers, migrates it, and compares: every page of
+            memory, every block that the guest reads, the disk image at the end. Exit code 0 only if all of that holds.
+            Needs no root, no KVM and no hardware. Ctrl-C stops everything and leaves nothing behind.
+
+            Examples:
+              godwit demo
+              godwit demo --memory 4G --dirty-rate 200 --downtime-limit 50ms
+              godwit demo --iommu none --transport tcp --seed 7 --json
+            """)
+        {
+            memory, runFor, dirtyRate, churn, queueDepth, iommu, addressWidth, downtime, bandwidth, transport, seed, expectIo, expectMappings, json, parent,
+        };
+        command.SetAction(async parsed =>
+        {
+            var options = new DemoOptions
+            {
+                Memory = parsed.Value(memory),
+                RunFor = parsed.Value(runFor).GetValueOrDefault(),
+                DirtyRate = parsed.Value(dirtyRate),
+                Churn = parsed.Value(churn),
+                QueueDepth = parsed.Value(queueDepth),
+                Iommu = parsed.Value(iommu),
+                AddressWidth = parsed.Value(addressWidth),
+                DowntimeLimit = parsed.Value(downtime).GetValueOrDefault(),
+                Bandwidth = parsed.Value(bandwidth),
+                Transport = parsed.Value(transport),
+                Seed = parsed.Value(seed),
+                ExpectIo = parsed.Value(expectIo),
+                ExpectMappings = parsed.Value(expectMappings),
+            };
+            using var signals = new StopSignals(parsed.GetValue(parent));
+            return await RunAsync(options, DemoView.Create(parsed.GetValue(json)), signals.Requested);
+        });
+        return command;
+    }
+
+    private static async Task<int> RunAsync(DemoOptions options, DemoView view, CancellationToken stop)
+    {
+        try
+        {
+            DemoResult result = await DemoRun.RunAsync(options, view, stop);
+            view.Result(result);
+            return result.Passed ? ExitCodes.Ok : ExitCodes.Failed;
+        }
+        catch (OperationCanceledException) when (stop.IsCancellationRequested)
+        {
+            await Console.Error.WriteLineAsync("godwit: the demo was stopped; nothing of it is left");
+            return ExitCodes.Failed;
+        }
+        catch (CliException e)
+        {
+            await Console.Error.WriteLineAsync($"godwit: {e.Message}");
+            return ExitCodes.Failed;
+        }
+    }
+}

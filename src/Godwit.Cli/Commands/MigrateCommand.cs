@@ -1,0 +1,181 @@
+using System.CommandLine;
+using System.Text.Json;
+using Godwit.Monitor;
+using Spectre.Console;
+
+namespace Godwit.Cli;
+
+/// <summary><c>godwit migrate</c>: starts a migration and stays with it until it has ended.</summary>
+internal static class MigrateCommand
+{
+    private static readonly TimeSpan Refresh = TimeSpan.FromMilliseconds(100);
+    private static readonly TimeSpan CancelTime = TimeSpan.FromSeconds(30);
+
+    public static Command Create()
+    {
+        Option<string> monitor = CommonOptions.Monitor();
+        var uri = new Argument<string>("URI")
+        {
+            Description = "Where the destination waits: unix:PATH or tcp:HOST:PORT.",
+            Arity = ArgumentArity.ZeroOrOne, // the library's own error does not say what is missing
+        };
+        DefaultedOption<TimeSpan?> downtime = DowntimeLimitOption(null);
+        DefaultedOption<ulong> bandwidth = BandwidthOption();
+        var verify = new Option<bool>("--verify")
+        {
+            Description = "Compare checksums of every page of the stopped source with the destination before it runs. Takes time beside the downtime.",
+        };
+        DefaultedOption<TimeSpan?> precopy = CommonOptions.Time(
+            "--min-precopy", "Shortest time of pre-copy.", null, TimeSpan.FromSeconds(1), TimeSpan.Zero, TimeSpan.FromDays(1));
+        Option<bool> json = CommonOptions.Json();
+        var command = new DocumentedCommand(
+            "migrate",
+            "Migrate a machine and show how far it is.",
+            static () =>
+            """
+            Ctrl-C cancels the migration: the machine then runs on where it is.
+            Exit code 0 when it completed; 1 when it failed or was cancelled.
+
+            Examples:
+              godwit migrate --monitor /tmp/src.qmp unix:/tmp/mig.sock
+              godwit migrate --monitor /tmp/src.qmp tcp:192.0.2.7:4444 --downtime-limit 50ms --bandwidth 1G
+            """)
+        {
+            monitor, uri, downtime, bandwidth, verify, precopy, json,
+        };
+        command.Validators.Add(result =>
+        {
+            if (result.GetResult(uri) is not { Tokens.Count: > 0 })
+            {
+                result.AddError("the URI of the destination is missing: unix:PATH or tcp:HOST:PORT");
+            }
+        });
+        command.SetAction(async parsed =>
+        {
+            using var signals = new StopSignals();
+            await using QmpClient client = await QmpClient.ConnectAsync(parsed.GetRequiredValue(monitor), signals.Requested);
+            await SetParametersAsync(
+                client, parsed.Value(downtime), parsed.Value(bandwidth), parsed.GetValue(verify), parsed.Value(precopy));
+            string target = parsed.GetRequiredValue(uri);
+            await client.ExecuteAsync("migrate", writer => writer.WriteString("uri", target));
+            bool quiet = parsed.GetValue(json);
+            JsonElement last = await FollowAsync(client, quiet, signals.Requested);
+            return Report(last, quiet);
+        });
+        return command;
+    }
+
+    /// <summary>The longest allowed downtime.</summary>
+    public static DefaultedOption<TimeSpan?> DowntimeLimitOption(TimeSpan? byDefault) => CommonOptions.Time(
+        "--downtime-limit",
+        "Longest downtime that is allowed; pre-copy goes on until it can be kept. A bare number is milliseconds.",
+        byDefault,
+        TimeSpan.FromMilliseconds(1),
+        TimeSpan.FromMilliseconds(1),
+        TimeSpan.FromSeconds(2000));
+
+    /// <summary>The bandwidth limit.</summary>
+    public static DefaultedOption<ulong> BandwidthOption() =>
+        CommonOptions.Size("--bandwidth", "Most bytes a second; 0 for no limit.", 0, 0, long.MaxValue, 1);
+
+    /// <summary>Sets what is given, over QMP.</summary>
+    public static Task SetParametersAsync(QmpClient client, TimeSpan? downtime, ulong bandwidth, bool verify, TimeSpan? precopy) =>
+        client.ExecuteAsync("migrate-set-parameters", writer =>
+        {
+            if (downtime is { } limit)
+            {
+                writer.WriteNumber("downtime-limit", (long)limit.TotalMilliseconds);
+            }
+
+            writer.WriteNumber("max-bandwidth", bandwidth);
+            writer.WriteBoolean("x-verify-pages", verify);
+            writer.WriteNumber("x-min-precopy", (long)(precopy ?? TimeSpan.Zero).TotalMilliseconds);
+        });
+
+    private static async Task<JsonElement> FollowAsync(QmpClient client, bool quiet, CancellationToken stop)
+    {
+        if (quiet || Console.IsOutputRedirected)
+        {
+            long round = 0;
+            return await PollAsync(client, view =>
+            {
+                if (!quiet && view.Rounds != round)
+                {
+                    round = view.Rounds;
+                    Console.WriteLine(MigrationLines.Progress(view));
+                }
+            }, stop);
+        }
+
+        JsonElement last = default;
+        await AnsiConsole.Progress()
+            .Columns(new ProgressBarColumn(), new PercentageColumn(), new TaskDescriptionColumn { Alignment = Justify.Left })
+            .StartAsync(async context =>
+            {
+                ProgressTask bar = context.AddTask("migration", maxValue: 1);
+                last = await PollAsync(client, view =>
+                {
+                    bar.Value = MigrationLines.Fraction(view);
+                    bar.Description = Markup.Escape(MigrationLines.Progress(view));
+                }, stop);
+            });
+        return last;
+    }
+
+    /// <summary>Asks until it has ended. The first stop request cancels the migration, whose end is still waited for.</summary>
+    private static async Task<JsonElement> PollAsync(QmpClient client, Action<MigrationView> show, CancellationToken stop)
+    {
+        CancellationToken waiting = stop;
+        using var patience = new CancellationTokenSource();
+        while (true)
+        {
+            JsonElement reply = await client.ExecuteAsync("query-migrate", cancellation: patience.Token);
+            MigrationView view = MigrationView.From(reply);
+            show(view);
+            if (view.Ended)
+            {
+                return reply;
+            }
+
+            try
+            {
+                await Task.Delay(Refresh, waiting);
+            }
+            catch (OperationCanceledException)
+            {
+                if (patience.IsCancellationRequested)
+                {
+                    throw new CliException($"The migration was not cancelled within {CancelTime.TotalSeconds:0} s");
+                }
+
+                await client.ExecuteAsync("migrate_cancel", cancellation: patience.Token);
+                patience.CancelAfter(CancelTime);
+                waiting = patience.Token;
+            }
+        }
+    }
+
+    private static int Report(JsonElement reply, bool json)
+    {
+        MigrationView view = MigrationView.From(reply);
+        if (json)
+        {
+            Console.WriteLine(reply.GetRawText());
+        }
+        else if (view.Completed)
+        {
+            Console.WriteLine($"The migration {MigrationLines.Summary(view)}.");
+            if (view.PagesCompared is { } pages)
+            {
+                Console.WriteLine($"{pages} pages compared, {view.PagesDiffering} differ.");
+            }
+        }
+
+        if (!view.Completed)
+        {
+            Console.Error.WriteLine($"godwit: the migration {MigrationLines.Summary(view)}");
+        }
+
+        return view.Completed ? ExitCodes.Ok : ExitCodes.Failed;
+    }
+}

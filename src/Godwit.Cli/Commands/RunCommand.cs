@@ -1,0 +1,151 @@
+using System.CommandLine;
+using System.CommandLine.Parsing;
+using System.Text;
+using Godwit.Iommu.Intel;
+using Godwit.Machine;
+using Godwit.Vfio;
+
+namespace Godwit.Cli;
+
+/// <summary><c>godwit run</c>: one machine in this process until it is told to quit.</summary>
+internal static class RunCommand
+{
+    private const int LongestName = 63;
+
+    public static Command Create()
+    {
+        var name = new Option<string>("--name")
+        {
+            Description = "Name of the machine, shown in its output and status. [default: godwit]",
+            HelpName = "NAME",
+            DefaultValueFactory = static _ => "godwit",
+        };
+        name.Validators.Add(static result =>
+        {
+            if (result.GetValueOrDefault<string>() is { Length: 0 or > LongestName } text)
+            {
+                result.AddError($"--name must have 1 to {LongestName} characters, this one has {text.Length}");
+            }
+        });
+        DefaultedOption<ulong> memory = CommonOptions.Memory(1UL << 30);
+        DefaultedOption<IommuKind> iommu = IommuOption();
+        DefaultedOption<int> addressWidth = AddressWidthOption();
+        DefaultedOption<bool> cachingMode = OnOff("--caching-mode", "VT-d CAP.CM. Passthrough devices need it; 'off' shows the refusal.", true);
+        DefaultedOption<bool> passThrough = OnOff("--pass-through", "VT-d ECAP.PT: whether the guest may exempt a device from translation.", true);
+        var devices = new Option<VfioDeviceOptions[]>("--device")
+        {
+            Description = "Plug a device: vfio-user,socket=PATH[,id=NAME][,enable-migration=on|off]. May be given several times; they get the slots "
+                + "from 00:03.0 on.",
+            HelpName = "DEVICE",
+            CustomParser = static result => CommonOptions.Parsed(result, "--device", () => Devices(result.Tokens)),
+            DefaultValueFactory = static _ => [],
+        };
+        var guest = new Option<KeyValueList>("--guest")
+        {
+            Description = "Guest program and its options: NAME[,option=value...], see below. [default: idle]",
+            HelpName = "GUEST",
+            DefaultValueFactory = static _ => KeyValueList.Parse("idle"),
+            CustomParser = static result => CommonOptions.Parsed(result, "--guest", () => Guest(result.Tokens[0].Value)),
+        };
+        var monitor = new Option<string>("--monitor")
+        {
+            Description = "Path of the QMP socket to listen on.",
+            HelpName = "PATH",
+            Required = true,
+        };
+        var incoming = new Option<string?>("--incoming")
+        {
+            Description = "Wait for a migration at unix:PATH or tcp:HOST:PORT instead of booting; 'defer' waits for the command migrate-incoming.",
+            HelpName = "URI",
+        };
+        Option<bool> parent = CommonOptions.ExitWithParent();
+        var command = new DocumentedCommand("run", "Run one machine in this process.", Page)
+        {
+            name, memory, iommu, addressWidth, cachingMode, passThrough, devices, guest, monitor, incoming, parent,
+        };
+        command.SetAction(async parsed =>
+        {
+            KeyValueList program = parsed.GetRequiredValue(guest);
+            var config = new MachineConfig
+            {
+                Name = parsed.GetRequiredValue(name),
+                MemoryBytes = parsed.Value(memory),
+                Iommu = parsed.Value(iommu),
+                Intel = new IntelIommuOptions
+                {
+                    AddressWidth = parsed.Value(addressWidth),
+                    CachingMode = parsed.Value(cachingMode),
+                    PassThrough = parsed.Value(passThrough),
+                },
+                Devices = parsed.GetRequiredValue(devices),
+                Guest = program.Kind,
+                GuestOptions = program.Settings,
+            };
+            using var signals = new StopSignals(parsed.GetValue(parent));
+            return await MachineProcess.RunAsync(config, parsed.GetRequiredValue(monitor), parsed.GetValue(incoming), signals.Requested);
+        });
+        return command;
+    }
+
+    /// <summary>Which vIOMMU.</summary>
+    public static DefaultedOption<IommuKind> IommuOption() => CommonOptions.Choice(
+        "--iommu", "The guest's IOMMU.", IommuKind.Intel, ("intel", IommuKind.Intel), ("none", IommuKind.None));
+
+    /// <summary>How wide its addresses are.</summary>
+    public static DefaultedOption<int> AddressWidthOption() => CommonOptions.Choice(
+        "--aw-bits", "Address width of the Intel IOMMU in bits.", 39, ("39", 39), ("48", 48));
+
+    private static DefaultedOption<bool> OnOff(string name, string description, bool byDefault) =>
+        CommonOptions.Choice(name, description, byDefault, ("on", true), ("off", false));
+
+    private static VfioDeviceOptions[] Devices(IReadOnlyList<Token> texts)
+    {
+        VfioDeviceOptions[] devices = [.. texts.Select((text, position) => DeviceArgument.Parse(text.Value, position))];
+        IGrouping<string, VfioDeviceOptions>? same = devices.GroupBy(device => device.Id, StringComparer.Ordinal).FirstOrDefault(group => group.Skip(1).Any());
+        return same is null ? devices : throw new FormatException($"two devices have the id '{same.Key}'");
+    }
+
+    /// <summary>Names are checked here, where the mistake was made; values by the program itself.</summary>
+    private static KeyValueList Guest(string text)
+    {
+        KeyValueList guest = KeyValueList.Parse(text);
+        GuestProgramInfo program = GuestPrograms.All.FirstOrDefault(each => each.Name == guest.Kind)
+            ?? throw new FormatException($"there is no guest '{guest.Kind}': {string.Join(", ", GuestPrograms.All.Select(each => each.Name))}");
+        foreach (string option in guest.Settings.Keys)
+        {
+            if (!program.Options.Any(each => each.Name == option))
+            {
+                string known = program.Options.Count == 0 ? "it has none" : string.Join(", ", program.Options.Select(each => each.Name));
+                throw new FormatException($"'{option}' is not an option of {program.Name}: {known}");
+            }
+        }
+
+        return guest;
+    }
+
+    private static string Page()
+    {
+        var text = new StringBuilder(
+            """
+            Runs until 'godwit quit', SIGINT or SIGTERM. Prints a line per event; the first is 'monitor at PATH'.
+            After a migration that completed, the source stays in the state postmigrate until it is told to quit.
+
+            Examples:
+              godwit run --name src --memory 1G --iommu intel --device vfio-user,socket=/tmp/a.sock --guest nvme-stress --monitor /tmp/src.qmp
+              godwit run --name dst --memory 1G --iommu intel --device vfio-user,socket=/tmp/b.sock --guest nvme-stress --monitor /tmp/dst.qmp \
+                --incoming unix:/tmp/mig.sock
+
+            Guest programs:
+            """);
+        foreach (GuestProgramInfo program in GuestPrograms.All)
+        {
+            text.Append($"\n  {program.Name}: {program.Description}");
+            foreach ((string option, string byDefault, string description) in program.Options)
+            {
+                text.Append($"\n      {option}={byDefault}  {description}");
+            }
+        }
+
+        return text.ToString();
+    }
+}

@@ -1,0 +1,59 @@
+using Godwit.Machine;
+
+namespace Godwit.Cli;
+
+/// <summary>How the source reaches the destination in a demo.</summary>
+internal enum DemoTransport
+{
+    /// <summary>A unix socket in the demo's folder.</summary>
+    Unix,
+
+    /// <summary>A TCP port of the loopback interface, chosen by the kernel.</summary>
+    Tcp,
+}
+
+/// <summary>What <c>godwit demo</c> was asked to do.</summary>
+internal sealed record DemoOptions
+{
+    /// <summary>Size of the disk: small enough that the guest reads each block several times, large enough not to fit a queue.</summary>
+    public const ulong DiskBytes = 64UL << 20;
+
+    public required ulong Memory { get; init; }
+
+    public required TimeSpan RunFor { get; init; }
+
+    /// <summary>MiB a second dirtied by the CPU.</summary>
+    public required long DirtyRate { get; init; }
+
+    /// <summary>Mapped buffers moved a second, besides the I/O.</summary>
+    public required long Churn { get; init; }
+
+    public required long QueueDepth { get; init; }
+
+    public required IommuKind Iommu { get; init; }
+
+    public required int AddressWidth { get; init; }
+
+    public required TimeSpan DowntimeLimit { get; init; }
+
+    public required ulong Bandwidth { get; init; }
+
+    public required DemoTransport Transport { get; init; }
+
+    public required long Seed { get; init; }
+
+    /// <summary>Least commands that the guest must complete during the migration for the run to count.</summary>
+    public required long ExpectIo { get; init; }
+
+    /// <summary>Least mappings made and withdrawn during the migration.</summary>
+    public required long ExpectMappings { get; init; }
+
+    /// <summary>A quarter of the time before the migration, and one after it; at least half is pre-copy.</summary>
+    public TimeSpan Around => RunFor / 4;
+
+    /// <summary>The shortest pre-copy.</summary>
+    public TimeSpan Precopy => RunFor / 2;
+
+    /// <summary>Pages of guest memory.</summary>
+    public long Pages => (long)(Memory / 4096);
+}

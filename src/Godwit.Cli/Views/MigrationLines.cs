@@ -1,0 +1,32 @@
+namespace Godwit.Cli;
+
+/// <summary>A migration in words, for plain output.</summary>
+internal static class MigrationLines
+{
+    /// <summary>How it is, in one line.</summary>
+    public static string Summary(MigrationView view) => view.Status switch
+    {
+        "none" => view.ListeningAt is { } at ? $"none yet, waiting at {at}" : "none",
+        "completed" => $"completed in {Duration.Rounded(view.TotalTime)}, downtime {Downtime(view)}, {ByteSize.Rounded(view.RamTransferred)} of RAM sent",
+        "failed" or "cancelled" => view.Error is { } error ? $"{view.Status}: {error}" : view.Status,
+        _ => Progress(view),
+    };
+
+    /// <summary>How far it is, in one line.</summary>
+    public static string Progress(MigrationView view) =>
+        $"{view.Status}: round {view.Rounds}, {ByteSize.Rounded(view.RamRemaining)} remain, {ByteSize.Rounded(view.BytesPerSecond)}/s, "
+        + $"dirtied/s vCPU {view.DirtyVcpu:0} device {view.DirtyDevice:0} VMM {view.DirtyVmm:0} pages, "
+        + $"downtime {(view.ExpectedDowntime is { } expected ? Duration.Rounded(expected) : "not known")} of {Duration.Rounded(view.DowntimeLimit)}"
+        + string.Concat(view.DeviceStates.Select(device => $", {device.Key} {device.Value}"));
+
+    /// <summary>The downtime, when it is known.</summary>
+    public static string Downtime(MigrationView view) => view.Downtime is { } downtime ? Duration.Rounded(downtime) : "not known";
+
+    /// <summary>Part of RAM that needs no further transfer, 0 to 1.</summary>
+    public static double Fraction(MigrationView view) => view switch
+    {
+        { Completed: true } => 1,
+        { RamTotal: > 0 } => Math.Clamp(1 - ((double)view.RamRemaining / view.RamTotal), 0, 1),
+        _ => 0,
+    };
+}

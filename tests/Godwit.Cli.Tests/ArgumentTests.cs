@@ -1,0 +1,103 @@
+using Godwit.Vfio;
+
+namespace Godwit.Cli.Tests;
+
+public sealed class ArgumentTests
+{
+    [Theory]
+    [InlineData("0", 0)]
+    [InlineData("4096", 4096)]
+    [InlineData("64K", 64L << 10)]
+    [InlineData("512m", 512L << 20)]
+    [InlineData("1G", 1L << 30)]
+    [InlineData("2T", 2L << 40)]
+    public void Sizes_are_read(string text, long bytes)
+    {
+        Assert.True(ByteSize.TryParse(text, out ulong read));
+        Assert.Equal((ulong)bytes, read);
+        Assert.True(ByteSize.TryParse(ByteSize.Exact(read), out ulong again));
+        Assert.Equal(read, again);
+    }
+
+    [Theory]
+    [InlineData("")]
+    [InlineData("G")]
+    [InlineData("-1")]
+    [InlineData("1.5G")]
+    [InlineData("1 G")]
+    [InlineData("1GB")]
+    [InlineData("0x10")]
+    [InlineData("18446744073709551616")]
+    [InlineData("16777216T")]
+    [InlineData("99999999999999999999K")]
+    public void What_is_no_size_is_refused(string text) => Assert.False(ByteSize.TryParse(text, out _));
+
+    [Fact]
+    public void The_largest_size_of_each_unit_fits_and_the_next_does_not()
+    {
+        for (int shift = 10; shift <= 40; shift += 10)
+        {
+            char unit = "KMGT"[(shift / 10) - 1];
+            ulong most = ulong.MaxValue >> shift;
+            Assert.True(ByteSize.TryParse($"{most}{unit}", out ulong bytes));
+            Assert.Equal(most << shift, bytes);
+            Assert.False(ByteSize.TryParse($"{most + 1}{unit}", out _));
+        }
+    }
+
+    [Theory]
+    [InlineData("300", 300)]
+    [InlineData("300ms", 300)]
+    [InlineData("1.5s", 1500)]
+    [InlineData("2m", 120_000)]
+    public void Times_are_read(string text, double milliseconds)
+    {
+        Assert.True(Duration.TryParse(text, TimeSpan.FromMilliseconds(1), out TimeSpan time));
+        Assert.Equal(TimeSpan.FromMilliseconds(milliseconds), time);
+        Assert.True(Duration.TryParse(Duration.Exact(time), TimeSpan.Zero, out TimeSpan again));
+        Assert.Equal(time, again);
+    }
+
+    [Theory]
+    [InlineData("")]
+    [InlineData("s")]
+    [InlineData("-1s")]
+    [InlineData("1h")]
+    [InlineData("1e3")]
+    [InlineData("9999999999")]
+    [InlineData("1.2.3")]
+    public void What_is_no_time_is_refused(string text) => Assert.False(Duration.TryParse(text, TimeSpan.FromSeconds(1), out _));
+
+    [Fact]
+    public void A_device_has_a_socket_an_id_and_may_be_kept_from_migrating()
+    {
+        VfioDeviceOptions all = DeviceArgument.Parse("vfio-user,socket=/tmp/a,,b.sock,id=nvme0,enable-migration=off", 3);
+        Assert.Equal("/tmp/a,b.sock", all.Socket);
+        Assert.Equal("nvme0", all.Id);
+        Assert.False(all.EnableMigration);
+        VfioDeviceOptions least = DeviceArgument.Parse("vfio-user,socket=x", 3);
+        Assert.Equal("vfio3", least.Id);
+        Assert.True(least.EnableMigration);
+    }
+
+    [Theory]
+    [InlineData("vfio-user", "needs socket=PATH")]
+    [InlineData("vfio-user,socket=", "needs socket=PATH")]
+    [InlineData("virtio,socket=a", "'virtio' is not known")]
+    [InlineData("vfio-user,socket=a,speed=9", "'speed' is not a setting")]
+    [InlineData("vfio-user,socket=a,socket=b", "'socket' is given twice")]
+    [InlineData("vfio-user,socket=a,enable-migration=maybe", "on or off, not 'maybe'")]
+    [InlineData("vfio-user,socket=a,id=", "id ''")]
+    [InlineData("vfio-user,socket=a,id=a/b", "id 'a/b'")]
+    [InlineData("vfio-user,socket", "'socket' in")]
+    [InlineData("socket=a", "must begin with a name")]
+    [InlineData("", "must begin with a name")]
+    public void What_is_wrong_with_a_device_is_named(string text, string named) =>
+        Assert.Contains(named, Assert.Throws<FormatException>(() => DeviceArgument.Parse(text, 0)).Message, StringComparison.Ordinal);
+
+    [Theory]
+    [InlineData("plain")]
+    [InlineData("a,b,,c,")]
+    public void A_value_with_commas_comes_back_as_it_went(string value) =>
+        Assert.Equal(value, KeyValueList.Parse($"kind,key={KeyValueList.Escape(value)}").Settings["key"]);
+}
