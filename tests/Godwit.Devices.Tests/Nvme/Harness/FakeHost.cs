@@ -47,7 +47,7 @@ internal sealed unsafe class FakeHost(GuestMemory memory) : IDeviceHost
 
     public bool Read(DmaAddress address, Span<byte> destination)
     {
-        if (!Enter($"read {address}", address.Value, destination.Length))
+        if (!Enter("read", address.Value, destination.Length))
             return false;
         Memory.Span(address.Value, destination.Length).CopyTo(destination);
         return true;
@@ -55,7 +55,7 @@ internal sealed unsafe class FakeHost(GuestMemory memory) : IDeviceHost
 
     public bool Write(DmaAddress address, ReadOnlySpan<byte> data)
     {
-        if (!Enter($"write {address}", address.Value, data.Length))
+        if (!Enter("write", address.Value, data.Length))
             return false;
         data.CopyTo(Memory.Span(address.Value, data.Length));
         return true;
@@ -66,7 +66,7 @@ internal sealed unsafe class FakeHost(GuestMemory memory) : IDeviceHost
         piece = default;
         BeforeAcquire?.Invoke(address.Value);
         int cut = Math.Min(length, PieceLimit);
-        if (cut <= 0 || !Enter($"acquire {address}", address.Value, cut))
+        if (cut <= 0 || !Enter("acquire", address.Value, cut))
             return false;
         piece = new DmaPiece(Memory.Pointer(address.Value), cut);
         return true;
@@ -120,7 +120,7 @@ internal sealed unsafe class FakeHost(GuestMemory memory) : IDeviceHost
         if (Quiet)
         {
             lock (_gate)
-                _violations.Add(what);
+                _violations.Add($"{what} 0x{address:x}");
         }
         if (!Memory.Contains(address, length))
             return false;
