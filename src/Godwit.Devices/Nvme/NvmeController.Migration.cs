@@ -57,7 +57,16 @@ public sealed partial class NvmeController
     }
 
     /// <inheritdoc/>
-    public int ReadMigrationData(Span<byte> destination) => _state is PreCopy or PreCopyP2P or StopCopy ? _session.Read(destination) : 0;
+    public int ReadMigrationData(Span<byte> destination)
+    {
+        if (_state is not (PreCopy or PreCopyP2P or StopCopy))
+            return 0;
+        int count = _session.Read(destination);
+        // Every look during pre-copy keeps short what letting the image go will have to flush.
+        if (count == 0 && _state == PreCopy && !_image.SharesPageCache)
+            _core.FlushSoon();
+        return count;
+    }
 
     /// <inheritdoc/>
     public Errno WriteMigrationData(ReadOnlySpan<byte> data) => _state == Resuming ? _session.Write(data) : Errno.EINVAL;

@@ -24,6 +24,7 @@ internal sealed class NvmeCore : IQueueProcessor, IDisposable
     private volatile uint _interruptMask;
     private volatile bool _msixEnabled;
     private volatile bool _pinDisabled;
+    private volatile bool _flushWanted;
 
     /// <summary>Creates a disabled controller without a client, and its worker threads.</summary>
     public NvmeCore(NvmeLimits limits, NvmeIdentity identity, ImageFile image, int workers, LogLimiter log)
@@ -164,6 +165,7 @@ internal sealed class NvmeCore : IQueueProcessor, IDisposable
         _fatal = false;
         _shutdown = (int)ShutdownStatus.Normal;
         _interruptMask = 0;
+        _flushWanted = false;
     }
 
     /// <summary>Marks the controller broken until it is reset; workers stop at once. Any thread.</summary>
@@ -186,6 +188,15 @@ internal sealed class NvmeCore : IQueueProcessor, IDisposable
             return;
         }
         _shutdown = (int)ShutdownStatus.Occurring;
+        Scheduler.MarkReady(admin);
+    }
+
+    /// <summary>Has a worker bring the data to stable storage some time soon, so that a later flush has less to do. Message thread.</summary>
+    public void FlushSoon()
+    {
+        if (!_ready || _fatal || _flushWanted || Queues.Submission(0) is not { } admin)
+            return;
+        _flushWanted = true;
         Scheduler.MarkReady(admin);
     }
 
@@ -361,6 +372,11 @@ internal sealed class NvmeCore : IQueueProcessor, IDisposable
         {
             Image.Flush(); // its error is logged; a shutdown cannot fail
             _shutdown = (int)ShutdownStatus.Complete;
+        }
+        if (_flushWanted)
+        {
+            Image.Flush(); // logged too; the flush that counts comes later
+            _flushWanted = false;
         }
         return DeliverEvents(admin, context);
     }

@@ -1,5 +1,6 @@
 using System.Collections.Concurrent;
 using Godwit.Interop.Linux;
+using static Godwit.VfioUser.DeviceMigrationState;
 
 namespace Godwit.Devices.Tests;
 
@@ -133,6 +134,24 @@ public class ImageTests
 
         using ErrorRig full = ErrorRig.OnDevice("/dev/full");
         Assert.Equal(NvmeStatus.CapacityExceeded, full.Execute(GuestDriver.Io(NvmOpcode.WriteZeroes, 0, 2048)).Status);
+    }
+
+    /// <summary>An image that other hosts may see is flushed during pre-copy, and is not let go before a flush has succeeded.</summary>
+    [Fact]
+    public void AnImageWhoseDataCannotBeFlushedIsNotHandedOver()
+    {
+        using ErrorRig rig = ErrorRig.OnDevice("/dev/full"); // no regular file, and cannot be flushed
+        Assert.Equal(Errno.None, rig.Controller.Transition(Running, PreCopy));
+        byte[] data = new byte[1000];
+        while (rig.Controller.ReadMigrationData(data) > 0)
+        {
+        }
+        Assert.True(SpinWait.SpinUntil(() => rig.AllLog.Contains("flush of test image failed", StringComparison.Ordinal), TimeSpan.FromSeconds(30)));
+        Assert.Equal(Errno.None, rig.Controller.Transition(PreCopy, PreCopyP2P));
+        Assert.Equal(Errno.EINVAL, rig.Controller.Transition(PreCopyP2P, StopCopy));
+        Assert.True(rig.Controller.OwnsImage);
+        Assert.Equal(Errno.None, rig.Controller.Transition(PreCopyP2P, PreCopy));
+        Assert.Equal(NvmeStatus.Success, rig.Execute(GuestDriver.Io(NvmOpcode.Read, 3, 1, rig.Memory.Allocate(4096))).Status);
     }
 
     private sealed class ErrorRig : IDisposable

@@ -154,6 +154,9 @@ internal sealed class MigratingWorld : IDisposable
     {
         int workers = _random.Next(1, 4);
         var rig = new NvmeRig(o => o with { Workers = workers }, _image, _memory);
+        // Commands that take a while, so that stops find some under way.
+        int spin = 0;
+        rig.Host.BeforeAcquire = _ => Thread.SpinWait((Interlocked.Increment(ref spin) * 7919 % 64) * 100);
         _rigs.Add(rig);
         return rig;
     }
@@ -174,6 +177,10 @@ internal sealed class MigratingWorld : IDisposable
     /// <summary>To STOP_COPY by one of the ways, with doorbells on the way; a destination may already take the pre-copy data.</summary>
     private void Stop(NvmeRig? destination = null)
     {
+        for (int i = _random.Next(12); i > 0; i--)
+            Submit(_queues[_random.Next(_queues.Length)]);
+        foreach (GuestQueue queue in _queues)
+            _driver.RingSubmissions(queue);
         if (_random.Next(2) == 0)
         {
             _rig.Go(Running, PreCopy);

@@ -145,6 +145,51 @@ public class MigrationTests
     }
 
     [Fact]
+    public void AShutdownThatWasAskedForWhileStoppedEndsAtTheDestination()
+    {
+        using var memory = new GuestMemory(4 << 20);
+        using var image = new TempImage();
+        using var source = new NvmeRig(image: image, memory: memory);
+        source.Driver.Enable();
+        source.Go(Running, RunningP2P);
+        source.Driver.Write32(NvmeRegister.Configuration, GuestDriver.ConfigurationFor(12) | (1u << 14));
+        Assert.Equal(1u, source.Driver.Status >> 2);
+        source.Go(RunningP2P, Running); // not lost by going on either, but now the other way
+        Assert.True(SpinWait.SpinUntil(() => source.Driver.Status >> 2 == 2, TimeSpan.FromSeconds(30)));
+
+        source.Driver.Write32(NvmeRegister.Configuration, 0);
+        source.Driver.Enable();
+        source.Go(Running, RunningP2P, Stop);
+        source.Driver.Write32(NvmeRegister.Configuration, GuestDriver.ConfigurationFor(12) | (1u << 14));
+        source.Go(Stop, RunningP2P);
+        Assert.Equal(1u, source.Driver.Status >> 2);
+        source.Go(RunningP2P, Stop, StopCopy);
+        using var destination = new NvmeRig(image: image, memory: memory);
+        destination.Go(Running, RunningP2P, Stop, Resuming);
+        Assert.Equal(Errno.None, destination.Controller.WriteMigrationData(ReadAll(source.Controller)));
+        destination.Go(Resuming, Stop, RunningP2P);
+        Assert.Equal(1u, destination.Driver.Status >> 2);
+        destination.Go(RunningP2P, Running);
+        Assert.True(SpinWait.SpinUntil(() => destination.Driver.Status >> 2 == 2, TimeSpan.FromSeconds(30)));
+    }
+
+    [Fact]
+    public void AControllerThatWasEnabledWhileStoppedRunsWhenItMay()
+    {
+        using var rig = new NvmeRig();
+        rig.Go(Running, RunningP2P, Stop);
+        rig.Host.Quiet = true;
+        rig.Driver.Enable();
+        Assert.False(rig.Controller.OwnsImage);
+        ushort id = rig.Driver.Submit(rig.Driver.Admin, GuestDriver.IdentifyCommand(1, 0, rig.Memory.Allocate(4096)));
+        rig.Go(Stop, RunningP2P);
+        Assert.True(rig.Controller.OwnsImage);
+        rig.Host.Quiet = false;
+        rig.Go(RunningP2P, Running);
+        Assert.Equal(id, rig.Driver.Wait(rig.Driver.Admin).Id);
+    }
+
+    [Fact]
     public void InterruptsThatMayHaveBeenLostAreRaisedAgain()
     {
         using var memory = new GuestMemory(4 << 20);

@@ -19,6 +19,7 @@ internal sealed unsafe class ImageFile : IDisposable
         File = file;
         Path = path;
         Size = size;
+        SharesPageCache = IsOnLocalFileSystem(file);
         _log = log;
     }
 
@@ -30,6 +31,12 @@ internal sealed unsafe class ImageFile : IDisposable
 
     /// <summary>Bytes, fixed at opening.</summary>
     public ulong Size { get; }
+
+    /// <summary>
+    /// Whether every server that can open the image sees this kernel's page cache: a regular file on a file system that only this kernel
+    /// mounts. Shared block devices and network and cluster file systems have other hosts behind them.
+    /// </summary>
+    public bool SharesPageCache { get; }
 
     /// <summary>Opens, and if a size is asked for and nothing is there, creates the image.</summary>
     /// <exception cref="LinuxException">The file cannot be opened or grown.</exception>
@@ -176,6 +183,22 @@ internal sealed unsafe class ImageFile : IDisposable
 
     /// <summary>The file or its file system knows no such operation, as opposed to one that failed (fallocate(2)).</summary>
     private static bool CannotAllocate(Errno errno) => errno is Errno.ENOTSUP or Errno.ENODEV or Errno.ENOSYS;
+
+    private static bool IsOnLocalFileSystem(FileDescriptor file)
+    {
+        if (!stat.Of(file).IsRegular)
+            return false;
+        statfs.statfs_t system;
+        return statfs.fstatfs(file, &system) == 0 && (ulong)system.f_type
+            is 0xEF53          // ext2, ext3, ext4 (linux/magic.h, as all of these)
+            or 0x58465342      // xfs
+            or 0x9123683E      // btrfs
+            or 0xF2F52010      // f2fs
+            or 0x01021994      // tmpfs
+            or 0x858458F6      // ramfs
+            or 0x794C7630      // overlayfs, whose upper layer is local
+            or 0x2FC12FC1;     // zfs
+    }
 
     private static Errno LastErrno() => (Errno)Marshal.GetLastPInvokeError();
 

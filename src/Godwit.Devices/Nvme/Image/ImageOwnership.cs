@@ -61,7 +61,7 @@ internal sealed unsafe class ImageOwnership(ImageFile image, LogLimiter log) : I
     {
         if (!Held)
             return Errno.None;
-        if (!SharesPageCache())
+        if (!image.SharesPageCache)
         {
             Errno flushed = image.Flush();
             if (flushed != Errno.None)
@@ -85,26 +85,6 @@ internal sealed unsafe class ImageOwnership(ImageFile image, LogLimiter log) : I
 
     /// <inheritdoc/>
     public void Dispose() => _never.Dispose();
-
-    /// <summary>
-    /// Whether every server that can open the image sees this kernel's page cache: a regular file on a file system that only this kernel
-    /// mounts. Shared block devices and network and cluster file systems have other hosts behind them.
-    /// </summary>
-    private bool SharesPageCache()
-    {
-        if (!stat.Of(image.File).IsRegular)
-            return false;
-        statfs.statfs_t system;
-        return statfs.fstatfs(image.File, &system) == 0 && (ulong)system.f_type
-            is 0xEF53          // ext2, ext3, ext4 (linux/magic.h, as all of these)
-            or 0x58465342      // xfs
-            or 0x9123683E      // btrfs
-            or 0xF2F52010      // f2fs
-            or 0x01021994      // tmpfs
-            or 0x858458F6      // ramfs
-            or 0x794C7630      // overlayfs, whose upper layer is local
-            or 0x2FC12FC1;     // zfs
-    }
 
     private Errno Lock(short kind)
     {
