@@ -63,7 +63,7 @@ internal sealed unsafe class ClientConnection : IDisposable
     /// <returns>Bytes of the reply's body, at most the room given.</returns>
     /// <exception cref="VfioUserRemoteException">The peer refused.</exception>
     /// <exception cref="VfioUserDisconnectedException">The connection has gone.</exception>
-    /// <exception cref="VfioUserProtocolException">The peer broke the protocol while this waited.</exception>
+    /// <exception cref="VfioUserProtocolException">The peer broke the protocol, now or before.</exception>
     public int Call(
         Command command,
         string name,
@@ -89,7 +89,7 @@ internal sealed unsafe class ClientConnection : IDisposable
             slot.Head[..Math.Min(replyHead.Length, length)].CopyTo(replyHead);
             Return(slot);
             if (lost)
-                ThrowLost(duringWait: true);
+                ThrowLost();
             if (error != Errno.None)
             {
                 file?.Dispose();
@@ -103,7 +103,7 @@ internal sealed unsafe class ClientConnection : IDisposable
     public void Post(Command command, ReadOnlySpan<byte> body, ReadOnlySpan<byte> data)
     {
         if (Volatile.Read(ref _fault) is not null)
-            ThrowLost(duringWait: false);
+            ThrowLost();
         SendRequest(command, id: ushort.MaxValue, wantsReply: false, body, data, []);
     }
 
@@ -116,11 +116,12 @@ internal sealed unsafe class ClientConnection : IDisposable
         SendRequest(command, slot.Id, wantsReply: true, body, [], files);
     }
 
-    /// <summary>Waits for the answers to everything queued before this call and appends what was refused.</summary>
-    public void Flush(ICollection<DmaOperationFailure> failures)
+    /// <summary>Waits for the answers to everything queued before this call and tells what was refused.</summary>
+    public IReadOnlyList<DmaOperationFailure> Flush()
     {
-        if (!_queued.Flush(failures))
-            ThrowLost(duringWait: true);
+        if (!_queued.Flush(out IReadOnlyList<DmaOperationFailure> failures))
+            ThrowLost();
+        return failures;
     }
 
     /// <summary>Sends one whole message. A failure ends the connection.</summary>
@@ -185,7 +186,7 @@ internal sealed unsafe class ClientConnection : IDisposable
             while (true)
             {
                 if (_closed)
-                    ThrowLost(duringWait: false);
+                    ThrowLost();
                 if (_freeSlots.TryPop(out int index))
                     return _slots[index];
                 Monitor.Wait(_slotsGate);
@@ -220,10 +221,10 @@ internal sealed unsafe class ClientConnection : IDisposable
     }
 
     [DoesNotReturn]
-    private void ThrowLost(bool duringWait)
+    private void ThrowLost()
     {
         Fault fault = Volatile.Read(ref _fault) ?? new Fault("the connection has ended", false);
-        throw fault.Protocol && duringWait
+        throw fault.Protocol
             ? new VfioUserProtocolException($"vfio-user {Path}: {fault.Reason}")
             : new VfioUserDisconnectedException($"vfio-user {Path}: {fault.Reason}");
     }

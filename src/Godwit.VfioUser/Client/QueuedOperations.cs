@@ -45,8 +45,8 @@ internal sealed class QueuedOperations
         }
     }
 
-    /// <summary>Waits for everything begun before this call and appends what was refused. False when the connection ended instead.</summary>
-    public bool Flush(ICollection<DmaOperationFailure> failures)
+    /// <summary>Waits for everything begun before this call and tells what was refused. False when the connection ended instead.</summary>
+    public bool Flush(out IReadOnlyList<DmaOperationFailure> failures)
     {
         lock (_flushing)
         {
@@ -56,9 +56,12 @@ internal sealed class QueuedOperations
                 _current ^= 1;
                 while (old.Outstanding != 0)
                     Monitor.Wait(_gate);
-                foreach (DmaOperationFailure failure in old.Failures)
-                    failures.Add(failure);
-                old.Failures.Clear();
+                failures = [];
+                if (old.Failures.Count != 0)
+                {
+                    failures = old.Failures;
+                    old.Failures = [];
+                }
                 old.Begun = 0;
                 return !_lost;
             }
@@ -67,7 +70,7 @@ internal sealed class QueuedOperations
 
     private sealed class Generation
     {
-        public readonly List<DmaOperationFailure> Failures = [];
+        public List<DmaOperationFailure> Failures = [];
         public int Outstanding;
         public int Begun;
     }

@@ -55,8 +55,7 @@ public sealed partial class VfioUserClient
     /// <exception cref="VfioUserRemoteException">The device refused some.</exception>
     public void DmaFlush()
     {
-        List<DmaOperationFailure> failures = [];
-        DmaFlush(failures);
+        IReadOnlyList<DmaOperationFailure> failures = _connection.Flush();
         if (failures.Count == 0)
             return;
         VfioUserRemoteException[] refused = [.. failures.Take(MaxRefusalsThrown).Select(f => new VfioUserRemoteException($"{f.Command} of {f.Range}", f.Errno))];
@@ -69,7 +68,11 @@ public sealed partial class VfioUserClient
     /// Waits until every map and unmap queued before has been answered, and appends those that the device refused, in order of the
     /// answers. With several threads that queue at once the numbers count the operations of all.
     /// </summary>
-    public void DmaFlush(ICollection<DmaOperationFailure> failures) => _connection.Flush(failures);
+    public void DmaFlush(ICollection<DmaOperationFailure> failures)
+    {
+        foreach (DmaOperationFailure failure in _connection.Flush())
+            failures.Add(failure);
+    }
 
     private static DmaMapBody MapRequest(DmaRange range, DmaAccess access, FileDescriptor? file, ulong fileOffset)
     {

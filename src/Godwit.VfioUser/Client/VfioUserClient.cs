@@ -48,7 +48,7 @@ public sealed partial class VfioUserClient : IDisposable
         ArgumentNullException.ThrowIfNull(options);
         ArgumentNullException.ThrowIfNull(dma);
         ArgumentOutOfRangeException.ThrowIfLessThanOrEqual(options.ReplyTimeout, TimeSpan.Zero);
-        SocketHandle socket = SocketHandle.Connect(path, options.ReplyTimeout);
+        SocketHandle socket = Open(path, options);
         ClientConnection? connection = null;
         try
         {
@@ -138,6 +138,19 @@ public sealed partial class VfioUserClient : IDisposable
 
     /// <inheritdoc/>
     public void Dispose() => _connection.Dispose();
+
+    private static SocketHandle Open(string path, VfioUserClientOptions options)
+    {
+        try
+        {
+            return SocketHandle.Connect(path, options.ReplyTimeout);
+        }
+        catch (LinuxException e) when (e.Errno == Errno.ECONNREFUSED && stat.At(path) is { IsSocket: false })
+        {
+            // The kernel has one answer for a socket without a listener and for what is no socket at all.
+            throw new LinuxException("connect", $"{path}, which is no socket", Errno.ENOTSOCK);
+        }
+    }
 
     private static Capabilities Negotiate(ClientConnection connection)
     {

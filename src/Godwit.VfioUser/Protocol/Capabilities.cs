@@ -79,14 +79,16 @@ internal sealed record Capabilities
 
     private static Capabilities ParseRoot(ref Utf8JsonReader reader)
     {
-        var result = new Capabilities();
+        Capabilities? result = null;
         Expect(ref reader, JsonTokenType.StartObject, "VERSION's JSON");
         while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
         {
             if (reader.ValueTextEquals("capabilities"u8))
             {
+                if (result is not null)
+                    throw new VfioUserProtocolException("The peer says capabilities twice.");
                 Expect(ref reader, JsonTokenType.StartObject, "capabilities");
-                result = ParseCapabilities(ref reader, result);
+                result = ParseCapabilities(ref reader);
             }
             else
             {
@@ -96,27 +98,43 @@ internal sealed record Capabilities
         // Anything but white space after the object is an error; reading on makes the reader say so.
         if (reader.Read())
             throw new VfioUserProtocolException("VERSION carries more than one JSON value.");
-        return result;
+        return result ?? new Capabilities();
     }
 
-    private static Capabilities ParseCapabilities(ref Utf8JsonReader reader, Capabilities result)
+    private static Capabilities ParseCapabilities(ref Utf8JsonReader reader)
     {
+        var result = new Capabilities();
+        var seen = new HashSet<string>(StringComparer.Ordinal);
         while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
         {
-            if (reader.ValueTextEquals("max_msg_fds"u8))
-                result = result with { MaxMessageFds = (int)ReadNumber(ref reader, "max_msg_fds", 0, 1024) };
-            else if (reader.ValueTextEquals("max_data_xfer_size"u8))
-                result = result with { MaxTransfer = (int)ReadNumber(ref reader, "max_data_xfer_size", WireLimits.MinTransfer, int.MaxValue) };
-            else if (reader.ValueTextEquals("pgsizes"u8))
-                result = result with { PageSizes = ReadNumber(ref reader, "pgsizes", 1, ulong.MaxValue) };
-            else if (reader.ValueTextEquals("max_dma_maps"u8))
-                result = result with { MaxDmaMaps = (int)ReadNumber(ref reader, "max_dma_maps", 1, int.MaxValue) };
-            else if (reader.ValueTextEquals("write_multiple"u8))
-                result = result with { WriteMultiple = ReadBoolean(ref reader, "write_multiple") };
-            else if (reader.ValueTextEquals("migration"u8))
-                result = result with { MigrationPageSize = ReadMigration(ref reader) };
-            else
-                reader.Skip();
+            string name = reader.GetString()!;
+            // Two values for one name: whichever is taken, the peer may mean the other.
+            if (!seen.Add(name))
+                throw new VfioUserProtocolException($"The peer says {name} twice.");
+            switch (name)
+            {
+                case "max_msg_fds":
+                    result = result with { MaxMessageFds = (int)ReadNumber(ref reader, name, 0, 1024) };
+                    break;
+                case "max_data_xfer_size":
+                    result = result with { MaxTransfer = (int)ReadNumber(ref reader, name, WireLimits.MinTransfer, int.MaxValue) };
+                    break;
+                case "pgsizes":
+                    result = result with { PageSizes = ReadNumber(ref reader, name, 1, ulong.MaxValue) };
+                    break;
+                case "max_dma_maps":
+                    result = result with { MaxDmaMaps = (int)ReadNumber(ref reader, name, 1, int.MaxValue) };
+                    break;
+                case "write_multiple":
+                    result = result with { WriteMultiple = ReadBoolean(ref reader, name) };
+                    break;
+                case "migration":
+                    result = result with { MigrationPageSize = ReadMigration(ref reader) };
+                    break;
+                default:
+                    reader.Skip();
+                    break;
+            }
         }
         if ((result.PageSizes & WireLimits.PageSize) == 0)
             throw new VfioUserProtocolException($"The peer's pgsizes 0x{result.PageSizes:x} does not include {WireLimits.PageSize}.");

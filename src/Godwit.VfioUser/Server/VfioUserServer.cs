@@ -27,6 +27,7 @@ public static class VfioUserServer
         using EventFd wake = EventFd.Create();
         using CancellationTokenRegistration registration = stop.Register(() => wake.Signal());
         options.Log?.Invoke($"listening on {options.SocketPath}");
+        var refusals = new RefusalCount();
         RunningSession? current = null;
         try
         {
@@ -51,7 +52,7 @@ public static class VfioUserServer
                 if (current is null)
                     current = RunningSession.Start(device, migration, options, socket);
                 else
-                    Refuse(socket, options);
+                    Refuse(socket, options, refusals);
             }
         }
         finally
@@ -80,12 +81,21 @@ public static class VfioUserServer
         return false;
     }
 
-    /// <summary>Tells a second client that the device is busy, on a thread of the pool: the client may be slow to ask.</summary>
-    private static void Refuse(SocketHandle socket, VfioUserServerOptions options)
+    /// <summary>
+    /// Tells a second client that the device is busy, on a thread of its own: the client may be slow to ask. When many are slow at
+    /// once, further ones only see the connection close.
+    /// </summary>
+    private static void Refuse(SocketHandle socket, VfioUserServerOptions options, RefusalCount refusals)
     {
         options.Log?.Invoke("vfio-user client refused: another one is connected");
-        ThreadPool.QueueUserWorkItem(
-            static socket =>
+        if (!refusals.TryBegin())
+        {
+            socket.Dispose();
+            return;
+        }
+        var thread = new Thread(() =>
+        {
+            try
             {
                 using (socket)
                 {
@@ -93,12 +103,41 @@ public static class VfioUserServer
                     socket.SetSendTimeout(RefusalTimeout);
                     var pump = new MessagePump(socket, RefusalTimeout, TimeProvider.System);
                     if (pump.Next() is { } message)
+                    {
                         pump.Refuse(message.Header, Errno.EBUSY);
+                        pump.Return(message);
+                    }
                     pump.Close("busy");
                 }
-            },
-            socket,
-            preferLocal: false);
+            }
+            finally
+            {
+                refusals.End();
+            }
+        })
+        {
+            IsBackground = true,
+            Name = "vfio-user refusal",
+        };
+        thread.Start();
+    }
+
+    /// <summary>Refusals under way, bounded.</summary>
+    private sealed class RefusalCount
+    {
+        private const int Max = 8;
+
+        private int _count;
+
+        public bool TryBegin()
+        {
+            if (Interlocked.Increment(ref _count) <= Max)
+                return true;
+            End();
+            return false;
+        }
+
+        public void End() => Interlocked.Decrement(ref _count);
     }
 
     /// <summary>A session with its thread.</summary>

@@ -29,6 +29,7 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
     private ushort _nextId;
     private int _waiting; // threads in Monitor.Wait, so that nobody is woken in vain
     private bool _receiving; // somebody is in ReceiveMessage
+    private bool _abandoned;
     private string? _closed;
 
     /// <summary>Why the connection has ended, or null.</summary>
@@ -132,6 +133,17 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
         socket.Shutdown();
     }
 
+    /// <summary>Nobody will ask for commands any more: closes the descriptors of those that are left, and of those still to come.</summary>
+    public void Abandon()
+    {
+        lock (_gate)
+        {
+            _abandoned = true;
+            while (_commands.TryDequeue(out IncomingMessage? message))
+                message.Clear();
+        }
+    }
+
     private Errno Request(DmaRequest request, ReadOnlySpan<byte> data)
     {
         ushort id;
@@ -209,6 +221,11 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
         bool tooMany;
         lock (_gate)
         {
+            if (_abandoned)
+            {
+                command.Clear();
+                return;
+            }
             _commands.Enqueue(command);
             _queuedBytes += command.Length;
             tooMany = _commands.Count > MaxQueued || _queuedBytes > MaxQueuedBytes;

@@ -51,19 +51,27 @@ internal sealed partial class Session : IDisposable
             return;
         }
         _options.Log?.Invoke("vfio-user client connected");
-        _device.OnConnected(_host);
         try
         {
-            while (_pump.Next() is { } message)
+            _device.OnConnected(_host);
+            try
             {
-                Execute(message);
-                _pump.Return(message);
+                while (_pump.Next() is { } message)
+                {
+                    Execute(message);
+                    _pump.Return(message);
+                }
+            }
+            finally
+            {
+                _pump.Close("the server failed"); // does nothing if the client has gone; else wakes the device's DMA
+                _device.OnDisconnected();
             }
         }
         finally
         {
-            _pump.Close("the server failed"); // only if the loop above did not end by itself; wakes DMA of the device
-            _device.OnDisconnected();
+            _pump.Close("the device failed");
+            _pump.Abandon();
             _host.Dispose();
         }
         _options.Log?.Invoke($"vfio-user client gone: {_pump.Closed}");

@@ -1,0 +1,2 @@
+// Tests count this process's descriptors, so they take turns.
+[assembly: CollectionBehavior(DisableTestParallelization = true)]
