@@ -32,7 +32,7 @@ public sealed class FuzzTests
         public static void Run(ReadOnlySpan<byte> input)
         {
             if (input.Length > 5 && input[0] > input[5])
-                throw new IndexOutOfRangeException();
+                throw new NotSupportedException("broken on purpose");
         }
     }
 }

@@ -1,5 +1,4 @@
 using System.Buffers;
-using System.Buffers.Binary;
 using Godwit.Iommu.Intel;
 using Godwit.Memory;
 using Godwit.Pci;
