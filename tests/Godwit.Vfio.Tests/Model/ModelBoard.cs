@@ -23,7 +23,7 @@ internal sealed class ModelBoard : IDisposable
     /// <summary>Pages that the vIOMMU can translate: 64 MiB.</summary>
     public const ulong AperturePages = 1 << 14;
 
-    /// <summary>IOVA page of the interrupt window, one page long.</summary>
+    /// <summary>Page of the interrupt window, one page long, by IOVA and by GPA.</summary>
     public const ulong InterruptWindow = 0xFEE;
 
     /// <summary>GPA page of the second block: above the aperture, where only a device in pass-through gets.</summary>
@@ -32,8 +32,9 @@ internal sealed class ModelBoard : IDisposable
     private readonly AliasRegion _passThrough;
     private readonly ContainerRegion _translated;
 
-    public ModelBoard(IommuAttributes? attributes = null)
+    public ModelBoard(IommuAttributes? attributes = null, IMmioHandler? interrupts = null)
     {
+        interrupts ??= new Nothing();
         Topology = new MemoryTopology();
         Ram = new GuestRam();
         Low = Ram.Add("low", BlockPages << 12);
@@ -50,7 +51,8 @@ internal sealed class ModelBoard : IDisposable
             _passThrough = new AliasRegion("pass-through", Topology.SystemRoot, 0, (UInt128)1 << 64);
             Topology.Add(root, default, _translated);
             Topology.Add(_translated, default, Iommu);
-            Topology.Add(_translated, At(InterruptWindow), new MmioRegion("interrupts", 0x1000, new Nothing()), 1);
+            Topology.Add(_translated, At(InterruptWindow), new MmioRegion("interrupts", 0x1000, interrupts), 1);
+            Topology.Add(Topology.SystemRoot, At(InterruptWindow), new MmioRegion("interrupts by gpa", 0x1000, interrupts));
             Topology.Add(root, default, _passThrough);
             Topology.SetEnabled(_passThrough, false);
             DeviceSpace = Topology.CreateAddressSpace("device", root);
@@ -76,6 +78,18 @@ internal sealed class ModelBoard : IDisposable
 
     /// <summary>The GPA page of a RAM page, the long way round.</summary>
     public static ulong GpaOf(RamPage page) => page.Index < BlockPages ? LowGpa + page.Index : HighGpa + (page.Index - BlockPages);
+
+    /// <summary>The RAM page behind a writable GPA page.</summary>
+    public static bool TryRamOf(ulong gpaPage, out RamPage ram)
+    {
+        if (gpaPage - LowGpa < BlockPages)
+            ram = new RamPage(gpaPage - LowGpa);
+        else if (gpaPage - HighGpa < BlockPages)
+            ram = new RamPage(BlockPages + (gpaPage - HighGpa));
+        else
+            ram = default;
+        return gpaPage - LowGpa < BlockPages || gpaPage - HighGpa < BlockPages;
+    }
 
     /// <summary>The guest moves the device between a translated and a pass-through domain.</summary>
     public void SetPassThrough(bool passThrough)

@@ -235,7 +235,10 @@ internal sealed class ModelDevice(ModelDeviceTraits traits, Random random) : IDm
         if (RefuseMap?.Invoke(operation.Iova) is { } errno and not Errno.None)
             return errno;
         Assert.True(_mappings.Count < traits.MaxMappings, "mapped beyond the limit");
-        Assert.DoesNotContain(_mappings, m => new IovaPages(m.Key, m.Value.Pages).Overlaps(operation.Iova));
+        int next = FirstAbove(operation.Iova.First);
+        if ((next > 0 && _mappings.GetKeyAtIndex(next - 1) + _mappings.GetValueAtIndex(next - 1).Pages > operation.Iova.First)
+            || (next < _mappings.Count && _mappings.GetKeyAtIndex(next) < operation.Iova.End))
+            Assert.Fail($"{operation.Iova} is mapped over another mapping");
         _mappings.Add(operation.Iova.First, (operation.Iova.Count, operation.Ram, operation.Writable));
         return Errno.None;
     }
@@ -250,7 +253,7 @@ internal sealed class ModelDevice(ModelDeviceTraits traits, Random random) : IDm
         return Errno.None;
     }
 
-    private bool TryTranslate(ulong page, out RamPage ram, out bool writable)
+    private int FirstAbove(ulong page)
     {
         int low = 0, high = _mappings.Count;
         while (low < high)
@@ -262,6 +265,12 @@ internal sealed class ModelDevice(ModelDeviceTraits traits, Random random) : IDm
                 high = middle;
         }
 
+        return low;
+    }
+
+    private bool TryTranslate(ulong page, out RamPage ram, out bool writable)
+    {
+        int low = FirstAbove(page);
         (ram, writable) = (default, false);
         if (low == 0)
             return false;

@@ -1,0 +1,107 @@
+using Godwit.Memory;
+
+namespace Godwit.Vfio.Tests;
+
+/// <summary>
+/// The invariant with real threads: vCPUs that map and unmap, one that moves the device between domains, a device that writes, and a migration
+/// that syncs and transfers, all at once. Nothing is judged before all stand still; no time is measured.
+/// </summary>
+public sealed class ConcurrentOracleTests
+{
+    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(120);
+
+    [Theory]
+    [InlineData(1, 0UL)]
+    [InlineData(2, 512UL)]
+    public void NoPageIsLostWhileEverythingMovesAtOnce(int seed, ulong threshold)
+    {
+        using var rig = new Rig(seed, tracker: (r, shadow, notices, plans) => new OracleTracker(r, shadow, notices, plans, Mutation.None, threshold));
+        var oracle = new DirtyOracle(rig.Board, rig.Device);
+        rig.Board.Ram.Dirty.Start();
+        oracle.Begin();
+        rig.Tracker.Start();
+
+        using var stopGuest = new CancellationTokenSource();
+        using var stopDevice = new CancellationTokenSource();
+        Worker guest = Run(stopGuest.Token, seed + 1, (random, _) => GuestStep(rig, random));
+        Worker domains = Run(stopGuest.Token, seed + 2, (random, round) =>
+        {
+            // A domain switch is rare against everything else; an empty transaction takes the same lock otherwise.
+            if (round % 64 == 0)
+                rig.Board.SetPassThrough(!rig.Board.IsPassThrough);
+            else
+                Thread.Yield();
+        });
+        Worker device = Run(stopDevice.Token, seed + 3, (random, _) =>
+        {
+            if (rig.Device.AnyWritable(random) is { } page)
+                rig.Device.Dma(page);
+        });
+
+        var migration = new Random(seed);
+        using var patience = new CancellationTokenSource(Patience);
+        for (int round = 0; (round < 400 || rig.Shadow.MappedCount < 2000 || oracle.Writes < 2000) && !patience.IsCancellationRequested; round++)
+        {
+            rig.Tracker.Sync(final: false);
+            for (int i = 0; i < 8; i++)
+                oracle.Transfer(64 * (ulong)migration.NextInt64((long)ModelBoard.RamPages / 64));
+        }
+
+        stopGuest.Cancel();
+        guest.Join();
+        domains.Join();
+        stopDevice.Cancel();
+        device.Join();
+        rig.Tracker.Sync(final: true);
+        Assert.Null(oracle.FindLost(oracle.Snapshot()));
+        Assert.Equal(rig.Device.Mappings, rig.Installed);
+        Assert.True(oracle.Writes >= 2000, $"only {oracle.Writes} writes");
+        Assert.True(rig.Shadow.MappedCount >= 2000, $"only {rig.Shadow.MappedCount} mappings");
+        Assert.Empty(rig.Notices);
+    }
+
+    private static void GuestStep(Rig rig, Random random)
+    {
+        // Tables belong to this thread; pages only come and go through it.
+        ulong iova = 0x1000 + (ulong)random.NextInt64(0x100);
+        ModelIommu iommu = rig.Board.Iommu;
+        if (random.Next(2) == 0)
+            iommu.Tables[iova] = (ModelBoard.LowGpa + (ulong)random.NextInt64((long)ModelBoard.BlockPages), AccessRights.ReadWrite);
+        else
+            iommu.Tables.Remove(iova);
+        iommu.Invalidate(iova, iova + 1);
+    }
+
+    private static Worker Run(CancellationToken stop, int seed, Action<Random, int> step) => new(stop, seed, step);
+
+    private sealed class Worker
+    {
+        private readonly Thread _thread;
+        private Exception? _failure;
+
+        public Worker(CancellationToken stop, int seed, Action<Random, int> step)
+        {
+            _thread = new Thread(() =>
+            {
+                try
+                {
+                    var random = new Random(seed);
+                    for (int round = 0; !stop.IsCancellationRequested; round++)
+                        step(random, round);
+                }
+                catch (Exception e)
+                {
+                    _failure = e;
+                }
+            });
+            _thread.Start();
+        }
+
+        public void Join()
+        {
+            Assert.True(_thread.Join(Patience), "a worker hangs");
+            if (_failure is not null)
+                throw new InvalidOperationException("A worker failed", _failure);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+using Godwit.Memory;
+using Godwit.Migration;
+using Godwit.VfioUser;
+
+namespace Godwit.Vfio.Tests;
+
+/// <summary>Every reason against: it appears with its cause, says it by type, and is not there without.</summary>
+public sealed class BlockerTests
+{
+    [Fact]
+    public void AWholeDeviceHasNone()
+    {
+        using var machine = new PassthroughMachine();
+        Assert.Empty(machine.Function.QueryBlockers(1));
+    }
+
+    [Fact]
+    public void SwitchedOffByTheUser()
+    {
+        using var machine = new PassthroughMachine(configure: o => o with { EnableMigration = false });
+        AssertOnly<MigrationDisabledBlocker>(machine, "device-migration-disabled");
+    }
+
+    [Fact]
+    public void NoMigrationOfState()
+    {
+        using var machine = new PassthroughMachine(With(d => d with { Migration = MigrationSupport.None }));
+        AssertOnly<DeviceWithoutMigrationBlocker>(machine, "device-without-migration");
+    }
+
+    [Fact]
+    public void NoLogOfDma()
+    {
+        using var machine = new PassthroughMachine(With(d => d with { DmaLogging = false }));
+        AssertOnly<DeviceWithoutDirtyLoggingBlocker>(machine, "device-without-dma-logging");
+    }
+
+    [Fact]
+    public void SeveralDevicesWithoutPeerToPeerStates()
+    {
+        using var machine = new PassthroughMachine();
+        Assert.Equal(2, Assert.IsType<NoPeerToPeerBlocker>(Assert.Single(machine.Function.QueryBlockers(2))).Devices);
+        Assert.Empty(machine.Function.QueryBlockers(1)); // the other one was unplugged
+        using var capable = new PassthroughMachine(With(d => d with { Migration = MigrationSupport.StopCopy | MigrationSupport.P2P }));
+        Assert.Empty(capable.Function.QueryBlockers(2));
+    }
+
+    [Fact]
+    public void AVIommuWithoutAnEndOfItsAperture()
+    {
+        using var machine = new PassthroughMachine(attributes: new IommuAttributes(true, null));
+        AssertOnly<IommuWithoutApertureBlocker>(machine, "iommu-without-aperture");
+        using var remapsOnly = new PassthroughMachine(attributes: new IommuAttributes(false, null));
+        Assert.Empty(remapsOnly.Function.QueryBlockers(1));
+    }
+
+    [Fact]
+    public void ALostDevice()
+    {
+        using var machine = new PassthroughMachine();
+        Assert.Empty(machine.Function.QueryBlockers(1));
+        machine.KillDevice();
+        Assert.True(machine.Function.Lost.Wait(DeviceServer.Patience));
+        AssertOnly<DeviceLostBlocker>(machine, "device-lost");
+    }
+
+    [Fact]
+    public void BeforeItIsPluggedOnlyTheDevicesOwnReasonsAreKnown()
+    {
+        using var machine = new PassthroughMachine(attributes: new IommuAttributes(true, null), attach: false);
+        Assert.Empty(machine.Function.QueryBlockers(1));
+    }
+
+    private static DmaTestDevice With(Func<DeviceDescription, DeviceDescription> change) =>
+        new() { Description = change(new DmaTestDevice().Description) };
+
+    private static void AssertOnly<T>(PassthroughMachine machine, string code)
+        where T : MigrationBlocker
+    {
+        MigrationBlocker blocker = Assert.Single(machine.Function.QueryBlockers(1));
+        Assert.IsType<T>(blocker);
+        Assert.Equal(code, blocker.Code);
+        Assert.Equal("dev0", blocker.Subject);
+        Assert.Contains(code, blocker.ToString(), StringComparison.Ordinal);
+    }
+}
