@@ -1,38 +1,81 @@
 namespace Godwit.Vfio;
 
-/// <summary>Kinds of notice; each is posted once per device, because what repeats is often the guest's to repeat.</summary>
+/// <summary>Kinds of notice that are posted once for each device, because what repeats is the guest's or the device's to repeat.</summary>
 internal enum NoticeKind
 {
+    /// <summary>The device has gone.</summary>
     Lost,
+
+    /// <summary>The device refused a mapping.</summary>
     MapRefused,
-    UnmapRefused,
+
+    /// <summary>The device's limit of mappings is reached.</summary>
     MappingLimit,
+
+    /// <summary>The vIOMMU does not announce mappings.</summary>
     ShadowingRefused,
-    LoggingRefused,
-    LogLost,
-    LogStop,
-    Recovery,
+
+    /// <summary>The device refused an access to a BAR.</summary>
     RegionAccess,
+
+    /// <summary>The device refused its interrupts.</summary>
     Interrupts,
+
+    /// <summary>The device refused something of its configuration.</summary>
     Configuration,
 }
 
-/// <summary>Things that an operator should know, one line each. Any thread.</summary>
+/// <summary>Things that an operator should know, one line each. Any thread. What is posted before anybody listens waits for the first who does.</summary>
 internal sealed class NoticeBoard
 {
+    private readonly Lock _gate = new();
+    private readonly List<string> _early = [];
+    private Action<string>? _listeners;
     private int _posted;
 
     /// <summary>A line for the operator.</summary>
-    public event Action<string>? Posted;
+    public event Action<string>? Posted
+    {
+        add
+        {
+            string[] early;
+            lock (_gate)
+            {
+                _listeners += value;
+                early = [.. _early];
+                _early.Clear();
+            }
 
-    /// <summary>Posts <paramref name="text"/> unless one of that kind has been posted since the last <see cref="Again"/>.</summary>
-    public void Post(NoticeKind kind, string text)
+            foreach (string text in early)
+                value?.Invoke(text);
+        }
+
+        remove
+        {
+            lock (_gate)
+                _listeners -= value;
+        }
+    }
+
+    /// <summary>Posts <paramref name="text"/> unless one of that kind has been posted before.</summary>
+    public void PostOnce(NoticeKind kind, string text)
     {
         int bit = 1 << (int)kind;
         if ((Interlocked.Or(ref _posted, bit) & bit) == 0)
-            Posted?.Invoke(text);
+            Post(text);
     }
 
-    /// <summary>Lets that kind be posted again: something has been done about it.</summary>
-    public void Again(NoticeKind kind) => Interlocked.And(ref _posted, ~(1 << (int)kind));
+    /// <summary>Posts <paramref name="text"/>. For what neither the guest nor the device can make happen at will.</summary>
+    public void Post(string text)
+    {
+        Action<string>? listeners;
+        lock (_gate)
+        {
+            listeners = _listeners;
+            if (listeners is null)
+                _early.Add(text);
+        }
+
+        listeners?.Invoke(text);
+    }
 }

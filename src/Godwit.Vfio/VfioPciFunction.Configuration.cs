@@ -34,7 +34,7 @@ public sealed partial class VfioPciFunction
         }
         catch (DeviceRefusedException e)
         {
-            _notices.Post(NoticeKind.Configuration, $"{Id}: {e.Message}");
+            _notices.PostOnce(NoticeKind.Configuration, $"{Id}: {e.Message}");
         }
         catch (DeviceLostException)
         {
@@ -72,7 +72,7 @@ public sealed partial class VfioPciFunction
         if (_layout.Express is { } express)
             AddExpress(express.Offset, express.PortType);
         foreach (string omitted in _layout.Omitted)
-            _notices.Post(NoticeKind.Configuration, $"{Id}: {omitted}");
+            _notices.Post($"{Id}: {omitted}");
     }
 
     private int VectorsOfDevice => _layout.IrqCounts.Length > PciIrq.Msix ? _layout.IrqCounts[PciIrq.Msix] : 0;
@@ -120,7 +120,7 @@ public sealed partial class VfioPciFunction
         }
         catch (DeviceRefusedException e)
         {
-            _notices.Post(NoticeKind.Configuration, $"{Id}: the device does not take its command register: {e.Message}");
+            _notices.PostOnce(NoticeKind.Configuration, $"{Id}: the device does not take its command register: {e.Message}");
         }
         catch (DeviceLostException)
         {
@@ -146,7 +146,7 @@ public sealed partial class VfioPciFunction
             }
             catch (DeviceRefusedException e)
             {
-                _notices.Post(NoticeKind.Interrupts, $"{Id}: the device does not take its interrupts: {e.Message}");
+                _notices.PostOnce(NoticeKind.Interrupts, $"{Id}: the device does not take its interrupts: {e.Message}");
             }
             catch (DeviceLostException)
             {

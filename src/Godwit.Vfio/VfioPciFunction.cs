@@ -204,6 +204,6 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
     private void OnLost()
     {
         _shadow.Abandon();
-        _notices.Post(NoticeKind.Lost, $"{Id}: the device has gone: {_device.Lost.Result}");
+        _notices.PostOnce(NoticeKind.Lost, $"{Id}: the device has gone: {_device.Lost.Result}");
     }
 }

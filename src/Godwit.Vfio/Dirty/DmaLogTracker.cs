@@ -150,7 +150,7 @@ internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
                 // Behind a translating vIOMMU what is mapped may be little, so counting all of it as dirty can work (rule 3). By GPA it is all of RAM.
                 if (refusal is null || !plans.Any(p => p.Translated))
                     throw new DirtyLogLostException($"{_device}: the device cannot log its DMA over {(plans.Count > 0 ? plans[0].Description : "an aperture without end")}", refusal);
-                _notices.Post(NoticeKind.LoggingRefused, $"{_device}: the device refused to log its DMA ({refusal.Errno}); everything mapped for writing counts as dirty");
+                _notices.Post($"{_device}: the device refused to log its DMA ({refusal.Errno}); everything mapped for writing counts as dirty");
             }
 
             _broken = null;
@@ -326,7 +326,7 @@ internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
             // The device stands still, so nothing can be written after this.
             MarkAfterLoss();
             _broken = null;
-            _notices.Post(NoticeKind.LogLost, $"{lost} at the switchover; everything mapped for writing is sent again");
+            _notices.Post($"{lost} at the switchover; everything mapped for writing is sent again");
             return;
         }
 
@@ -346,7 +346,7 @@ internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
 
         MarkAfterLoss();
         _broken = null;
-        _notices.Post(NoticeKind.LogLost, $"{lost}; it was started again and everything mapped for writing is sent again");
+        _notices.Post($"{lost}; it was started again and everything mapped for writing is sent again");
     }
 
     private void StopLog()
@@ -359,7 +359,7 @@ internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
         catch (IOException e) when (e is DeviceRefusedException or DeviceLostException)
         {
             _stopFailed = e is DeviceRefusedException;
-            _notices.Post(NoticeKind.LogStop, $"{_device}: the device's log of DMA could not be stopped: {e.Message}");
+            _notices.Post($"{_device}: the device's log of DMA could not be stopped: {e.Message}");
         }
     }
 

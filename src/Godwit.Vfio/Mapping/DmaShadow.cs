@@ -99,7 +99,7 @@ internal sealed class DmaShadow : IMemoryListener
                 {
                     _guestRanges.Remove((iommu, range.Range.First));
                     ShadowingRefused = e.Message;
-                    _notices.Post(NoticeKind.ShadowingRefused, $"{_device}: the vIOMMU cannot announce its mappings ({e.Message}); the device has no access to memory");
+                    _notices.PostOnce(NoticeKind.ShadowingRefused, $"{_device}: the vIOMMU cannot announce its mappings ({e.Message}); the device has no access to memory");
                 }
 
                 break;
@@ -279,7 +279,7 @@ internal sealed class DmaShadow : IMemoryListener
         if (Installed.Count >= _mapper.MaxMappings)
         {
             NotInstalled.Add(mapping.Iova, NotInstalledReason.LimitReached);
-            _notices.Post(NoticeKind.MappingLimit, $"{_device}: {mapping.Iova} is not mapped: the device takes at most {_mapper.MaxMappings} DMA mappings; its access there fails");
+            _notices.PostOnce(NoticeKind.MappingLimit, $"{_device}: {mapping.Iova} is not mapped: the device takes at most {_mapper.MaxMappings} DMA mappings; its access there fails");
             return;
         }
 
@@ -297,7 +297,7 @@ internal sealed class DmaShadow : IMemoryListener
         (MappingChange change, Mapping mapping) = _queued[failure.Operation];
         if (change == MappingChange.Map)
         {
-            _notices.Post(NoticeKind.MapRefused, $"{_device}: the device refused to map {mapping.Iova}: {failure.Errno}; its access there fails");
+            _notices.PostOnce(NoticeKind.MapRefused, $"{_device}: the device refused to map {mapping.Iova}: {failure.Errno}; its access there fails");
             // Unless a later operation of the same batch has removed it already.
             if (!IsRemovedAfter(failure.Operation, mapping))
             {
@@ -308,7 +308,7 @@ internal sealed class DmaShadow : IMemoryListener
         else if (failure.Errno != Errno.ENOENT) // ENOENT: it was not there, which is what was wanted
         {
             string reason = $"{_device}: the device did not let go of {mapping.Iova} ({failure.Errno}) and was cut off, so that it cannot write memory that the guest uses for something else";
-            _notices.Post(NoticeKind.UnmapRefused, reason);
+            _notices.Post(reason);
             _cutOff(reason);
             throw new DeviceLostException(reason);
         }

@@ -77,7 +77,7 @@ internal sealed class DeviceStateMachine
         }
         catch (IOException e)
         {
-            _notices.Post(NoticeKind.Recovery, $"{_device}: after the migration: {e.Message}");
+            _notices.Post($"{_device}: after the migration: {e.Message}");
         }
     }
 
@@ -151,7 +151,7 @@ internal sealed class DeviceStateMachine
         }
         catch (DeviceLostException e)
         {
-            _notices.Post(NoticeKind.Lost, e.Message);
+            _notices.PostOnce(NoticeKind.Lost, e.Message);
         }
     }
 
@@ -182,7 +182,7 @@ internal sealed class DeviceStateMachine
         }
         catch (DeviceRefusedException e)
         {
-            _notices.Post(NoticeKind.Recovery, $"{_device}: recovery failed, the device is in {MigrationArcs.Name(State)}: {e.Message}");
+            _notices.Post($"{_device}: recovery failed, the device is in {MigrationArcs.Name(State)}: {e.Message}");
         }
     }
 
@@ -259,12 +259,12 @@ internal sealed class DeviceStateMachine
             _reset();
             _tookData = false;
             Set(DeviceMigrationState.Running);
-            _notices.Post(NoticeKind.Recovery, $"{_device}: the device was reset, its work in progress is lost: {why}");
+            _notices.Post($"{_device}: the device was reset, its work in progress is lost: {why}");
         }
         catch (DeviceRefusedException e)
         {
             Set(DeviceMigrationState.Error);
-            _notices.Post(NoticeKind.Recovery, $"{_device}: the device cannot be used any more: {why}; and reset failed: {e.Message}");
+            _notices.Post($"{_device}: the device cannot be used any more: {why}; and reset failed: {e.Message}");
         }
     }
 

@@ -49,6 +49,6 @@ internal sealed class BarAccess(IDeviceAccess device, string id, int bar, bool p
     private void Tell(string what, ulong offset, int size, IOException e)
     {
         if (e is DeviceRefusedException)
-            notices.Post(NoticeKind.RegionAccess, $"{id}: {what} {size} bytes at 0x{offset:x} of BAR {bar}: {e.Message}");
+            notices.PostOnce(NoticeKind.RegionAccess, $"{id}: {what} {size} bytes at 0x{offset:x} of BAR {bar}: {e.Message}");
     }
 }

@@ -23,20 +23,20 @@ public sealed class ConcurrentOracleTests
 
         using var stopGuest = new CancellationTokenSource();
         using var stopDevice = new CancellationTokenSource();
-        Worker guest = Run(stopGuest.Token, seed + 1, (random, _) => GuestStep(rig, random));
-        Worker domains = Run(stopGuest.Token, seed + 2, (random, round) =>
+        var guest = new Worker(seed + 1, (random, _) => GuestStep(rig, random), stopGuest.Token);
+        var domains = new Worker(seed + 2, (_, round) =>
         {
             // A domain switch is rare against everything else; an empty transaction takes the same lock otherwise.
             if (round % 64 == 0)
                 rig.Board.SetPassThrough(!rig.Board.IsPassThrough);
             else
                 Thread.Yield();
-        });
-        Worker device = Run(stopDevice.Token, seed + 3, (random, _) =>
+        }, stopGuest.Token);
+        var device = new Worker(seed + 3, (random, _) =>
         {
             if (rig.Device.AnyWritable(random) is { } page)
                 rig.Device.Dma(page);
-        });
+        }, stopDevice.Token);
 
         var migration = new Random(seed);
         using var patience = new CancellationTokenSource(Patience);
@@ -72,14 +72,12 @@ public sealed class ConcurrentOracleTests
         iommu.Invalidate(iova, iova + 1);
     }
 
-    private static Worker Run(CancellationToken stop, int seed, Action<Random, int> step) => new(stop, seed, step);
-
     private sealed class Worker
     {
         private readonly Thread _thread;
         private Exception? _failure;
 
-        public Worker(CancellationToken stop, int seed, Action<Random, int> step)
+        public Worker(int seed, Action<Random, int> step, CancellationToken stop)
         {
             _thread = new Thread(() =>
             {

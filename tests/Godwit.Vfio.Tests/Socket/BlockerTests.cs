@@ -60,7 +60,7 @@ public sealed class BlockerTests
         using var machine = new PassthroughMachine();
         Assert.Empty(machine.Function.QueryBlockers(1));
         machine.KillDevice();
-        Assert.True(machine.Function.Lost.Wait(DeviceServer.Patience));
+        machine.AwaitLoss();
         AssertOnly<DeviceLostBlocker>(machine, "device-lost");
     }
 

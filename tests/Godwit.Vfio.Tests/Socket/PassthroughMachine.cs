@@ -110,6 +110,9 @@ internal sealed class PassthroughMachine : IDisposable
     /// <summary>The device's process ends.</summary>
     public void KillDevice() => _server.Stop();
 
+    /// <summary>Waits until the function knows that its device has gone.</summary>
+    public void AwaitLoss() => Assert.True(((IAsyncResult)Function.Lost).AsyncWaitHandle.WaitOne(DeviceServer.Patience), "the loss is not noticed");
+
     public void Dispose()
     {
         Function.Dispose();

@@ -1,7 +1,6 @@
 using Godwit.Interop.Linux;
 using Godwit.Memory;
 using Godwit.Migration;
-using Godwit.Pci;
 using Godwit.VfioUser;
 
 namespace Godwit.Vfio.Tests;
@@ -164,7 +163,7 @@ public sealed class SocketMigrationTests
         Start(machine);
         machine.Function.BeginSave();
         machine.KillDevice();
-        Assert.True(machine.Function.Lost.Wait(DeviceServer.Patience));
+        machine.AwaitLoss();
         Assert.Throws<DeviceLostException>(() => ((IDirtyTracker)machine.Function).Sync(final: false));
         Assert.Throws<DeviceLostException>(machine.Function.StopAndCopy);
         Assert.Null(machine.Function.PendingBytes);

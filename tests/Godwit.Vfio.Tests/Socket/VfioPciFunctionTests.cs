@@ -1,6 +1,5 @@
 using System.Buffers;
 using Godwit.Memory;
-using Godwit.Pci;
 using Godwit.VfioUser;
 
 namespace Godwit.Vfio.Tests;
@@ -188,7 +187,7 @@ public sealed class VfioPciFunctionTests
         machine.Boot();
         machine.Map(0x100, ModelBoard.LowGpa);
         machine.KillDevice();
-        Assert.True(machine.Function.Lost.Wait(DeviceServer.Patience));
+        machine.AwaitLoss();
         Assert.Equal(ulong.MaxValue, machine.Read(0));
         machine.Write(0, 1);
         machine.Unmap(0x100);
