@@ -220,31 +220,22 @@ public sealed class NvmeStressTests : IDisposable
     }
 
     [Fact]
-    public void It_goes_on_in_another_machine()
+    public void A_write_into_a_free_page_is_noticed()
     {
-        string socket = Path.Combine(Path.GetTempPath(), $"godwit-{Guid.NewGuid():N}.sock");
-        using var source = new StressRig(_image.FilePath, IommuKind.Intel, 39, 4096, null, "region=8M");
-        using var destination = new StressRig(_image.FilePath, IommuKind.Intel, 39, 4096, null, "region=8M");
-        using var arrived = new SemaphoreSlim(0);
-        destination.Machine.RunStateChanged += (_, to) =>
-        {
-            if (to == RunState.Running)
-                arrived.Release();
-        };
-        destination.Machine.StartIncoming($"unix:{socket}");
-        source.Machine.Start();
-        source.WaitFor(r => StressRig.Commands(r) > 1000, "commands before");
-        source.Machine.Migration.Parameters = source.Machine.Migration.Parameters with { VerifyPages = true };
-        source.Machine.Migration.Start($"unix:{socket}");
-        Assert.True(
-            arrived.Wait(Deadline.Generous), $"{source.Machine.Migration.Status}\n{destination.Machine.Migration.Status}\n{destination.Server.Log}");
+        using var rig = new StressRig(_image.FilePath, IommuKind.Intel, 39, 4096, null, "region=1M");
+        rig.Machine.Start();
+        rig.WaitFor(r => StressRig.Commands(r) > 100, "commands");
+        rig.Machine.Stop();
+        StressRig.AssertClean(rig.Machine.QueryGuest());
 
-        long left = StressRig.Commands(source.Machine.QueryGuest());
-        GuestReport report = destination.WaitFor(r => StressRig.Commands(r) > left + 2000, "commands after");
-        StressRig.AssertClean(report);
-        Assert.NotEqual(RunState.Running, source.Machine.RunState);
-        destination.Machine.Stop();
-        StressRig.AssertClean(destination.Machine.QueryGuest());
+        // What a device does that still uses a mapping which has ended.
+        var control = StressState.LoadControl(rig.Machine.Board.Bus);
+        Assert.True(control.Pages.Count > 0);
+        for (uint i = 0; i < control.Pages.Count; i++)
+            rig.Machine.Board.Bus.Store(new Gpa(rig.Machine.Board.Bus.Load<ulong>(control.Pages.Stack + (i * 8))) + 1024, 0xBAD0_BAD0UL);
+        rig.Machine.Continue();
+        GuestReport report = rig.WaitFor(r => r.Mismatches > 0, "a mismatch");
+        Assert.Contains(report.MismatchDetails, d => d.Contains("free page", StringComparison.Ordinal));
     }
 
     [Fact]
