@@ -39,11 +39,7 @@ public sealed class VirtualMachine : IDisposable
         Migration = new MigrationController(_host, clock);
         Migration.IncomingFailed += OnIncomingFailed;
         foreach (VfioPciFunction device in board.Devices)
-        {
             device.Notice += OnDeviceNotice;
-            if (device.Lost.IsCompletedSuccessfully)
-                PostNotice($"{device.Id}: the device has gone: {device.Lost.Result}");
-        }
     }
 
     /// <summary>Raised after each change with the old and the new state, in order and one at a time.</summary>
