@@ -27,7 +27,7 @@ internal sealed class ScriptedMigration(MigrationSupport support) : IDeviceMigra
     public bool GetFails { get; init; }
 
     /// <summary>Reset fails.</summary>
-    public bool ResetFails { get; init; }
+    public bool ResetFails { get; set; }
 
     /// <summary>The device goes at this call number (from 0, of all calls).</summary>
     public int GoneAt { get; init; } = int.MaxValue;

@@ -238,7 +238,11 @@ internal sealed class ModelDevice(ModelDeviceTraits traits, Random random) : IDm
         int next = FirstAbove(operation.Iova.First);
         if ((next > 0 && _mappings.GetKeyAtIndex(next - 1) + _mappings.GetValueAtIndex(next - 1).Pages > operation.Iova.First)
             || (next < _mappings.Count && _mappings.GetKeyAtIndex(next) < operation.Iova.End))
-            Assert.Fail($"{operation.Iova} is mapped over another mapping");
+        {
+            Assert.True(RefuseUnmap is not null, $"{operation.Iova} is mapped over another mapping");
+            return Errno.EEXIST;
+        }
+
         _mappings.Add(operation.Iova.First, (operation.Iova.Count, operation.Ram, operation.Writable));
         return Errno.None;
     }
