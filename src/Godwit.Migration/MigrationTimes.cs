@@ -9,6 +9,9 @@ internal sealed record MigrationTimes
     /// <summary>After a cancel, how long a write that is blocked is left alone.</summary>
     internal TimeSpan CancelGrace { get; init; } = TimeSpan.FromMilliseconds(200);
 
+    /// <summary>Shortest time from one round to the next.</summary>
+    internal TimeSpan ShortRound { get; init; } = TimeSpan.FromMilliseconds(20);
+
     /// <summary>Shortest time from one round to the next while only the shortest time of pre-copy is waited for.</summary>
     internal TimeSpan HoldPause { get; init; } = TimeSpan.FromMilliseconds(100);
 }

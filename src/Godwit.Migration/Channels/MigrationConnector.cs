@@ -9,6 +9,8 @@ internal static class MigrationConnector
     /// <summary>Longest wait for a connection. Arbitrary: a host that does not answer within it will not take a migration either.</summary>
     internal static readonly TimeSpan Timeout = TimeSpan.FromSeconds(10);
 
+    private static readonly TimeSpan UnixPatience = TimeSpan.FromMilliseconds(50);
+
     /// <summary>Connects, or says why not.</summary>
     /// <exception cref="IOException">Nobody listens there; the text names the address and the cause.</exception>
     /// <exception cref="OperationCanceledException"><paramref name="cancel"/>.</exception>
@@ -20,7 +22,7 @@ internal static class MigrationConnector
         {
             return uri switch
             {
-                UnixMigrationUri unix => Connect(AddressFamily.Unix, new UnixDomainSocketEndPoint(unix.Path), clock, both.Token),
+                UnixMigrationUri unix => ConnectUnix(unix, clock, both.Token),
                 TcpMigrationUri tcp => ConnectTcp(tcp, clock, both.Token),
                 _ => throw new ArgumentOutOfRangeException(nameof(uri), uri, "Unknown kind of address"),
             };
@@ -44,7 +46,7 @@ internal static class MigrationConnector
         {
             try
             {
-                return Connect(address.AddressFamily, new IPEndPoint(address, tcp.Port), clock, cancel);
+                return ConnectTcp(new IPEndPoint(address, tcp.Port), clock, cancel);
             }
             catch (SocketException e) when (!cancel.IsCancellationRequested)
             {
@@ -55,10 +57,9 @@ internal static class MigrationConnector
         throw last ?? new SocketException((int)SocketError.HostNotFound);
     }
 
-    private static MigrationChannel Connect(AddressFamily family, EndPoint end, TimeProvider clock, CancellationToken cancel)
+    private static MigrationChannel ConnectTcp(IPEndPoint end, TimeProvider clock, CancellationToken cancel)
     {
-        ProtocolType protocol = family == AddressFamily.Unix ? ProtocolType.Unspecified : ProtocolType.Tcp;
-        var socket = new Socket(family, SocketType.Stream, protocol);
+        var socket = new Socket(end.AddressFamily, SocketType.Stream, ProtocolType.Tcp);
         try
         {
             // A blocking connect, ended by closing: an asynchronous one would leave the socket in non-blocking mode for good.
@@ -71,6 +72,35 @@ internal static class MigrationConnector
         {
             socket.Dispose();
             throw;
+        }
+    }
+
+    /// <summary>
+    /// A unix connect waits only while the listener's backlog is full, and neither closing nor shutting down ends that wait; the send timeout
+    /// does (unix(7), SO_SNDTIMEO).
+    /// </summary>
+    private static MigrationChannel ConnectUnix(UnixMigrationUri unix, TimeProvider clock, CancellationToken cancel)
+    {
+        for (; ; )
+        {
+            cancel.ThrowIfCancellationRequested();
+            var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+            try
+            {
+                socket.SendTimeout = (int)UnixPatience.TotalMilliseconds;
+                socket.Connect(new UnixDomainSocketEndPoint(unix.Path));
+                socket.SendTimeout = 0;
+                return new MigrationChannel(socket, clock);
+            }
+            catch (SocketException e) when (e.SocketErrorCode is SocketError.WouldBlock or SocketError.TryAgain or SocketError.TimedOut)
+            {
+                socket.Dispose();
+            }
+            catch
+            {
+                socket.Dispose();
+                throw;
+            }
         }
     }
 

@@ -42,7 +42,6 @@ internal sealed class MigrationListener : IDisposable
                 IPAddress address = IPAddress.TryParse(tcp.Host, out IPAddress? literal) ? literal : Dns.GetHostAddresses(tcp.Host)[0];
                 end = new IPEndPoint(address, tcp.Port);
                 socket = new Socket(address.AddressFamily, SocketType.Stream, ProtocolType.Tcp);
-                socket.SetSocketOption(SocketOptionLevel.Socket, SocketOptionName.ReuseAddress, true);
             }
 
             socket.Bind(end);

@@ -6,7 +6,7 @@ namespace Godwit.Migration;
 /// </summary>
 internal sealed class RateEstimator
 {
-    /// <summary>Smaller rounds measure latency, not bandwidth; they are used only while there is nothing better.</summary>
+    /// <summary>Smaller rounds measure latency, not bandwidth, and do not count.</summary>
     internal const long SmallSample = 1 << 20;
 
     /// <summary>What is assumed before anything is known: a 1 Gbit/s link.</summary>
@@ -17,22 +17,17 @@ internal sealed class RateEstimator
 
     private double _bytes;
     private double _seconds;
-    private bool _small = true;
 
     /// <summary>The estimate.</summary>
-    internal double BytesPerSecond => _seconds > 0 && _bytes > 0 ? _bytes / _seconds : Unknown;
+    internal double BytesPerSecond => _seconds > 0 ? _bytes / _seconds : Unknown;
 
     /// <summary>Adds a round.</summary>
     internal void Add(long bytes, TimeSpan time)
     {
-        if (bytes <= 0 || time <= TimeSpan.Zero)
+        if (bytes < SmallSample || time <= TimeSpan.Zero)
             return;
-        bool small = bytes < SmallSample;
-        if (small && !_small)
-            return;
-        double fade = small == _small ? Math.Pow(0.5, bytes / HalfLife) : 0;
+        double fade = Math.Pow(0.5, bytes / HalfLife);
         _bytes = (_bytes * fade) + bytes;
         _seconds = (_seconds * fade) + time.TotalSeconds;
-        _small = small;
     }
 }

@@ -54,6 +54,9 @@ internal sealed class IncomingMigration : IDisposable
     /// <summary>Why it failed, or null.</summary>
     internal string? Error { get; private set; }
 
+    /// <summary>What <see cref="Error"/> was made from.</summary>
+    internal Exception? Cause { get; private set; }
+
     /// <summary>Takes the migration.</summary>
     internal IncomingOutcome Run()
     {
@@ -66,6 +69,7 @@ internal sealed class IncomingMigration : IDisposable
         catch (Exception e)
         {
             string error = $"Destination, {_states?.Work ?? _phase}: {Explain(e)}";
+            Cause = e;
             bool lost = _committed || _states is { Touched: true };
             SayFailed(error);
             End(MigrationState.Failed, error);
@@ -93,17 +97,17 @@ internal sealed class IncomingMigration : IDisposable
         TakeRounds(receiver);
         _phase = "loading";
         _states.Load(phase => _phase = phase);
+        _phase = "waiting for the commit";
         Say(FrameType.Prepared);
-
         FrameHeader header = NextHeader();
         if (header.Type == FrameType.VerifyBegin)
         {
             _reader.ReadPayload(header);
             Verify(receiver);
+            _phase = "waiting for the commit";
             header = NextHeader();
         }
 
-        _phase = "waiting for the commit";
         if (header.Type != FrameType.Commit)
             MigrationStreamException.Throw(header, "type", header.Type.ToString(), "a Commit is expected here");
         CommitMessage commit = CommitMessage.Read(header, _reader.ReadPayload(header));

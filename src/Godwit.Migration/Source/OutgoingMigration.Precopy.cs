@@ -16,6 +16,9 @@ internal sealed partial class OutgoingMigration : ISendPace
     // Stopping vCPUs and devices, and committing; what cannot be measured before it happens.
     private static readonly TimeSpan StopAllowance = TimeSpan.FromMilliseconds(5);
 
+    // A wait for bandwidth comes in pieces of at most this: the status stays fresh, and a timer has a largest time.
+    private static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(1);
+
     private readonly RateEstimator _rate = new();
     private readonly ArrayBufferWriter<byte> _payload = new();
     private readonly byte[] _chunk = GC.AllocateUninitializedArray<byte>(StreamFormat.MaxDeviceChunk);
@@ -36,9 +39,9 @@ internal sealed partial class OutgoingMigration : ISendPace
     void ISendPace.PagesSent()
     {
         Link.ThrowIfDown();
-        Meter();
         CountSent();
         _progress.PublishSometimes();
+        Meter();
     }
 
     /// <inheritdoc/>
@@ -96,11 +99,20 @@ internal sealed partial class OutgoingMigration : ISendPace
                 case ConvergenceStep.GiveUp:
                     throw new MigrationFailedException(decision.Reason!);
                 case ConvergenceStep.Hold:
-                    _phase = $"waiting after round {_round}";
-                    Link.Pause(_times.HoldPause, static () => false);
+                    WaitAfterRound(_times.HoldPause);
+                    break;
+                case ConvergenceStep.Continue when time < _times.ShortRound:
+                    // Little is left to send but much to do (device state, say): rounds in a hurry would only load both machines.
+                    WaitAfterRound(_times.ShortRound - time);
                     break;
             }
         }
+    }
+
+    private void WaitAfterRound(TimeSpan time)
+    {
+        _phase = $"waiting after round {_round}";
+        Link.Pause(time, static () => false);
     }
 
     /// <summary>Sends every page that is marked, and what devices have to say meanwhile; returns when the destination has counted it.</summary>
@@ -158,9 +170,9 @@ internal sealed partial class OutgoingMigration : ISendPace
         while (wait > TimeSpan.Zero)
         {
             Link.Writer.Flush();
-            _progress.PublishSometimes();
+            _progress.Publish();
             long rate = _live().MaxBandwidth;
-            Link.Pause(wait, () => _live().MaxBandwidth != rate);
+            Link.Pause(wait < LongestPause ? wait : LongestPause, () => _live().MaxBandwidth != rate);
             wait = _bucket.Remaining(_live().MaxBandwidth);
         }
     }

@@ -23,13 +23,25 @@ internal sealed class FakeDevice(string id, Journal journal) : IMigratableDevice
 
     public byte[] Loaded => _loaded.ToArray();
 
-    public string StateName => _state;
+    /// <summary>Called whenever somebody asks for the state.</summary>
+    public Action? Asked { get; set; }
+
+    public string StateName
+    {
+        get
+        {
+            Asked?.Invoke();
+            return _state;
+        }
+    }
 
     public event Action<IMigratableDevice>? StateChanged;
 
     public ulong? PendingBytes => Pending;
 
     public void MakeStopped() => _state = "stop";
+
+    public void Restart() => _state = "running";
 
     public void BeginSave()
     {

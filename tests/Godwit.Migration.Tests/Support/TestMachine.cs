@@ -101,6 +101,15 @@ internal sealed class TestMachine : IMigrationHost, IDisposable
             _run.Set();
     }
 
+    /// <summary>The operator continues here after a migration whose other side did not start.</summary>
+    public void TakeBack()
+    {
+        PostMigrate = false;
+        foreach (FakeDevice device in Devices)
+            device.Restart();
+        _run.Set();
+    }
+
     /// <summary>A vCPU: calls <paramref name="step"/> again and again while the guest runs.</summary>
     public void AddVcpu(Action<int> step)
     {
