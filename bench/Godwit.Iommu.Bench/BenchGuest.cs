@@ -17,7 +17,7 @@ internal sealed class BenchGuest : IDisposable
 
     internal BenchGuest()
     {
-        _block = _ram.Add("ram", 256 << 20);
+        _block = _ram.Add("ram", 2UL << 30); // touched only in part; a device may have so many mappings live as RAM allows
         _topology.Add(_topology.SystemRoot, default, new RamRegion("ram", _block));
         var pci = new PciHostBridge(_topology, new Gpa(0xB000_0000), 256);
         var iommu = new IntelIommu(_topology, new IntelIommuOptions());

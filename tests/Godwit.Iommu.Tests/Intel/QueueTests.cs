@@ -186,7 +186,7 @@ public class QueueTests
         Assert.NotEqual(0, guest.Iommu.Churn.Refused);
 
         // Now with leaves: the record is bounded by RAM too.
-        for (ulong index = 0; index < 512; index++)
+        for (ulong index = 0; index < 64; index++)
             guest.Write64(bottom + (index * 8), 0x8000 | 3);
         guest.Command(0, clear: Qie);
         guest.Write32(Fsts, QueueError);

@@ -10,7 +10,11 @@ internal sealed class AnnouncementSet
 {
     private const int ChunkSize = 256;
 
+    /// <summary>Empty chunks kept for the next mapping, 256 KiB at most: buffers that come and go then allocate nothing.</summary>
+    private const int MaxSpare = 64;
+
     private readonly List<Chunk> _chunks = [];
+    private readonly Stack<Chunk> _spare = new();
 
     /// <summary>Announcements live.</summary>
     internal long Count { get; private set; }
@@ -48,13 +52,14 @@ internal sealed class AnnouncementSet
         {
             at = 0;
             if (_chunks.Count == 0)
-                _chunks.Add(new Chunk());
+                _chunks.Add(Rent());
         }
 
         Chunk chunk = _chunks[at];
         if (chunk.Count == ChunkSize)
         {
-            Chunk upper = chunk.Split(item.First > chunk.Items[ChunkSize - 1].First);
+            Chunk upper = Rent();
+            chunk.Split(upper, item.First > chunk.Items[ChunkSize - 1].First);
             _chunks.Insert(at + 1, upper);
             if (upper.Count == 0 || item.First >= upper.Items[0].First)
                 chunk = upper;
@@ -81,7 +86,7 @@ internal sealed class AnnouncementSet
         else if (at + 1 < _chunks.Count && chunk.Count + _chunks[at + 1].Count <= ChunkSize / 2)
             Merge(at);
         else if (chunk.Count == 0)
-            _chunks.RemoveAt(at);
+            Return(at);
     }
 
     /// <summary>Forgets all.</summary>
@@ -94,7 +99,18 @@ internal sealed class AnnouncementSet
     private void Merge(int lower)
     {
         _chunks[lower].Append(_chunks[lower + 1]);
-        _chunks.RemoveAt(lower + 1);
+        Return(lower + 1);
+    }
+
+    private Chunk Rent() => _spare.TryPop(out Chunk? chunk) ? chunk : new Chunk();
+
+    private void Return(int index)
+    {
+        Chunk chunk = _chunks[index];
+        _chunks.RemoveAt(index);
+        chunk.Clear();
+        if (_spare.Count < MaxSpare)
+            _spare.Push(chunk);
     }
 
     /// <summary>Index of the last chunk whose first announcement starts at or below <paramref name="iova"/>, or -1.</summary>
@@ -155,17 +171,17 @@ internal sealed class AnnouncementSet
             Count += other.Count;
         }
 
-        /// <summary>Gives the upper half to a new chunk, or nothing when growth is at the end (sequential maps then fill chunks).</summary>
-        internal Chunk Split(bool growingAtEnd)
+        internal void Clear() => Count = 0;
+
+        /// <summary>Gives the upper half to an empty chunk, or nothing when growth is at the end (sequential maps then fill chunks).</summary>
+        internal void Split(Chunk upper, bool growingAtEnd)
         {
-            var upper = new Chunk();
             if (growingAtEnd)
-                return upper;
+                return;
             int half = Count / 2;
             Array.Copy(Items, half, upper.Items, 0, Count - half);
             upper.Count = Count - half;
             Count = half;
-            return upper;
         }
     }
 }
