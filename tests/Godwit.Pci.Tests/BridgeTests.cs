@@ -186,6 +186,20 @@ public class BridgeTests
         Assert.Throws<ArgumentOutOfRangeException>(() => new DevFn(32, 0));
     }
 
+    [Theory]
+    [InlineData(0, 3)]
+    [InlineData(3, 0)]
+    public void ADeviceWithSeveralFunctionsSaysSo(int first, int second)
+    {
+        var board = new Board();
+        board.Host.RootBus.Attach(new TestFunction("a"), new DevFn(6, first));
+        Assert.Equal(first == 0 ? 0u : uint.MaxValue, board.Read(Board.Register(0, 6, 0, 0x0C)) >> (first == 0 ? 16 : 0));
+        board.Host.RootBus.Attach(new TestFunction("b"), new DevFn(6, second));
+        Assert.Equal(0x80u, board.Read(Board.Register(0, 6, 0, 0x0E), 1));
+        board.Host.Find(new RequesterId(0, new DevFn(6, 0)))!.Reset();
+        Assert.Equal(0x80u, board.Read(Board.Register(0, 6, 0, 0x0E), 1));
+    }
+
     [Fact]
     public void TheDescriptionFollowsThePlaces()
     {

@@ -1,3 +1,5 @@
+using Godwit.Pci.Spec;
+
 namespace Godwit.Pci;
 
 /// <summary>
@@ -77,10 +79,19 @@ public sealed class PciBus
         _functions[devFn.Value] = function;
         Volatile.Write(ref _list, [.. _functions.OfType<PciFunction>()]);
         function.Plugged();
+        MarkMultiFunction(devFn.Device);
     }
 
     /// <inheritdoc/>
     public override string ToString() => ParentBridge is null ? $"root bus {_rootNumber}" : $"the bus below {ParentBridge.Name}";
+
+    /// <summary>Guests look for functions 1 to 7 only where function 0 says that there may be some (PCI Express 5.0, 7.5.1.1.9).</summary>
+    private void MarkMultiFunction(int device)
+    {
+        if (_functions[new DevFn(device, 0).Value] is not { } first || !Enumerable.Range(1, 7).Any(number => _functions[new DevFn(device, number).Value] is not null))
+            return;
+        first.Config.Define(ConfigOffset.HeaderType, 1, first.Config.Read(ConfigOffset.HeaderType, 1) | ConfigBits.HeaderMultiFunction);
+    }
 
     /// <summary>The function in a slot, or null.</summary>
     internal PciFunction? At(DevFn devFn) => Volatile.Read(ref _functions[devFn.Value]);

@@ -276,6 +276,25 @@ public class TranslationTests
         Assert.Equal(0x77ul, guest.Read64(0x8000));
     }
 
+    [Fact]
+    public void CachedTranslationsOfTheOldDomainAreNotUsedInTheNewOne()
+    {
+        using var guest = new GuestDriver();
+        ulong table = guest.AllocateTable(), other = guest.AllocateTable();
+        guest.Map(table, 0x1000, 0x8000);
+        guest.Map(other, 0x1000, 0x9000);
+        guest.SetContext(guest.Sid(), table, 1);
+        guest.SetRootAndEnable();
+        Assert.Equal(MemoryResult.Ok, guest.DmaWrite(0x1000, 1));
+        guest.SetContext(guest.Sid(), other, 2);
+        guest.Invalidate(ContextDevice(guest.Sid()), IotlbDomain(2));
+        Assert.Equal(MemoryResult.Ok, guest.DmaWrite(0x1000, 2));
+        Assert.Equal((1ul, 2ul), (guest.Read64(0x8000), guest.Read64(0x9000)));
+        guest.ClearContext(guest.Sid());
+        guest.Invalidate(ContextDevice(guest.Sid()));
+        Assert.Equal(MemoryResult.AccessError, guest.DmaWrite(0x1000, 3));
+    }
+
     /// <summary>What an invalidation withdrew is out of use when its wait completes, although translations are cached without a lock.</summary>
     [Fact]
     public void NoAccessUsesATranslationAfterItsWait()
