@@ -73,6 +73,20 @@ public class AsyncEventTests
     }
 
     [Fact]
+    public void HeldRequestsKeepNoRoomInTheCompletionQueue()
+    {
+        using var rig = new NvmeRig();
+        rig.Driver.Enable(entries: 4);
+        for (int i = 0; i < 20; i++)
+        {
+            ushort id = rig.Driver.Submit(rig.Driver.Admin, Request);
+            rig.Driver.Submit(rig.Driver.Admin, new Sqe { Opcode = (byte)AdminOpcode.Abort, D10 = (uint)id << 16 });
+            Assert.Equal(NvmeStatus.AbortRequested, rig.Driver.Wait(rig.Driver.Admin).Status);
+            Assert.Equal(0u, rig.Driver.Wait(rig.Driver.Admin).Result);
+        }
+    }
+
+    [Fact]
     public void ResetForgetsRequestsAndEvents()
     {
         using NvmeRig rig = NvmeRig.Started(out _);
