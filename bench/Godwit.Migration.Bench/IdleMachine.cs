@@ -1,0 +1,63 @@
+using Godwit.Memory;
+
+namespace Godwit.Migration.Bench;
+
+/// <summary>A machine that is nothing but RAM.</summary>
+internal sealed class IdleMachine : IMigrationHost, IDisposable
+{
+    public IdleMachine(ulong bytes) => Ram.Add("main", bytes);
+
+    public GuestRam Ram { get; } = new();
+
+    public IReadOnlyList<IDirtyTracker> DirtyTrackers => [];
+
+    public IReadOnlyList<IMigratableDevice> Devices => [];
+
+    public IReadOnlyList<IStateParticipant> States => [];
+
+    public bool IsRunning => true;
+
+    public RamBlock Block => Ram.Blocks[0];
+
+    public MachineDescription Describe() => new([]);
+
+    public IReadOnlyList<MigrationBlocker> QueryBlockers() => [];
+
+    /// <summary>Every page gets contents that no compression or zero detection can shorten.</summary>
+    public void FillWithRandom(int seed)
+    {
+        var random = new Random(seed);
+        byte[] chunk = new byte[1 << 20];
+        for (ulong offset = 0; offset < Block.Size; offset += (ulong)chunk.Length)
+        {
+            random.NextBytes(chunk);
+            Block.Write(offset, chunk, DirtySource.Vmm);
+        }
+    }
+
+    /// <summary>Every page is there, written, and zero.</summary>
+    public void FillWithZeros()
+    {
+        byte[] chunk = new byte[1 << 20];
+        for (ulong offset = 0; offset < Block.Size; offset += (ulong)chunk.Length)
+            Block.Write(offset, chunk, DirtySource.Vmm);
+    }
+
+    public void StopForSwitchover()
+    {
+    }
+
+    public void ResumeAfterFailure()
+    {
+    }
+
+    public void EnterPostMigrate()
+    {
+    }
+
+    public void StartAfterLoad(bool running)
+    {
+    }
+
+    public void Dispose() => Ram.Dispose();
+}
