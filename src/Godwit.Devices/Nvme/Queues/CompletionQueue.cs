@@ -13,6 +13,7 @@ internal sealed unsafe class CompletionQueue(int id, ulong address, uint size, b
     private readonly ulong[] _starved = new ulong[(queueSlots + 63) / 64];
     private uint _head;
     private uint _tail;
+    private uint _shown; // the tail once the post in progress is over: the host may see its entry before we have moved the tail
     private uint _reserved;
     private bool _phase = true;
 
@@ -51,6 +52,7 @@ internal sealed unsafe class CompletionQueue(int id, ulong address, uint size, b
     {
         _head = head;
         _tail = tail;
+        _shown = tail;
         _phase = phase;
     }
 
@@ -93,14 +95,12 @@ internal sealed unsafe class CompletionQueue(int id, ulong address, uint size, b
         lock (_posting)
         {
             var entry = NvmeCompletion.Create(result, head, (ushort)submission, command, status, _phase);
+            uint next = _tail + 1 == Size ? 0 : _tail + 1;
+            Volatile.Write(ref _shown, next);
             if (!Write(host, new DmaAddress(Address + ((ulong)_tail * NvmeCompletion.Size)), entry))
                 return false;
-            uint next = _tail + 1;
-            if (next == Size)
-            {
-                next = 0;
+            if (next == 0)
                 _phase = !_phase;
-            }
             Volatile.Write(ref _tail, next);
             _reserved--;
             return true;
@@ -110,7 +110,7 @@ internal sealed unsafe class CompletionQueue(int id, ulong address, uint size, b
     /// <summary>A head doorbell (message thread). False when the value is out of range or claims more entries than are there.</summary>
     public bool MoveHead(uint value)
     {
-        if (value >= Size || Distance(_head, value) > Distance(_head, Tail))
+        if (value >= Size || Distance(_head, value) > Distance(_head, Volatile.Read(ref _shown)))
             return false;
         Interlocked.Exchange(ref _head, value);
         return true;
