@@ -31,6 +31,7 @@ public sealed partial class VfioPciFunction
         try
         {
             ResetDevice();
+            _states.ResetByGuest();
         }
         catch (DeviceRefusedException e)
         {

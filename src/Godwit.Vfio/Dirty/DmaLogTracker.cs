@@ -1,3 +1,4 @@
+using System.Collections.Immutable;
 using System.Numerics;
 using Godwit.Memory;
 using Godwit.Migration;
@@ -43,6 +44,7 @@ internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
     private readonly LogBitmap _bitmap;
     private readonly MappingTable _harvest = new();
     private CoveragePlan _plan = CoveragePlan.Nothing;
+    private ImmutableArray<IovaPages> _covered = []; // of the plan, what can be reported
     private SyncSteps _steps;
     private ulong _pageSize;
     private bool _started, _armed, _rearmed, _stopFailed;
@@ -128,8 +130,7 @@ internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
                 throw new InvalidOperationException($"{_device}: dirty tracking has been started already");
             if (_stopFailed)
                 StopLog(); // an old log that could not be stopped would make the device refuse the new one
-            _plan = CoveragePlan.Nothing;
-            _steps = default; // nothing is covered
+            (_plan, _covered, _steps) = (CoveragePlan.Nothing, [], default);
             DeviceRefusedException? refusal = null;
             IReadOnlyList<CoveragePlan> plans = _plans();
             foreach (CoveragePlan plan in plans)
@@ -197,7 +198,7 @@ internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
             if (_armed || _stopFailed)
                 StopLog();
             _armed = false;
-            _plan = CoveragePlan.Nothing;
+            (_plan, _covered, _steps) = (CoveragePlan.Nothing, [], default);
         }
     }
 
@@ -312,7 +313,12 @@ internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
         ulong granule = _pageSize >> IovaPages.Shift;
         ulong window = granule * WindowGranules;
         ulong budget = Math.Max(_bitmap.Capacity * granule / window * window, window);
-        _steps = new SyncSteps(plan.Ranges.AsMemory(), window, granule, budget, BridgeWindows * window);
+        // A coarse page at the very top of the space could only be reported by a range that ends at 2^64 (rule 9): it counts as uncovered.
+        ulong top = IovaPages.SpacePages - granule;
+        _covered = plan.Ranges.Any(r => r.End > top)
+            ? [.. plan.Ranges.Where(r => r.First < top).Select(r => IovaPages.Between(r.First, Math.Min(r.End, top)))]
+            : plan.Ranges;
+        _steps = new SyncSteps(_covered.AsMemory(), window, granule, budget, BridgeWindows * window);
         _plan = plan;
         _armed = true;
     }
@@ -375,7 +381,7 @@ internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
 
     private bool IsCovered(IovaPages range)
     {
-        foreach (IovaPages covered in _plan.Ranges)
+        foreach (IovaPages covered in _covered)
         {
             if (covered.First <= range.First && range.End <= covered.End)
                 return true;

@@ -16,6 +16,7 @@ internal sealed class DeviceStateMachine
     private int _state;
     private DeviceMigrationState _home = DeviceMigrationState.Running; // where Recover goes
     private bool _tookData;
+    private volatile bool _resetByGuest;
 
     /// <summary>Creates it for a device that is in RUNNING, as every freshly attached one.</summary>
     /// <param name="device">Id for messages.</param>
@@ -29,7 +30,8 @@ internal sealed class DeviceStateMachine
         _migration = migration;
         _reset = reset;
         _notices = notices;
-        Support = support;
+        // STOP_COPY is mandatory for whoever has any (vfio.h, VFIO_MIGRATION_STOP_COPY).
+        Support = (support & MigrationSupport.StopCopy) != 0 ? support : MigrationSupport.None;
         _state = (int)DeviceMigrationState.Running;
     }
 
@@ -47,6 +49,7 @@ internal sealed class DeviceStateMachine
     {
         RequireMigration();
         _home = State is DeviceMigrationState.Stop or DeviceMigrationState.StopCopy ? DeviceMigrationState.Stop : DeviceMigrationState.Running;
+        _resetByGuest = false;
         if ((Support & MigrationSupport.PreCopy) != 0)
             Enter(MigrationPhase.BeginSave);
     }
@@ -55,6 +58,7 @@ internal sealed class DeviceStateMachine
     public void Quiesce()
     {
         RequireMigration();
+        CheckReset();
         if ((Support & MigrationSupport.P2P) != 0)
             Enter(MigrationPhase.Quiesce);
     }
@@ -63,6 +67,7 @@ internal sealed class DeviceStateMachine
     public void StopAndCopy()
     {
         RequireMigration();
+        CheckReset();
         Enter(MigrationPhase.StopAndCopy);
     }
 
@@ -125,8 +130,11 @@ internal sealed class DeviceStateMachine
     }
 
     /// <summary>Reads saved state; 0 when the device is in no state that saves.</summary>
-    public int Read(Span<byte> buffer) =>
-        State is DeviceMigrationState.PreCopy or DeviceMigrationState.PreCopyP2P or DeviceMigrationState.StopCopy ? _migration.ReadMigrationData(buffer) : 0;
+    public int Read(Span<byte> buffer)
+    {
+        CheckReset();
+        return State is DeviceMigrationState.PreCopy or DeviceMigrationState.PreCopyP2P or DeviceMigrationState.StopCopy ? _migration.ReadMigrationData(buffer) : 0;
+    }
 
     /// <summary>Writes saved state in RESUMING.</summary>
     public void Write(ReadOnlySpan<byte> chunk)
@@ -136,6 +144,9 @@ internal sealed class DeviceStateMachine
         _tookData = true;
         _migration.WriteMigrationData(chunk);
     }
+
+    /// <summary>The guest has reset the device. Any thread; a save in progress looks at the consequences.</summary>
+    public void ResetByGuest() => _resetByGuest = true;
 
     /// <summary>
     /// From any state back to what it was before the migration: along the arcs, else by reset, which is told. A device that has gone stays
@@ -222,6 +233,23 @@ internal sealed class DeviceStateMachine
                 ReturnTo(before, spoiled: false);
             throw new MigrationPhaseException(_device, phase, from, failed, State, e);
         }
+    }
+
+    /// <summary>
+    /// A reset may have put the device back to RUNNING in the middle of a save (vfio.h, vfio_device_mig_state); what was saved before then
+    /// belongs to a state that is no more.
+    /// </summary>
+    private void CheckReset()
+    {
+        if (!_resetByGuest)
+            return;
+        _resetByGuest = false;
+        DeviceMigrationState actual = _migration.GetMigrationState();
+        if (actual == State)
+            return;
+        DeviceMigrationState before = State;
+        Set(actual);
+        throw new IOException($"{_device}: the guest reset the device in {MigrationArcs.Name(before)}; what has been saved of it is void, so the migration must begin anew");
     }
 
     private void Walk(IReadOnlyList<DeviceMigrationState> way)

@@ -207,6 +207,30 @@ public sealed class DmaLogTrackerTests
         }
     }
 
+    /// <summary>Rule 9: whatever the page size of the log, no report ends at 2^64, and what lies there counts as dirty.</summary>
+    [Theory]
+    [InlineData(4096UL)]
+    [InlineData(1UL << 21)]
+    public void TheTopOfA64BitApertureIsUncovered(ulong pageSize)
+    {
+        using var rig = new Rig(traits: new ModelDeviceTraits { LogPageSize = pageSize }, attributes: new IommuAttributes(true, new Iova(ulong.MaxValue)), listen: false);
+        ulong granule = pageSize >> 12;
+        ulong top = IovaPages.SpacePages - 2 * granule;
+        rig.Shadow.GuestMapped(new Iova(top << 12), 4096, new Gpa(Low << 12), AccessRights.ReadWrite);
+        rig.Shadow.GuestMapped(new Iova(ulong.MaxValue - 4095), 4096, new Gpa((Low + 1) << 12), AccessRights.ReadWrite);
+        rig.Shadow.Commit();
+        rig.StartTracking();
+        rig.Device.Calls = [];
+        rig.Tracker.Sync(final: false);
+        Assert.Equal([1UL], rig.Dirty());
+        Assert.True(rig.Device.Dma(top));
+        rig.Tracker.Sync(final: false);
+        Assert.Equal([0UL, 1UL], rig.Dirty());
+        rig.Shadow.GuestUnmapped(new Iova(ulong.MaxValue - 4095), 4096);
+        rig.Shadow.Commit();
+        Assert.Equal([1UL], rig.Dirty());
+    }
+
     [Fact]
     public void ADeviceThatRefusesTheApertureHasEverythingMappedForWritingDirty()
     {

@@ -269,6 +269,30 @@ public sealed class DeviceStateMachineTests
     }
 
     [Fact]
+    public void AResetByTheGuestVoidsASaveOnlyIfTheDeviceLeftIt()
+    {
+        (DeviceStateMachine machine, ScriptedMigration device, List<string> notices) = Create(WithPreCopy);
+        machine.BeginSave();
+        machine.ResetByGuest(); // and the device stays in pre-copy
+        machine.Read(new byte[8]);
+        device.Reset(); // this time it goes to RUNNING
+        machine.ResetByGuest();
+        Assert.Contains("must begin anew", Assert.Throws<IOException>(() => machine.Read(new byte[8])).Message, StringComparison.Ordinal);
+        machine.Recover();
+        Assert.Equal(DeviceMigrationState.Running, machine.State);
+        Assert.Equal(["set pre-copy", "get", "read", "reset", "get"], device.Calls);
+        Assert.Empty(notices);
+        RunSource(machine); // the next one is whole
+    }
+
+    [Fact]
+    public void SupportWithoutStopCopyIsNone()
+    {
+        (DeviceStateMachine machine, _, _) = Create(MigrationSupport.PreCopy);
+        Assert.Equal(MigrationSupport.None, machine.Support);
+    }
+
+    [Fact]
     public void EveryChangeIsTold()
     {
         (DeviceStateMachine machine, _, _) = Create(Everything);
