@@ -42,28 +42,28 @@ internal static class CommonOptions
     /// <summary>A size with limits.</summary>
     public static DefaultedOption<ulong> Size(
         string name, string description, ulong byDefault, ulong minimum, ulong maximum, ulong granule) => new(name, byDefault)
-    {
-        Description = $"{description} [default: {ByteSize.Exact(byDefault)}]",
-        HelpName = "SIZE",
-        CustomParser = result =>
         {
-            string text = result.Tokens[0].Value;
-            if (!ByteSize.TryParse(text, out ulong bytes))
+            Description = $"{description} [default: {ByteSize.Exact(byDefault)}]",
+            HelpName = "SIZE",
+            CustomParser = result =>
             {
-                result.AddError($"{name} '{text}' is not a size: a whole number with K, M, G or T, for example 512M");
-            }
-            else if (bytes < minimum || bytes > maximum)
-            {
-                result.AddError($"{name} '{text}' must be from {ByteSize.Exact(minimum)} to {ByteSize.Exact(maximum)}");
-            }
-            else if (bytes % granule != 0)
-            {
-                result.AddError($"{name} '{text}' must be a multiple of {ByteSize.Exact(granule)}");
-            }
+                string text = result.Tokens[0].Value;
+                if (!ByteSize.TryParse(text, out ulong bytes))
+                {
+                    result.AddError($"{name} '{text}' is not a size: a whole number with K, M, G or T, for example 512M");
+                }
+                else if (bytes < minimum || bytes > maximum)
+                {
+                    result.AddError($"{name} '{text}' must be from {ByteSize.Exact(minimum)} to {ByteSize.Exact(maximum)}");
+                }
+                else if (bytes % granule != 0)
+                {
+                    result.AddError($"{name} '{text}' must be a multiple of {ByteSize.Exact(granule)}");
+                }
 
-            return bytes;
-        },
-    };
+                return bytes;
+            },
+        };
 
     /// <summary>A whole number with limits.</summary>
     public static DefaultedOption<long> Number(string name, string description, long byDefault, long minimum, long maximum) => new(name, byDefault)

@@ -67,7 +67,7 @@ internal sealed class Wakeup(TimeProvider clock) : IDisposable
         using ITimer? timer = atMost is { } time ? clock.CreateTimer(_ => Expire(), null, time, Timeout.InfiniteTimeSpan) : null;
         lock (_gate)
         {
-            for (;;)
+            for (; ; )
             {
                 ThrowIfCancelled();
                 if (done())

@@ -12,31 +12,66 @@ public sealed class MigrationArcsTests
     {
         [Stop] = new()
         {
-            [Running] = RunningP2P, [PreCopy] = RunningP2P, [PreCopyP2P] = RunningP2P, [StopCopy] = StopCopy, [Resuming] = Resuming, [RunningP2P] = RunningP2P,
+            [Running] = RunningP2P,
+            [PreCopy] = RunningP2P,
+            [PreCopyP2P] = RunningP2P,
+            [StopCopy] = StopCopy,
+            [Resuming] = Resuming,
+            [RunningP2P] = RunningP2P,
         },
         [Running] = new()
         {
-            [Stop] = RunningP2P, [PreCopy] = PreCopy, [PreCopyP2P] = RunningP2P, [StopCopy] = RunningP2P, [Resuming] = RunningP2P, [RunningP2P] = RunningP2P,
+            [Stop] = RunningP2P,
+            [PreCopy] = PreCopy,
+            [PreCopyP2P] = RunningP2P,
+            [StopCopy] = RunningP2P,
+            [Resuming] = RunningP2P,
+            [RunningP2P] = RunningP2P,
         },
         [PreCopy] = new()
         {
-            [Stop] = Running, [Running] = Running, [PreCopyP2P] = PreCopyP2P, [StopCopy] = PreCopyP2P, [Resuming] = Running, [RunningP2P] = Running,
+            [Stop] = Running,
+            [Running] = Running,
+            [PreCopyP2P] = PreCopyP2P,
+            [StopCopy] = PreCopyP2P,
+            [Resuming] = Running,
+            [RunningP2P] = Running,
         },
         [PreCopyP2P] = new()
         {
-            [Stop] = RunningP2P, [Running] = RunningP2P, [PreCopy] = PreCopy, [StopCopy] = StopCopy, [Resuming] = RunningP2P, [RunningP2P] = RunningP2P,
+            [Stop] = RunningP2P,
+            [Running] = RunningP2P,
+            [PreCopy] = PreCopy,
+            [StopCopy] = StopCopy,
+            [Resuming] = RunningP2P,
+            [RunningP2P] = RunningP2P,
         },
         [StopCopy] = new()
         {
-            [Stop] = Stop, [Running] = Stop, [PreCopy] = null, [PreCopyP2P] = null, [Resuming] = Stop, [RunningP2P] = Stop,
+            [Stop] = Stop,
+            [Running] = Stop,
+            [PreCopy] = null,
+            [PreCopyP2P] = null,
+            [Resuming] = Stop,
+            [RunningP2P] = Stop,
         },
         [Resuming] = new()
         {
-            [Stop] = Stop, [Running] = Stop, [PreCopy] = Stop, [PreCopyP2P] = Stop, [StopCopy] = Stop, [RunningP2P] = Stop,
+            [Stop] = Stop,
+            [Running] = Stop,
+            [PreCopy] = Stop,
+            [PreCopyP2P] = Stop,
+            [StopCopy] = Stop,
+            [RunningP2P] = Stop,
         },
         [RunningP2P] = new()
         {
-            [Stop] = Stop, [Running] = Running, [PreCopy] = Running, [PreCopyP2P] = PreCopyP2P, [StopCopy] = Stop, [Resuming] = Stop,
+            [Stop] = Stop,
+            [Running] = Running,
+            [PreCopy] = Running,
+            [PreCopyP2P] = PreCopyP2P,
+            [StopCopy] = Stop,
+            [Resuming] = Stop,
         },
     };
 

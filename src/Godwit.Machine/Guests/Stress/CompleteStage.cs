@@ -33,7 +33,10 @@ internal static class CompleteStage
                 control.Mismatches++;
                 MismatchLog.Add(bus, new MismatchRecord
                 {
-                    Kind = MismatchKind.UnexpectedCompletion, Controller = (uint)index, Actual = id, Clock = cpu.Clock,
+                    Kind = MismatchKind.UnexpectedCompletion,
+                    Controller = (uint)index,
+                    Actual = id,
+                    Clock = cpu.Clock,
                 });
                 continue;
             }
@@ -95,8 +98,12 @@ internal static class CompleteStage
             control.Mismatches++;
             MismatchLog.Add(bus, new MismatchRecord
             {
-                Kind = MismatchKind.CommandFailed, Controller = (uint)index, Place = slot.Block, Actual = slot.Status,
-                Detail = (uint)slot.Kind, Clock = cpu.Clock,
+                Kind = MismatchKind.CommandFailed,
+                Controller = (uint)index,
+                Place = slot.Block,
+                Actual = slot.Status,
+                Detail = (uint)slot.Kind,
+                Clock = cpu.Clock,
             });
         }
         else if (slot.Kind == CommandKind.Read)
@@ -159,7 +166,12 @@ internal static class CompleteStage
             MismatchLog.Add(bus, new MismatchRecord
             {
                 Kind = untouched ? MismatchKind.BlockNotWrittenByDevice : MismatchKind.BlockContent,
-                Controller = (uint)index, Place = block, Expected = generation, Actual = words[1], Where = at.Value, Detail = sector,
+                Controller = (uint)index,
+                Place = block,
+                Expected = generation,
+                Actual = words[1],
+                Where = at.Value,
+                Detail = sector,
                 Clock = cpu.Clock,
             });
             BlockShadow.Forget(bus, device, block);

@@ -41,8 +41,12 @@ internal static class DirtyStage
             control.Mismatches++;
             MismatchLog.Add(cpu.Bus, new MismatchRecord
             {
-                Kind = MismatchKind.WorkingSetPage, Place = number, Expected = control.Sweep - 1, Actual = actual,
-                Where = address.Value, Clock = cpu.Clock,
+                Kind = MismatchKind.WorkingSetPage,
+                Place = number,
+                Expected = control.Sweep - 1,
+                Actual = actual,
+                Where = address.Value,
+                Clock = cpu.Clock,
             });
         }
 

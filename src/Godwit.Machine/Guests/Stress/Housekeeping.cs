@@ -88,7 +88,10 @@ internal static class Housekeeping
             control.Mismatches++;
             MismatchLog.Add(cpu.Bus, new MismatchRecord
             {
-                Kind = MismatchKind.LostInterrupt, Controller = (uint)index, Detail = now - device.StuckSince, Clock = now,
+                Kind = MismatchKind.LostInterrupt,
+                Controller = (uint)index,
+                Detail = now - device.StuckSince,
+                Clock = now,
             });
             device.StuckSince = 0;
             CompleteStage.Reap(cpu, ref control, ref device, index);
