@@ -57,7 +57,7 @@ public sealed class MigrationController : IDisposable
     public MigrationStatus Status => _outgoing?.Status ?? _incoming?.Status ?? _idle with { DowntimeLimit = _parameters.DowntimeLimit };
 
     /// <summary>Where <see cref="Listen"/> listens, with the port filled in for <c>tcp:HOST:0</c>; null when it does not.</summary>
-    public string? ListeningAt => _incoming?.Address.ToString();
+    public string? ListeningAt => _incoming is { Listening: true } incoming ? incoming.Address.ToString() : null;
 
     /// <summary>
     /// Begins an outgoing migration to <paramref name="uri"/> (<c>unix:PATH</c> or <c>tcp:HOST:PORT</c>). What happens is told by

@@ -6,6 +6,12 @@ internal sealed record MigrationTimes
     /// <summary>After this long without a sign of life the peer is given up.</summary>
     internal TimeSpan SilentPeer { get; init; } = LinkWatch.DefaultTimeout;
 
+    /// <summary>
+    /// Longest wait for the destination to load, to compare, or to start, while the guest is stopped. Arbitrary, above every device's own
+    /// deadlines; a guest that stands still for longer is worse off than with a failed migration.
+    /// </summary>
+    internal TimeSpan Answer { get; init; } = TimeSpan.FromSeconds(120);
+
     /// <summary>After a cancel, how long a write that is blocked is left alone.</summary>
     internal TimeSpan CancelGrace { get; init; } = TimeSpan.FromMilliseconds(200);
 

@@ -22,6 +22,9 @@ internal sealed class MigrationListener : IDisposable
     /// <summary>Where it listens, with the port that was taken.</summary>
     internal MigrationUri Address { get; }
 
+    /// <summary>It has not been closed.</summary>
+    internal bool IsOpen => Volatile.Read(ref _closed) == 0;
+
     /// <summary>Opens it.</summary>
     /// <exception cref="IOException">The address cannot be listened on; the text names it and the cause.</exception>
     internal static MigrationListener Open(MigrationUri uri, TimeProvider clock)
@@ -66,7 +69,7 @@ internal sealed class MigrationListener : IDisposable
     /// <summary>The next connection, or null once closed.</summary>
     internal MigrationChannel? Accept()
     {
-        while (Volatile.Read(ref _closed) == 0)
+        while (IsOpen)
         {
             Socket? socket = null;
             try

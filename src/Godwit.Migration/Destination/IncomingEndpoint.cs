@@ -43,6 +43,9 @@ internal sealed class IncomingEndpoint : IDisposable
     /// <summary>Where it listens.</summary>
     internal MigrationUri Address => _listener.Address;
 
+    /// <summary>It has not been closed and no migration has come to its end here.</summary>
+    internal bool Listening => _listener.IsOpen;
+
     /// <summary>The machine has arrived.</summary>
     internal bool Completed => _completed;
 

@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
 using Godwit.Memory;
 
 namespace Godwit.Migration;
@@ -21,10 +22,13 @@ internal static unsafe class PageChecksum
     private const ulong Prime2 = 0x3C6EF372FE94F82B;
     private const ulong Prime3 = 0xA54FF53A5F1D36F1;
 
+    private static readonly UInt128 OfZeros = ComputeOfZeros();
+
     // Pieces handed to the processors; large enough that handing over costs nothing.
     private const int PagesPerPiece = 256;
 
     /// <summary>Checksums of <paramref name="run"/>'s pages into <paramref name="sums"/>, <see cref="Size"/> bytes each, on all processors.</summary>
+    /// <remarks>Pieces that the kernel has never allocated are zeros by its word; reading them would allocate them.</remarks>
     internal static void ComputeRun(RamBlock block, in PageRun run, byte[] sums)
     {
         ulong first = run.FirstPage;
@@ -33,8 +37,16 @@ internal static unsafe class PageChecksum
         {
             int from = piece * PagesPerPiece;
             int to = Math.Min(count, from + PagesPerPiece);
+            bool hole = RamHoles.NextData(block, (first + (ulong)from) << RamPage.Shift) >= (first + (ulong)to) << RamPage.Shift;
             fixed (byte* target = sums)
             {
+                if (hole)
+                {
+                    // SAFETY: sums has room for the run, so for this piece of it.
+                    new Span<UInt128>(target + ((long)from * Size), to - from).Fill(OfZeros);
+                    return;
+                }
+
                 for (int i = from; i < to; i++)
                 {
                     // SAFETY: the caller has checked the run against the block, and sums is sized for it.
@@ -62,6 +74,23 @@ internal static unsafe class PageChecksum
         // Each half depends on all lanes.
         sum[0] = Fold(lane0 ^ Prime1, lane1 ^ Prime2) + Fold(lane2 ^ Prime3, lane3 ^ Prime0);
         sum[1] = Fold(lane0 ^ Prime2, lane2 ^ Prime1) + (Fold(lane1 ^ Prime0, lane3 ^ Prime3) * Prime0);
+    }
+
+    private static UInt128 ComputeOfZeros()
+    {
+        byte* page = (byte*)NativeMemory.AlignedAlloc(RamPage.Size, RamPage.Size);
+        try
+        {
+            // SAFETY: a page just allocated and cleared, and 16 bytes of stack.
+            NativeMemory.Clear(page, RamPage.Size);
+            UInt128 sum;
+            Compute(page, (ulong*)&sum);
+            return sum;
+        }
+        finally
+        {
+            NativeMemory.AlignedFree(page);
+        }
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

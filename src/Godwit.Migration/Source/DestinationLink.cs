@@ -9,6 +9,7 @@ internal sealed class DestinationLink : IDisposable
     private readonly MigrationChannel _channel;
     private readonly Wakeup _wakeup;
     private readonly LinkWatch _watch;
+    private readonly MigrationTimes _times;
     private readonly Thread _thread;
     private volatile MachineDescription? _description;
     private volatile bool _accepted;
@@ -24,12 +25,13 @@ internal sealed class DestinationLink : IDisposable
     private volatile string? _down;
 
     /// <summary>Starts talking: sends the preface and reads from now on.</summary>
-    internal DestinationLink(MigrationChannel channel, Wakeup wakeup, TimeSpan timeout, TimeProvider clock)
+    internal DestinationLink(MigrationChannel channel, Wakeup wakeup, MigrationTimes times, TimeProvider clock)
     {
         _channel = channel;
         _wakeup = wakeup;
+        _times = times;
         Writer = new FrameWriter(channel);
-        _watch = new LinkWatch(channel, Writer, "destination", timeout, clock);
+        _watch = new LinkWatch(channel, Writer, "destination", times.SilentPeer, clock);
         _thread = new Thread(Listen) { Name = "godwit-migration-return", IsBackground = true };
         _thread.Start();
     }
@@ -84,7 +86,7 @@ internal sealed class DestinationLink : IDisposable
         message.Write(payload);
         Writer.Write(FrameType.Prepare, payload.WrittenSpan);
         Writer.Flush();
-        WaitFor(() => _prepared);
+        WaitForAnswer(() => _prepared);
     }
 
     /// <summary>Ends the checksums and waits for the destination's comparison.</summary>
@@ -93,7 +95,7 @@ internal sealed class DestinationLink : IDisposable
         _verifySent = true;
         Writer.Write(FrameType.VerifyEnd, default);
         Writer.Flush();
-        WaitFor(() => _verified is not null);
+        WaitForAnswer(() => _verified is not null);
         return _verified!;
     }
 
@@ -112,7 +114,7 @@ internal sealed class DestinationLink : IDisposable
     }
 
     /// <summary>Waits until the destination runs.</summary>
-    internal void WaitForRunning() => WaitFor(() => _running);
+    internal void WaitForRunning() => WaitForAnswer(() => _running);
 
     /// <summary>Throws when the destination has failed or gone, or a cancel was asked for.</summary>
     internal void ThrowIfDown()
@@ -167,6 +169,13 @@ internal sealed class DestinationLink : IDisposable
     }
 
     private void WaitFor(Func<bool> done) => _wakeup.Wait(() => CheckDown(done), null);
+
+    /// <summary>Waits while the guest stands still, so not for ever.</summary>
+    private void WaitForAnswer(Func<bool> done)
+    {
+        if (!_wakeup.Wait(() => CheckDown(done), _times.Answer))
+            throw new IOException($"The destination is there but has not answered for {_times.Answer.TotalSeconds} s");
+    }
 
     private bool CheckDown(Func<bool> done)
     {

@@ -115,7 +115,7 @@ internal sealed partial class OutgoingMigration : IDisposable
     {
         MigrationChannel channel = MigrationConnector.Connect(_uri, _clock, _wakeup.Token);
         lock (_linkGate)
-            _link = new DestinationLink(channel, _wakeup, _times.SilentPeer, _clock);
+            _link = new DestinationLink(channel, _wakeup, _times, _clock);
         _phase = "comparing the machines";
         Link.ShakeHands(StreamDescription.Of(_host));
         if (_host.QueryBlockers() is { Count: > 0 } blockers)

@@ -109,7 +109,7 @@ public sealed class CancelTests
         using var deaf = new DeafDestination(StreamDescription.Of(source), pair.TempFile("deaf.sock"));
         pair.Source.Start(deaf.Address);
         // What fits the socket has gone and nothing moves any more.
-        deaf.WaitUntilFull(pair.Source);
+        deaf.WaitUntilFull();
         pair.Source.Cancel();
         Assert.Equal(MigrationState.Cancelled, pair.WaitForSource(MigrationState.Cancelled, MigrationState.Failed, MigrationState.Completed));
         Assert.True(source.Executing);

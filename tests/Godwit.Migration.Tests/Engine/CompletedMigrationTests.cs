@@ -99,14 +99,33 @@ public sealed class CompletedMigrationTests
         RamBlock block = pair.DestinationMachine.Ram.Blocks[0];
         block.Write(5 * RamPage.Size, [1, 2, 3], DirtySource.Vmm);
         ulong untouched = 2 << 20;
+        pair.Source.Parameters = new MigrationParameters { VerifyPages = true };
         pair.Migrate();
         Assert.Equal(MigrationState.Completed, pair.WaitForDestination(MigrationState.Completed, MigrationState.Failed));
         Assert.Equal(0, pair.Source.Status.NormalPages);
+        Assert.Equal(1024, pair.Source.Status.Verification!.PagesCompared);
         Assert.Equal(1024, pair.Source.Status.ZeroPages);
         // Asked before anything reads the memory, which would allocate it.
         Assert.Equal(block.Size, RamHoles.NextData(block, untouched));
         Assert.Equal(block.Size, RamHoles.NextData(pair.SourceMachine.Ram.Blocks[0], 0));
         Assert.Null(TestMachine.FirstDifference(pair.SourceMachine, pair.DestinationMachine));
+    }
+
+    [Fact]
+    public void The_bandwidth_limit_is_kept()
+    {
+        using var source = new TestMachine(mebibytes: 8);
+        source.Fill(1);
+        using var pair = new Pair(source, new TestMachine(mebibytes: 8, running: false));
+        const long Limit = 20_000_000;
+        pair.Source.Parameters = new MigrationParameters { MaxBandwidth = Limit, DowntimeLimit = TimeSpan.FromSeconds(1000) };
+        pair.Migrate();
+        MigrationRound first = pair.Source.Status.Rounds[0];
+        Assert.True(first.PagesSent > 1000);
+        // At least so long: what is left in the writer's buffer and in the bucket is not waited for.
+        double least = (first.BytesSent - (512 << 10)) / (double)Limit;
+        Assert.True(first.Duration.TotalSeconds >= least - 0.02, $"{first.BytesSent} bytes in {first.Duration}");
+        Assert.True(first.BytesPerSecond < Limit * 1.2, $"{first.BytesPerSecond}");
     }
 
     [Fact]
@@ -208,6 +227,7 @@ public sealed class CompletedMigrationTests
         pair.Migrate();
         Assert.Equal(MigrationState.Completed, pair.WaitForDestination(MigrationState.Completed, MigrationState.Failed));
         Assert.False(File.Exists(pair.ListenUri["unix:".Length..]));
+        Assert.Null(pair.Destination.ListeningAt);
         Assert.Contains("migrated away", Assert.Throws<InvalidOperationException>(() => pair.Source.Start(pair.ListenUri)).Message);
 
         using var third = new TestMachine(running: false);

@@ -226,6 +226,51 @@ public sealed class FailureTests
         Assert.True(source.Executing);
     }
 
+    [Theory]
+    [InlineData("unix")]
+    [InlineData("tcp")]
+    public void What_the_destination_says_arrives_although_the_source_is_in_the_middle_of_a_flood(string transport)
+    {
+        using var source = new TestMachine(mebibytes: 64, devices: 1);
+        source.Fill(1);
+        using var pair = new Pair(source, new TestMachine(mebibytes: 64, devices: 1, running: false), transport: transport);
+        pair.DestinationMachine.Calls.FailAt("nvme0.BeginLoad"); // with the first piece of RAM
+        pair.Migrate();
+        Assert.Contains("giving nvme0 its state: injected at nvme0.BeginLoad", pair.Source.Status.Error, StringComparison.Ordinal);
+        Assert.True(source.Executing);
+    }
+
+    [Theory]
+    [InlineData("iommu.Load", false)]
+    [InlineData("StartAfterLoad(True)", true)]
+    public void A_destination_that_hangs_does_not_keep_the_guest_standing_for_ever(string call, bool committed)
+    {
+        var clock = new ManualClock();
+        var times = new MigrationTimes { SilentPeer = TimeSpan.FromDays(1) };
+        using var pair = new Pair(new TestMachine(), new TestMachine(running: false), clock, times: times);
+        using var release = new ManualResetEventSlim();
+        pair.DestinationMachine.Calls.On(call, () => Assert.True(release.Wait(Pair.Patience)));
+        pair.Listen();
+        pair.Source.Start(pair.Address);
+        Assert.True(SpinWait.SpinUntil(() => pair.DestinationMachine.Calls.Calls.Contains(call), Pair.Patience));
+        // The source's wait may begin a moment after the call has.
+        Assert.True(SpinWait.SpinUntil(
+            () =>
+            {
+                clock.Advance(times.Answer);
+                return MigrationProgress.IsOver(pair.Source.Status.State);
+            },
+            Pair.Patience));
+        release.Set();
+        Assert.Equal(MigrationState.Failed, pair.WaitForSource(MigrationState.Failed, MigrationState.Completed));
+        Assert.Contains("has not answered for 120 s", pair.Source.Status.Error, StringComparison.Ordinal);
+        Assert.Equal(!committed, pair.SourceMachine.Executing);
+        Assert.Equal(committed, pair.SourceMachine.PostMigrate);
+        Assert.Equal(
+            committed ? MigrationState.Completed : MigrationState.Failed, pair.WaitForDestination(MigrationState.Completed, MigrationState.Failed));
+        Assert.Equal(committed, pair.DestinationMachine.Executing);
+    }
+
     private static void AssertSourceAsBefore(Pair pair)
     {
         TestMachine source = pair.SourceMachine;

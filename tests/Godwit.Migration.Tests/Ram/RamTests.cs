@@ -90,6 +90,25 @@ public sealed unsafe class RamTests
     }
 
     [Fact]
+    public void A_hole_has_the_checksum_of_zeros()
+    {
+        using var ram = new GuestRam();
+        RamBlock block = ram.Add("main", 8 << 20);
+        byte[] untouched = new byte[2048 * PageChecksum.Size];
+        PageChecksum.ComputeRun(block, new PageRun(0, 0, 2048), untouched);
+        Assert.Equal(block.Size, RamHoles.NextData(block, 0));
+        block.Write(0, new byte[8 << 20], DirtySource.Vmm);
+        Assert.Equal(0UL, RamHoles.NextData(block, 0));
+        byte[] zeros = new byte[2048 * PageChecksum.Size];
+        PageChecksum.ComputeRun(block, new PageRun(0, 0, 2048), zeros);
+        Assert.Equal(zeros, untouched);
+        block.Write((3 << 20) + 17, [1], DirtySource.Vmm);
+        byte[] other = new byte[(2048 - 700) * PageChecksum.Size];
+        PageChecksum.ComputeRun(block, new PageRun(0, 700, 2048 - 700), other);
+        Assert.Equal((768 - 700) * PageChecksum.Size, other.AsSpan().CommonPrefixLength(zeros));
+    }
+
+    [Fact]
     public void A_set_of_pages_is_a_set()
     {
         int seed = Random.Shared.Next();

@@ -28,19 +28,18 @@ internal sealed class DeafDestination : IDisposable
     /// <summary>Waits until the source has said hello (and, if asked to, has been accepted).</summary>
     public void WaitForSource() => Assert.True(_accepted.Wait(Pair.Patience), "no source connects");
 
-    /// <summary>Waits until the source has filled the socket: it sends no more pages.</summary>
-    public void WaitUntilFull(MigrationController source)
+    /// <summary>Waits until the source has filled the socket: nothing more arrives in it.</summary>
+    public void WaitUntilFull()
     {
         WaitForSource();
-        long last = 0;
+        int last = 0;
         int same = 0;
         Assert.True(SpinWait.SpinUntil(
             () =>
             {
-                long now = source.Status.NormalPages;
+                int now = _socket!.Available;
                 same = now == last && now > 0 ? same + 1 : 0;
                 last = now;
-                Thread.Yield();
                 return same > 300;
             },
             Pair.Patience));

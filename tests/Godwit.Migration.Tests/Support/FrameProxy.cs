@@ -63,8 +63,6 @@ internal sealed class FrameProxy : IDisposable
                 var back = new Thread(() => CopyBack(destination, source)) { IsBackground = true, Name = "proxy back" };
                 back.Start();
                 Forward(source, destination);
-                if (BreakBoth)
-                    source.Shutdown(SocketShutdown.Both);
                 back.Join();
             }
         }
@@ -121,6 +119,9 @@ internal sealed class FrameProxy : IDisposable
 
         try
         {
+            // First, so that what the destination says to it cannot come through.
+            if (BreakBoth)
+                source.Shutdown(SocketShutdown.Both);
             destination.Shutdown(SocketShutdown.Send);
         }
         catch (SocketException)
