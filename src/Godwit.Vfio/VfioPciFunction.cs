@@ -58,7 +58,17 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
         ArgumentNullException.ThrowIfNull(ram);
         var relay = new DmaMessageRelay();
         VfioUserBackend device = VfioUserBackend.Connect(options.Socket, options.ReplyTimeout, relay);
-        return Create(options, device, relay, topology, ram);
+        VfioPciFunction function = Create(options, device, relay, topology, ram);
+        try
+        {
+            function.ForgetFormerClient();
+            return function;
+        }
+        catch (IOException e)
+        {
+            function.Dispose();
+            throw new VfioAttachException(device.Address, e.Message, e);
+        }
     }
 
     /// <summary>Takes over <paramref name="device"/>; disposes it when that fails.</summary>
@@ -75,6 +85,18 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
                 throw new VfioAttachException(device.Address, e.Message, e);
             throw;
         }
+    }
+
+    /// <summary>
+    /// Devices outlive their clients: one that died may have left queues that point into its own memory, or half of a migration. A device
+    /// that cannot be reset must at least run.
+    /// </summary>
+    private void ForgetFormerClient()
+    {
+        if (_layout.CanReset)
+            _device.Reset();
+        else if (_states.Support != MigrationSupport.None && _device.GetMigrationState() is var left && left != DeviceMigrationState.Running)
+            throw new IOException($"a former client left the device in state {MigrationArcs.Name(left)}, and it cannot be reset");
     }
 
     /// <inheritdoc/>

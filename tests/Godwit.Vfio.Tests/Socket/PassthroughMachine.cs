@@ -22,6 +22,9 @@ internal sealed class PassthroughMachine : IDisposable
             Bridge.RootBus.SetIommu(new BoardIommu(Board));
         var options = new VfioDeviceOptions { Id = "dev0", Socket = _server.Path, ReplyTimeout = DeviceServer.Patience };
         Function = VfioPciFunction.Connect(configure?.Invoke(options) ?? options, Board.Topology, Board.Ram);
+        // Every new attachment begins with a reset, so that nothing of a former client is left; tests look at what comes after.
+        Assert.Equal(["reset"], Device.Events.Where(e => !e.StartsWith("config", StringComparison.Ordinal)));
+        Device.Events.Clear();
         Function.Notice += Notices.Enqueue;
         if (attach)
             Bridge.RootBus.Attach(Function, new DevFn(3, 0));
