@@ -1,28 +1,30 @@
 using System.Diagnostics.CodeAnalysis;
 using System.Runtime.CompilerServices;
-using System.Runtime.InteropServices;
 using Godwit.Interop.Linux;
 
 namespace Godwit.VfioUser;
 
 /// <summary>
-/// The socket of a client: any thread sends, one thread receives, replies find their request by id. The connection ends once, for one
-/// reason; then the receive thread completes every slot, so nobody waits for ever and nobody's memory is written afterwards.
+/// The socket of a client: any thread sends, one at a time receives, replies find their request by id. The connection ends once, for
+/// one reason; then whoever receives completes every slot, so nobody waits for ever and nobody's memory is written afterwards.
 /// </summary>
-internal sealed unsafe class ClientConnection : IDisposable
+internal sealed unsafe partial class ClientConnection : IDisposable
 {
     private readonly SocketHandle _socket;
     private readonly VfioUserClientOptions _options;
     private readonly DmaMessageWorker _dma;
     private readonly QueuedOperations _queued = new();
     private readonly Lock _sending = new();
+    private readonly Lock _flushing = new();
+    private readonly MessageReceiver _receiver;
     private readonly object _slotsGate = new();
     private readonly RequestSlot[] _slots = new RequestSlot[RequestSlot.Count];
     private readonly Stack<int> _freeSlots = new(RequestSlot.Count);
     private readonly TaskCompletionSource<string> _lost = new(TaskCreationOptions.RunContinuationsAsynchronously);
-    private readonly Thread _receiver;
+    private readonly Thread _background;
     private readonly ITimer _watchdog;
     private Fault? _fault;
+    private int _inFlight; // slots in use
     private bool _closed; // guarded by _slotsGate: no slot is handed out any more
     private int _disposed;
 
@@ -38,8 +40,9 @@ internal sealed unsafe class ClientConnection : IDisposable
             _freeSlots.Push(i);
         }
         _dma = new DmaMessageWorker(this, dma);
-        _receiver = new Thread(Receive) { IsBackground = true, Name = $"vfio-user {System.IO.Path.GetFileName(path)}" };
-        _receiver.Start();
+        _receiver = new MessageReceiver(socket);
+        _background = new Thread(ReceiveInBackground) { IsBackground = true, Name = $"vfio-user {System.IO.Path.GetFileName(path)}" };
+        _background.Start();
         // One look every quarter of the time-out instead of a timer for each request.
         TimeSpan period = options.ReplyTimeout / 4;
         _watchdog = options.Clock.CreateTimer(static state => ((ClientConnection)state!).CheckTimeouts(), this, period, period);
@@ -74,13 +77,14 @@ internal sealed unsafe class ClientConnection : IDisposable
         Span<byte> replyData,
         out FileDescriptor? file)
     {
-        // SAFETY: replyData stays pinned until the slot is complete, and only the receive thread completes it, after its last write.
+        // SAFETY: replyData stays pinned until the slot is complete; only the receiver completes it, after its last write.
         fixed (byte* pointer = replyData)
         {
             RequestSlot slot = Acquire();
             slot.Prepare(command, replyHead.Length, pointer, replyData.Length, _options.Clock.GetTimestamp());
             SendRequest(command, slot.Id, wantsReply: true, body, data, files);
-            slot.Wait();
+            if (!TryLead(slot))
+                slot.Wait();
 
             Errno error = slot.Error;
             bool lost = slot.Lost;
@@ -111,6 +115,8 @@ internal sealed unsafe class ClientConnection : IDisposable
     public void Queue(Command command, DmaRange range, ReadOnlySpan<byte> body, ReadOnlySpan<FileDescriptor> files, int replyHead)
     {
         RequestSlot slot = Acquire();
+        if (Volatile.Read(ref _inFlight) == WakeReceiverAt)
+            WakeReceiver();
         (int generation, int operation) = _queued.Begin();
         slot.PrepareQueued(command, replyHead, range, generation, operation, _options.Clock.GetTimestamp());
         SendRequest(command, slot.Id, wantsReply: true, body, [], files);
@@ -119,7 +125,15 @@ internal sealed unsafe class ClientConnection : IDisposable
     /// <summary>Waits for the answers to everything queued before this call and tells what was refused.</summary>
     public IReadOnlyList<DmaOperationFailure> Flush()
     {
-        if (!_queued.Flush(out IReadOnlyList<DmaOperationFailure> failures))
+        IReadOnlyList<DmaOperationFailure> failures;
+        bool alive;
+        lock (_flushing)
+        {
+            int generation = _queued.Turn();
+            TryLead(generation);
+            alive = _queued.Await(generation, out failures);
+        }
+        if (!alive)
             ThrowLost();
         return failures;
     }
@@ -158,11 +172,11 @@ internal sealed unsafe class ClientConnection : IDisposable
             return;
         try
         {
-            _socket.Shutdown(); // wakes the receive thread, which tells everybody
+            _socket.Shutdown(); // wakes the receiver, which tells everybody
         }
         catch (ObjectDisposedException)
         {
-            // Dispose has come first; the receive thread has ended.
+            // Dispose has come first; nobody receives any more.
         }
     }
 
@@ -173,9 +187,10 @@ internal sealed unsafe class ClientConnection : IDisposable
         _watchdog.Dispose();
         Fail("this client was disposed");
         _dma.Stop();
-        if (Thread.CurrentThread != _receiver)
-            _receiver.Join();
+        if (Thread.CurrentThread != _background)
+            _background.Join();
         _dma.Join();
+        _receiver.Dispose();
         _socket.Dispose();
     }
 
@@ -188,7 +203,10 @@ internal sealed unsafe class ClientConnection : IDisposable
                 if (_closed)
                     ThrowLost();
                 if (_freeSlots.TryPop(out int index))
+                {
+                    Volatile.Write(ref _inFlight, RequestSlot.Count - _freeSlots.Count);
                     return _slots[index];
+                }
                 Monitor.Wait(_slotsGate);
             }
         }
@@ -200,6 +218,7 @@ internal sealed unsafe class ClientConnection : IDisposable
         lock (_slotsGate)
         {
             _freeSlots.Push(slot.Index);
+            Volatile.Write(ref _inFlight, RequestSlot.Count - _freeSlots.Count);
             if (_freeSlots.Count == 1)
                 Monitor.PulseAll(_slotsGate);
         }
@@ -239,177 +258,6 @@ internal sealed unsafe class ClientConnection : IDisposable
                 return;
             }
         }
-    }
-
-    private void Receive()
-    {
-        try
-        {
-            while (ReceiveMessage())
-            {
-            }
-        }
-        catch (LinuxException e)
-        {
-            Fail($"receiving failed: {e.Message}");
-        }
-        Fault fault = Volatile.Read(ref _fault)!;
-        lock (_slotsGate)
-        {
-            _closed = true;
-            Monitor.PulseAll(_slotsGate);
-        }
-        foreach (RequestSlot slot in _slots)
-        {
-            if (slot.IsPending)
-                Complete(slot, Errno.None, 0, lost: true);
-        }
-        _dma.Stop();
-        if (Volatile.Read(ref _disposed) == 0)
-            _lost.TrySetResult(fault.Reason);
-    }
-
-    /// <summary>Receives and handles one message; false when the connection has ended, its reason being set.</summary>
-    [SkipLocalsInit]
-    private bool ReceiveMessage()
-    {
-        MessageHeader header;
-        Span<byte> headerBytes = stackalloc byte[MessageHeader.Size];
-        Span<int> numbers = stackalloc int[WireLimits.MaxMessageFds];
-        int received = _socket.Receive(headerBytes, numbers, out int fileCount, out bool truncated);
-        FileDescriptor? file = AdoptFirst(numbers[..fileCount]);
-        try
-        {
-            if (received == 0)
-                return Ended("the device closed the connection");
-            if (received < headerBytes.Length && !ReceiveAll(headerBytes[received..]))
-                return false;
-            header = MemoryMarshal.Read<MessageHeader>(headerBytes);
-            if (truncated)
-                return Violation($"{header.Command.Name()} came with more than {WireLimits.MaxMessageFds} descriptors");
-            if (header.Length is < MessageHeader.Size or > MessageHeader.Size + WireLimits.MaxBody)
-                return Violation($"a message of {header.Length} bytes came; the limits are {MessageHeader.Size} and {MessageHeader.Size + WireLimits.MaxBody}");
-            int length = (int)header.Length - MessageHeader.Size;
-            return header.IsReply ? ReceiveReply(header, length, ref file)
-                : header.IsCommand ? ReceiveCommand(header, length)
-                : Violation($"a message of type {header.Flags & HeaderFlags.TypeMask} came");
-        }
-        finally
-        {
-            file?.Dispose();
-        }
-    }
-
-    private bool ReceiveReply(MessageHeader header, int length, ref FileDescriptor? file)
-    {
-        RequestSlot slot = _slots[header.Id & (RequestSlot.Count - 1)];
-        if (!slot.IsPending || slot.Id != header.Id)
-            return Violation($"a reply to {header.Command.Name()} with unknown id {header.Id} came");
-        if (slot.Command != header.Command)
-            return Violation($"{slot.Command.Name()} was answered with {header.Command.Name()}");
-
-        Errno error = header.ReplyErrno;
-        if (error != Errno.None)
-        {
-            // Some servers send a body along; nobody wants it.
-            if (!Discard(length))
-                return false;
-        }
-        else
-        {
-            int head = Math.Min(length, slot.HeadSize);
-            if (length - head > slot.DataCapacity)
-                return Violation($"the reply to {header.Command.Name()} has {length} bytes, {slot.HeadSize + slot.DataCapacity} at most were asked for");
-            // SAFETY: the slot is pending, so its memory is valid for DataCapacity bytes, checked above.
-            if (!ReceiveAll(slot.Head[..head]) || !ReceiveAll(new Span<byte>(slot.Data, length - head)))
-                return false;
-            if (header.Command == Command.DeviceGetRegionInfo)
-            {
-                slot.File = file;
-                file = null;
-            }
-        }
-        Complete(slot, error, error == Errno.None ? length : 0, lost: false);
-        return true;
-    }
-
-    private void Complete(RequestSlot slot, Errno error, int length, bool lost)
-    {
-        if (!slot.IsQueued)
-        {
-            slot.Complete(error, length, lost);
-            return;
-        }
-        DmaOperationFailure? failure = error == Errno.None
-            ? null
-            : new DmaOperationFailure(slot.QueuedOperation, slot.Command.Name(), slot.QueuedRange, error);
-        int generation = slot.QueuedGeneration;
-        Return(slot);
-        _queued.End(generation, failure, lost);
-    }
-
-    private bool ReceiveCommand(MessageHeader header, int length)
-    {
-        DmaJob job = _dma.Prepare(header, length);
-        if (!ReceiveAll(job.Body))
-        {
-            _dma.Discard(job);
-            return false;
-        }
-        _dma.Enqueue(job);
-        return true;
-    }
-
-    private bool ReceiveAll(Span<byte> destination)
-    {
-        while (!destination.IsEmpty)
-        {
-            int received = _socket.Receive(destination);
-            if (received == 0)
-                return Ended("the device closed the connection in the middle of a message");
-            destination = destination[received..];
-        }
-        return true;
-    }
-
-    private bool Discard(int length)
-    {
-        Span<byte> buffer = stackalloc byte[1024];
-        while (length > 0)
-        {
-            int now = Math.Min(length, buffer.Length);
-            if (!ReceiveAll(buffer[..now]))
-                return false;
-            length -= now;
-        }
-        return true;
-    }
-
-    private bool Ended(string reason)
-    {
-        Fail(reason);
-        return false;
-    }
-
-    private bool Violation(string reason)
-    {
-        Fail(reason, protocol: true);
-        return false;
-    }
-
-    /// <summary>Owns every descriptor that came; keeps the first, closes the rest: no reply has two.</summary>
-    private static FileDescriptor? AdoptFirst(ReadOnlySpan<int> numbers)
-    {
-        FileDescriptor? first = null;
-        foreach (int number in numbers)
-        {
-            var file = FileDescriptor.Adopt(number);
-            if (first is null)
-                first = file;
-            else
-                file.Dispose();
-        }
-        return first;
     }
 
     private sealed record Fault(string Reason, bool Protocol);

@@ -15,7 +15,6 @@ public readonly record struct DmaOperationFailure(int Operation, string Command,
 /// </summary>
 internal sealed class QueuedOperations
 {
-    private readonly Lock _flushing = new();
     private readonly object _gate = new();
     private readonly Generation[] _generations = [new(), new()];
     private int _current;
@@ -45,26 +44,42 @@ internal sealed class QueuedOperations
         }
     }
 
-    /// <summary>Waits for everything begun before this call and tells what was refused. False when the connection ended instead.</summary>
-    public bool Flush(out IReadOnlyList<DmaOperationFailure> failures)
+    /// <summary>Turns to the other generation; returns the one that holds everything begun so far. One flush at a time.</summary>
+    public int Turn()
     {
-        lock (_flushing)
+        lock (_gate)
         {
-            lock (_gate)
+            int old = _current;
+            _current ^= 1;
+            return old;
+        }
+    }
+
+    /// <summary>Whether a generation that was turned away from has all its answers.</summary>
+    public bool IsAnswered(int generation)
+    {
+        lock (_gate)
+        {
+            return _generations[generation].Outstanding == 0;
+        }
+    }
+
+    /// <summary>Waits for the answers of a generation and tells what was refused. False when the connection ended instead.</summary>
+    public bool Await(int generation, out IReadOnlyList<DmaOperationFailure> failures)
+    {
+        lock (_gate)
+        {
+            Generation old = _generations[generation];
+            while (old.Outstanding != 0)
+                Monitor.Wait(_gate);
+            failures = [];
+            if (old.Failures.Count != 0)
             {
-                Generation old = _generations[_current];
-                _current ^= 1;
-                while (old.Outstanding != 0)
-                    Monitor.Wait(_gate);
-                failures = [];
-                if (old.Failures.Count != 0)
-                {
-                    failures = old.Failures;
-                    old.Failures = [];
-                }
-                old.Begun = 0;
-                return !_lost;
+                failures = old.Failures;
+                old.Failures = [];
             }
+            old.Begun = 0;
+            return !_lost;
         }
     }
 

@@ -4,7 +4,7 @@ using Godwit.Interop.Linux;
 namespace Godwit.VfioUser;
 
 /// <summary>
-/// The place where one request waits for its reply. Reused, so that a request allocates nothing. Only the receive thread completes a
+/// The place where one request waits for its reply. Reused, so that a request allocates nothing. Only who receives completes a
 /// slot, also when the connection ends: until then the memory that the slot points to stays valid and may be written.
 /// </summary>
 internal sealed unsafe class RequestSlot(int index)
@@ -78,6 +78,9 @@ internal sealed unsafe class RequestSlot(int index)
     /// <summary>A descriptor that came with the reply.</summary>
     public FileDescriptor? File { get; set; }
 
+    /// <summary>Whether the reply is in place, or will never be.</summary>
+    public bool IsDone => _state == Done;
+
     /// <summary>Whether a reply is awaited here.</summary>
     public bool IsPending => _state == Pending;
 
@@ -108,7 +111,7 @@ internal sealed unsafe class RequestSlot(int index)
         Reset();
     }
 
-    /// <summary>Called by the receive thread: the reply is in place, or the connection is lost.</summary>
+    /// <summary>Called by who receives: the reply is in place, or the connection is lost.</summary>
     public void Complete(Errno error, int replyLength, bool lost)
     {
         Error = error;
@@ -152,6 +155,6 @@ internal sealed unsafe class RequestSlot(int index)
         Error = Errno.None;
         Lost = false;
         File = null;
-        _state = Pending; // last: volatile, publishes the fields above to the receive thread
+        _state = Pending; // last: volatile, publishes the fields above to who receives
     }
 }

@@ -7,6 +7,7 @@ internal sealed unsafe class DeviceHost(DeviceDescription description, MessagePu
 {
     private readonly InterruptTable _interrupts = new(description);
     private readonly FileCache _files = new();
+    private readonly List<Mapping> _inside = [];
     private volatile DmaLog? _log;
 
     /// <summary>The client's DMA mappings.</summary>
@@ -133,16 +134,17 @@ internal sealed unsafe class DeviceHost(DeviceDescription description, MessagePu
     /// </summary>
     public Errno Unmap(ulong start, ulong last)
     {
-        var inside = new List<Mapping>();
-        Mappings.Collect(start, last, inside);
-        foreach (Mapping mapping in inside)
+        _inside.Clear();
+        Mappings.Collect(start, last, _inside);
+        foreach (Mapping mapping in _inside)
         {
             if (mapping.Start < start || mapping.Last > last)
                 return Errno.EINVAL;
         }
-        foreach (Mapping mapping in inside)
+        foreach (Mapping mapping in _inside)
             Mappings.Remove(mapping);
-        Retire(inside);
+        Retire(_inside);
+        _inside.Clear();
         return Errno.None;
     }
 
@@ -176,7 +178,11 @@ internal sealed unsafe class DeviceHost(DeviceDescription description, MessagePu
     {
         foreach (Mapping mapping in mappings)
         {
-            mapping.Retire(Mappings.Drained);
+            if (!mapping.Retire())
+            {
+                pump.SendHeld(); // what was done before this need not wait for the device
+                mapping.AwaitLast(Mappings.Drained);
+            }
             _files.Release(mapping);
         }
     }

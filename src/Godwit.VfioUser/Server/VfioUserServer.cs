@@ -101,7 +101,7 @@ public static class VfioUserServer
                 {
                     socket.SetReceiveTimeout(RefusalTimeout);
                     socket.SetSendTimeout(RefusalTimeout);
-                    var pump = new MessagePump(socket, RefusalTimeout, TimeProvider.System);
+                    using var pump = new MessagePump(socket, RefusalTimeout, TimeProvider.System);
                     if (pump.Next() is { } message)
                     {
                         pump.Refuse(message.Header, Errno.EBUSY);

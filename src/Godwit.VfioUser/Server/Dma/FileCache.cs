@@ -64,11 +64,15 @@ internal sealed class FileCache : IDisposable
             if (writable ? mode == O_RDONLY : mode == O_WRONLY)
                 return Errno.EACCES;
 
-            // Memory of a file that its owner can cut short faults. Only the seal rules that out; without it, system calls are used.
-            int seals = unistd.fcntl(file, unistd.F_GET_SEALS, 0);
-            bool asMemory = seals >= 0 && (seals & unistd.F_SEAL_SHRINK) != 0;
-            var key = new FileKey(status.Device, status.Inode, asMemory, !asMemory ? mode : writable ? O_RDWR : O_RDONLY);
-            if (!_files.TryGetValue(key, out SharedFile? shared) || (asMemory && offset + range.Length > shared.Memory!.Length))
+            // A seal is never taken back, so a file that is here as memory needs no second look.
+            var key = new FileKey(status.Device, status.Inode, AsMemory: true, writable ? O_RDWR : O_RDONLY);
+            bool asMemory = _files.TryGetValue(key, out SharedFile? shared) || IsSealed(file);
+            if (!asMemory)
+            {
+                key = key with { AsMemory = false, Mode = mode };
+                _files.TryGetValue(key, out shared);
+            }
+            if (shared is null || (asMemory && offset + range.Length > shared.Memory!.Length))
             {
                 if (asMemory)
                 {
@@ -126,6 +130,15 @@ internal sealed class FileCache : IDisposable
             file.Dispose();
         _files.Clear();
         _idle.Clear();
+    }
+
+    /// <summary>
+    /// Memory of a file that its owner can cut short faults. Only the seal rules that out; without it, system calls are used.
+    /// </summary>
+    private static bool IsSealed(FileDescriptor file)
+    {
+        int seals = unistd.fcntl(file, unistd.F_GET_SEALS, 0);
+        return seals >= 0 && (seals & unistd.F_SEAL_SHRINK) != 0;
     }
 
     private SharedFile? MapWhole(FileKey key, FileDescriptor file, ulong size)

@@ -68,11 +68,12 @@ internal sealed unsafe class Mapping
             WakeRetirer(drained);
     }
 
-    /// <summary>Lets no further access in and waits for those inside. The mapping must have left the table.</summary>
-    public void Retire(object drained)
+    /// <summary>Lets no further access in. The mapping must have left the table. False when accesses are still inside.</summary>
+    public bool Retire() => Interlocked.Add(ref _accesses, Retired) == Retired;
+
+    /// <summary>Waits until the last access to the retired mapping has left.</summary>
+    public void AwaitLast(object drained)
     {
-        if (Interlocked.Add(ref _accesses, Retired) == Retired)
-            return;
         lock (drained)
         {
             while (Volatile.Read(ref _accesses) != Retired)

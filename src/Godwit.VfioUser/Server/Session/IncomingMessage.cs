@@ -24,6 +24,9 @@ internal sealed class IncomingMessage
     public Span<byte> Body => _buffer.AsSpan(0, Length);
 
     /// <summary>Its descriptors, owned by this until taken.</summary>
+    public List<FileDescriptor> Files => _files;
+
+    /// <summary>How many there are.</summary>
     public int FileCount => _files.Count;
 
     /// <summary>Makes room for a body that the caller has bounded.</summary>
@@ -32,13 +35,6 @@ internal sealed class IncomingMessage
         if (length > _buffer.Length)
             _buffer = GC.AllocateUninitializedArray<byte>(length);
         Length = length;
-    }
-
-    /// <summary>Takes ownership of received descriptors.</summary>
-    public void Adopt(ReadOnlySpan<int> numbers)
-    {
-        foreach (int number in numbers)
-            _files.Add(FileDescriptor.Adopt(number));
     }
 
     /// <summary>Hands over one descriptor.</summary>

@@ -1,4 +1,3 @@
-using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Godwit.Interop.Linux;
 
@@ -9,7 +8,7 @@ namespace Godwit.VfioUser;
 /// between threads. A thread that waits for the answer to a DMA message receives in its stead while nobody else does, and queues the
 /// commands that come meanwhile. So an answer is always received, whoever is busy with whatever.
 /// </summary>
-internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeout, TimeProvider clock)
+internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeout, TimeProvider clock) : IDisposable
 {
     /// <summary>Commands that may pile up while the command thread is busy and another one receives. A client that sends more is cut off.</summary>
     private const int MaxQueued = 65536;
@@ -20,11 +19,17 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
     /// <summary>Messages kept for reuse.</summary>
     private const int MaxSpare = 8;
 
+    /// <summary>Answers held back at most, in bytes.</summary>
+    private const int MaxHeld = 8192;
+
+    private readonly MessageReceiver _receiver = new(socket); // used by whoever has set _receiving
+    private readonly byte[] _held = new byte[MaxHeld]; // used by the command thread
     private readonly object _gate = new();
     private readonly Lock _sending = new();
     private readonly Queue<IncomingMessage> _commands = new();
     private readonly Stack<IncomingMessage> _spare = new();
     private readonly Dictionary<ushort, DmaRequest> _requests = [];
+    private int _heldBytes;
     private long _queuedBytes;
     private ushort _nextId;
     private int _waiting; // threads in Monitor.Wait, so that nobody is woken in vain
@@ -116,6 +121,40 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
         }
     }
 
+    /// <summary>
+    /// Sends an answer to the command in hand. When <paramref name="mayWait"/> and further maps or unmaps are here already, it is held
+    /// back to go out with theirs: a client that sends many at once is woken once. For the command thread.
+    /// </summary>
+    public void Answer(ReadOnlySpan<byte> message, FileDescriptor? file, bool mayWait)
+    {
+        if (mayWait && message.Length <= MaxHeld - _heldBytes)
+        {
+            message.CopyTo(_held.AsSpan(_heldBytes));
+            _heldBytes += message.Length;
+        }
+        else
+        {
+            SendHeld();
+            Send(message, [], file is null ? [] : new ReadOnlySpan<FileDescriptor>(in file));
+        }
+    }
+
+    /// <summary>Sends what is held back unless the next command is a map or unmap that is here already. For the command thread.</summary>
+    public void SendHeldUnlessMore()
+    {
+        if (_heldBytes != 0 && !HasMappingAhead())
+            SendHeld();
+    }
+
+    /// <summary>Sends what is held back. For the command thread, before it does anything that takes long.</summary>
+    public void SendHeld()
+    {
+        if (_heldBytes == 0)
+            return;
+        Send(_held.AsSpan(0, _heldBytes), [], []);
+        _heldBytes = 0;
+    }
+
     /// <summary>Ends the connection, unless it has ended; everybody who waits is woken.</summary>
     public void Close(string reason)
     {
@@ -141,6 +180,18 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
             _abandoned = true;
             while (_commands.TryDequeue(out IncomingMessage? message))
                 message.Clear();
+        }
+    }
+
+    /// <summary>Closes what was received and never read; after everybody has stopped.</summary>
+    public void Dispose() => _receiver.Dispose();
+
+    private bool HasMappingAhead()
+    {
+        lock (_gate)
+        {
+            return !_receiving && _commands.Count == 0 && _receiver.TryPeek(out MessageHeader next)
+                && next.Command is Command.DmaMap or Command.DmaUnmap;
         }
     }
 
@@ -206,7 +257,7 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
     private void ReceiveFor(ushort id, DmaRequest request, long start)
     {
         TimeSpan left = dmaTimeout - clock.GetElapsedTime(start);
-        if (left <= TimeSpan.Zero || !Poll(poll.POLLIN, left))
+        if (!_receiver.HasMessage && (left <= TimeSpan.Zero || !Poll(poll.POLLIN, left)))
         {
             lock (_gate)
             {
@@ -293,22 +344,11 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
         return null;
     }
 
-    [SkipLocalsInit]
     private bool ReceiveInto(IncomingMessage message)
     {
-        Span<byte> headerBytes = stackalloc byte[MessageHeader.Size];
-        Span<int> numbers = stackalloc int[WireLimits.MaxMessageFds];
-        int received = socket.Receive(headerBytes, numbers, out int fileCount, out bool truncated);
-        message.Adopt(numbers[..fileCount]);
+        if (!_receiver.ReadHeader(out MessageHeader header, message.Files, out bool truncated))
+            return Ended();
         message.TooManyFiles = truncated;
-        if (received == 0)
-        {
-            Close("the client closed the connection");
-            return false;
-        }
-        if (!ReceiveAll(headerBytes[received..]))
-            return false;
-        MessageHeader header = MemoryMarshal.Read<MessageHeader>(headerBytes);
         message.Header = header;
         if (header.Length is < MessageHeader.Size or > MessageHeader.Size + WireLimits.MaxBody)
         {
@@ -325,10 +365,10 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
             return false;
         }
         message.Prepare(length);
-        return ReceiveAll(message.Body);
+        return _receiver.Read(message.Body) || Ended();
     }
 
-    /// <summary>Answers a command with an error, unless it wants no answer.</summary>
+    /// <summary>Answers a command with an error, unless it wants no answer. For the thread that received it.</summary>
     public void Refuse(MessageHeader command, Errno error)
     {
         if (!command.WantsReply)
@@ -356,21 +396,25 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
             {
                 // An answer that came too late, or a refusal: some peers send a body along.
                 error = header.ReplyErrno == Errno.None ? Errno.EPROTO : header.ReplyErrno;
-                Discard(length);
+                if (!_receiver.Discard(length))
+                    Ended();
                 return;
             }
             DmaAccessBody body = default;
             int expected = sizeof(DmaAccessBody) + (request.Data is null ? 0 : request.Count);
             if (length != expected)
             {
-                Discard(length);
+                if (!_receiver.Discard(length))
+                    Ended();
                 return;
             }
-            if (!ReceiveAll(MemoryMarshal.AsBytes(new Span<DmaAccessBody>(ref body))))
-                return;
             // SAFETY: the request waits until it is completed below, and its memory has Count bytes.
-            if (request.Data is not null && !ReceiveAll(new Span<byte>(request.Data, request.Count)))
+            if (!_receiver.Read(MemoryMarshal.AsBytes(new Span<DmaAccessBody>(ref body)))
+                || (request.Data is not null && !_receiver.Read(new Span<byte>(request.Data, request.Count))))
+            {
+                Ended();
                 return;
+            }
             if (body.Address == request.Address && body.Count == (ulong)request.Count)
                 error = Errno.None;
         }
@@ -387,29 +431,10 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
         }
     }
 
-    private bool ReceiveAll(Span<byte> destination)
+    private bool Ended()
     {
-        while (!destination.IsEmpty)
-        {
-            int received = socket.Receive(destination);
-            if (received == 0)
-            {
-                Close("the client closed the connection in the middle of a message");
-                return false;
-            }
-            destination = destination[received..];
-        }
-        return true;
-    }
-
-    private void Discard(int length)
-    {
-        Span<byte> buffer = stackalloc byte[1024];
-        for (; length > 0; length -= buffer.Length)
-        {
-            if (!ReceiveAll(buffer[..Math.Min(length, buffer.Length)]))
-                return;
-        }
+        Close(_receiver.EndedInMessage ? "the client closed the connection in the middle of a message" : "the client closed the connection");
+        return false;
     }
 
     [StructLayout(LayoutKind.Sequential, Pack = 1)]

@@ -60,6 +60,7 @@ internal sealed partial class Session : IDisposable
                 {
                     Execute(message);
                     _pump.Return(message);
+                    _pump.SendHeldUnlessMore();
                 }
             }
             finally
@@ -81,6 +82,7 @@ internal sealed partial class Session : IDisposable
     public void Dispose()
     {
         _host.Dispose();
+        _pump.Dispose();
         _socket.Dispose();
     }
 
@@ -160,10 +162,11 @@ internal sealed partial class Session : IDisposable
             _options.Log?.Invoke($"vfio-user {header.Command.Name()} failed in the device: {e}");
             error = Errno.EIO;
         }
+        if (!header.WantsReply)
+            return;
         if (error != Errno.None)
-            _pump.Refuse(header, error);
-        else if (header.WantsReply)
-            SendReply(header, length, file);
+            length = 0;
+        SendReply(header, length, file, error);
     }
 
     private Errno Dispatch(IncomingMessage message, out int length, out FileDescriptor? file)
@@ -210,15 +213,16 @@ internal sealed partial class Session : IDisposable
     private int PutReply<T>(in T body)
         where T : unmanaged => Wire.Put(ReserveReply(Unsafe.SizeOf<T>()), body);
 
-    private void SendReply(MessageHeader command, int length, FileDescriptor? file = null)
+    private void SendReply(MessageHeader command, int length, FileDescriptor? file = null, Errno error = Errno.None)
     {
         Wire.Put(_reply, new MessageHeader
         {
             Id = command.Id,
             Command = command.Command,
             Length = (uint)(MessageHeader.Size + length),
-            Flags = HeaderFlags.Reply,
+            Flags = HeaderFlags.Reply | (error == Errno.None ? 0 : HeaderFlags.Error),
+            Error = (uint)error,
         });
-        _pump.Send(_reply.AsSpan(0, MessageHeader.Size + length), [], file is null ? [] : new ReadOnlySpan<FileDescriptor>(in file));
+        _pump.Answer(_reply.AsSpan(0, MessageHeader.Size + length), file, mayWait: command.Command is Command.DmaMap or Command.DmaUnmap);
     }
 }

@@ -1,0 +1,187 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using Godwit.Interop.Linux;
+
+namespace Godwit.VfioUser;
+
+/// <summary>
+/// Takes messages off a socket, several with one system call where several are there. Used by one thread at a time. Descriptors belong
+/// to the message that their bytes begin: the kernel ends a receive after the piece that carries some, so that is the last message that
+/// begins in what was received.
+/// </summary>
+internal sealed class MessageReceiver(SocketHandle socket) : IDisposable
+{
+    /// <summary>Room for some hundred maps or their answers. Larger bodies go where they belong without a stop here.</summary>
+    private const int BufferSize = 16 * 1024;
+
+    /// <summary>From here on a piece of a body is received straight to its place.</summary>
+    private const int DirectSize = 2048;
+
+    private readonly byte[] _buffer = GC.AllocateUninitializedArray<byte>(BufferSize);
+    private readonly Queue<Arrival> _arrivals = new();
+    private readonly Queue<FileDescriptor> _files = new();
+    private int _start; // unread bytes are those from _start to _end
+    private int _end;
+    private long _origin; // place in the stream of the buffer's first byte
+    private long _walked; // place of the first message that has not been looked at
+    private long _lastBegun; // place of the last message that has begun
+    private bool _inMessage;
+
+    /// <summary>Whether the end of the stream came in the middle of a message.</summary>
+    public bool EndedInMessage { get; private set; }
+
+    /// <summary>Whether a whole message, or one that never can be, is here already.</summary>
+    public bool HasMessage
+    {
+        get
+        {
+            int available = _end - _start;
+            if (available < MessageHeader.Size)
+                return false;
+            uint length = MemoryMarshal.Read<MessageHeader>(_buffer.AsSpan(_start)).Length;
+            return length <= (uint)available || length > MessageHeader.Size + WireLimits.MaxBody;
+        }
+    }
+
+    /// <summary>The header of the next message, if the whole message is here.</summary>
+    public bool TryPeek(out MessageHeader header)
+    {
+        int available = _end - _start;
+        header = available >= MessageHeader.Size ? MemoryMarshal.Read<MessageHeader>(_buffer.AsSpan(_start)) : default;
+        return header.Length >= MessageHeader.Size && header.Length <= (uint)available;
+    }
+
+    /// <summary>
+    /// Waits for the next header. The body before must have been read. False at the end of the stream.
+    /// </summary>
+    /// <param name="header">The header, unchecked.</param>
+    /// <param name="files">Receives the message's descriptors; the caller's.</param>
+    /// <param name="truncated">The message came with more descriptors than are taken.</param>
+    public bool ReadHeader(out MessageHeader header, List<FileDescriptor> files, out bool truncated)
+    {
+        header = default;
+        truncated = false;
+        _inMessage = _end != _start;
+        while (_end - _start < MessageHeader.Size)
+        {
+            if (!Fill())
+                return false;
+            _inMessage = true;
+        }
+        long place = _origin + _start;
+        header = MemoryMarshal.Read<MessageHeader>(_buffer.AsSpan(_start));
+        _start += MessageHeader.Size;
+        while (_arrivals.TryPeek(out Arrival arrival) && arrival.Place <= place)
+        {
+            _arrivals.Dequeue();
+            truncated |= arrival.Truncated;
+            for (int i = 0; i < arrival.Count; i++)
+                files.Add(_files.Dequeue());
+        }
+        return true;
+    }
+
+    /// <summary>Fills <paramref name="destination"/> with the next bytes. False at the end of the stream.</summary>
+    public bool Read(Span<byte> destination)
+    {
+        while (!destination.IsEmpty)
+        {
+            if (_start != _end)
+            {
+                int available = Math.Min(_end - _start, destination.Length);
+                _buffer.AsSpan(_start, available).CopyTo(destination);
+                _start += available;
+                destination = destination[available..];
+            }
+            else if (destination.Length < DirectSize)
+            {
+                if (!Fill())
+                    return false;
+            }
+            else
+            {
+                // The buffer is empty and the rest is this message's, so nothing is read past its end.
+                int received = socket.Receive(destination);
+                if (received == 0)
+                    return End();
+                _origin += received;
+                destination = destination[received..];
+            }
+        }
+        return true;
+    }
+
+    /// <summary>Passes over bytes of a body. False at the end of the stream.</summary>
+    [SkipLocalsInit]
+    public bool Discard(int length)
+    {
+        Span<byte> piece = stackalloc byte[1024];
+        while (length > 0)
+        {
+            int now = Math.Min(length, piece.Length);
+            if (!Read(piece[..now]))
+                return false;
+            length -= now;
+        }
+        return true;
+    }
+
+    /// <summary>Closes descriptors whose message was never read. The socket is not this class's.</summary>
+    public void Dispose()
+    {
+        while (_files.TryDequeue(out FileDescriptor? file))
+            file.Dispose();
+        _arrivals.Clear();
+    }
+
+    [SkipLocalsInit]
+    private bool Fill()
+    {
+        if (_start == _end)
+        {
+            _origin += _start;
+            _start = _end = 0;
+        }
+        else if (_end == BufferSize)
+        {
+            _origin += _start;
+            _buffer.AsSpan(_start, _end - _start).CopyTo(_buffer);
+            _end -= _start;
+            _start = 0;
+        }
+        Span<int> numbers = stackalloc int[WireLimits.MaxMessageFds];
+        int received = socket.Receive(_buffer.AsSpan(_end), numbers, out int count, out bool truncated);
+        foreach (int number in numbers[..count])
+            _files.Enqueue(FileDescriptor.Adopt(number));
+        if (received == 0)
+            return End();
+        _end += received;
+        Walk();
+        if (count != 0 || truncated)
+            _arrivals.Enqueue(new Arrival(_lastBegun, count, truncated));
+        return true;
+    }
+
+    /// <summary>Finds where the last message begins.</summary>
+    private void Walk()
+    {
+        long end = _origin + _end;
+        while (_walked < end)
+        {
+            _lastBegun = _walked;
+            if (end - _walked < MessageHeader.Size)
+                return; // looked at again when the rest of its header is here
+            uint length = MemoryMarshal.Read<MessageHeader>(_buffer.AsSpan((int)(_walked - _origin))).Length;
+            _walked += Math.Max(length, MessageHeader.Size);
+        }
+    }
+
+    private bool End()
+    {
+        EndedInMessage = _inMessage;
+        return false;
+    }
+
+    /// <summary>Descriptors that came with the message at a place in the stream.</summary>
+    private readonly record struct Arrival(long Place, int Count, bool Truncated);
+}
