@@ -162,7 +162,7 @@ internal sealed class DeviceStateMachine
         }
         catch (DeviceLostException e)
         {
-            _notices.PostOnce(NoticeKind.Lost, e.Message);
+            _notices.PostOnce(NoticeKind.Lost, $"{_device}: the device has gone: {e.Message}");
         }
     }
 
