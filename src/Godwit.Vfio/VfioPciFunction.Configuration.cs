@@ -1,5 +1,6 @@
 using Godwit.Memory;
 using Godwit.Pci;
+using Godwit.Pci.Spec;
 using Godwit.Vfio.Spec;
 using Godwit.VfioUser;
 
@@ -17,7 +18,7 @@ public sealed partial class VfioPciFunction
     public override void WriteConfig(int offset, uint value, int size)
     {
         base.WriteConfig(offset, value, size);
-        if (Touches(offset, size, ConfigRegisters.Command, 2))
+        if (Touches(offset, size, ConfigOffset.Command, 2))
             PushCommand();
         if (_express != 0 && _layout.CanReset && Touches(offset, size, _express + ExpressRegisters.DeviceControl, 2)
             && (Shifted(offset, value, _express + ExpressRegisters.DeviceControl) & ExpressRegisters.InitiateFunctionLevelReset) != 0)
@@ -100,7 +101,7 @@ public sealed partial class VfioPciFunction
     {
         // Where the device has it, unless ours, which may be longer, would reach into MSI-X.
         bool clash = _layout.Msix is { } msix && offset < msix.Capability + MsixRegisters.Length && msix.Capability < offset + ExpressRegisters.Length;
-        bool fits = offset >= ConfigRegisters.FirstCapability && offset % 4 == 0 && offset <= ConfigRegisters.LeastSize - ExpressRegisters.Length;
+        bool fits = offset >= ConfigOffset.FirstCapability && offset % 4 == 0 && offset <= ConfigOffset.ConventionalSize - ExpressRegisters.Length;
         var type = (ExpressPortType)portType == ExpressPortType.RootComplexEndpoint ? ExpressPortType.RootComplexEndpoint : ExpressPortType.Endpoint;
         _express = AddExpressCapability(type, fits && !clash ? offset : null);
         if (_layout.CanReset)
@@ -116,8 +117,8 @@ public sealed partial class VfioPciFunction
         try
         {
             Span<byte> command = stackalloc byte[2];
-            System.Buffers.Binary.BinaryPrimitives.WriteUInt16LittleEndian(command, (ushort)Config.Read(ConfigRegisters.Command, 2));
-            _device.WriteRegion(PciRegion.Config, ConfigRegisters.Command, command, posted: false);
+            System.Buffers.Binary.BinaryPrimitives.WriteUInt16LittleEndian(command, (ushort)Config.Read(ConfigOffset.Command, 2));
+            _device.WriteRegion(PciRegion.Config, ConfigOffset.Command, command, posted: false);
         }
         catch (DeviceRefusedException e)
         {

@@ -1,28 +1,61 @@
 namespace Godwit.Pci.Spec;
 
 /// <summary>Offsets in configuration space (PCI Express 5.0, 7.5.1).</summary>
-internal static class ConfigOffset
+public static class ConfigOffset
 {
     /// <summary>Bytes of a PCI Express function (7.2).</summary>
-    internal const int Size = 4096;
+    public const int Size = 4096;
+
+    /// <summary>Bytes of a conventional function; every function has at least these (7.2).</summary>
+    public const int ConventionalSize = 256;
+
+    /// <summary>Base Address Registers of a type 0 header (7.5.1.2.1).</summary>
+    public const int BarCount = 6;
 
     /// <summary>First byte of the extended space (7.6.2).</summary>
     internal const int Extended = 0x100;
 
-    internal const int VendorId = 0x00;       // 7.5.1.1.1
-    internal const int DeviceId = 0x02;       // 7.5.1.1.2
-    internal const int Command = 0x04;        // 7.5.1.1.3
-    internal const int Status = 0x06;         // 7.5.1.1.4
-    internal const int RevisionId = 0x08;     // 7.5.1.1.5
-    internal const int ClassCode = 0x09;      // 7.5.1.1.6, three bytes
-    internal const int CacheLineSize = 0x0C;  // 7.5.1.1.7
-    internal const int HeaderType = 0x0E;     // 7.5.1.1.9
-    internal const int Bar0 = 0x10;           // 7.5.1.2.1
-    internal const int SubsystemVendorId = 0x2C; // 7.5.1.2.3
-    internal const int SubsystemId = 0x2E;    // 7.5.1.2.3
-    internal const int CapabilitiesPointer = 0x34; // 7.5.1.1.11
-    internal const int InterruptLine = 0x3C;  // 7.5.1.1.12
-    internal const int InterruptPin = 0x3D;   // 7.5.1.1.13
+    /// <summary>Vendor ID (7.5.1.1.1).</summary>
+    public const int VendorId = 0x00;
+
+    /// <summary>Device ID (7.5.1.1.2).</summary>
+    public const int DeviceId = 0x02;
+
+    /// <summary>Command (7.5.1.1.3).</summary>
+    public const int Command = 0x04;
+
+    /// <summary>Status (7.5.1.1.4).</summary>
+    public const int Status = 0x06;
+
+    /// <summary>Revision ID (7.5.1.1.5).</summary>
+    public const int RevisionId = 0x08;
+
+    /// <summary>Class Code, three bytes (7.5.1.1.6).</summary>
+    public const int ClassCode = 0x09;
+
+    /// <summary>Cache Line Size (7.5.1.1.7).</summary>
+    public const int CacheLineSize = 0x0C;
+
+    /// <summary>Header Type (7.5.1.1.9).</summary>
+    public const int HeaderType = 0x0E;
+
+    /// <summary>First Base Address Register (7.5.1.2.1).</summary>
+    public const int Bar0 = 0x10;
+
+    /// <summary>Subsystem Vendor ID (7.5.1.2.3).</summary>
+    public const int SubsystemVendorId = 0x2C;
+
+    /// <summary>Subsystem ID (7.5.1.2.3).</summary>
+    public const int SubsystemId = 0x2E;
+
+    /// <summary>Capabilities Pointer (7.5.1.1.11).</summary>
+    public const int CapabilitiesPointer = 0x34;
+
+    /// <summary>Interrupt Line (7.5.1.1.12).</summary>
+    public const int InterruptLine = 0x3C;
+
+    /// <summary>Interrupt Pin (7.5.1.1.13).</summary>
+    public const int InterruptPin = 0x3D;
 
     // Type 1 header (7.5.1.3).
     internal const int PrimaryBus = 0x18;
@@ -39,11 +72,11 @@ internal static class ConfigOffset
     internal const int BridgeControl = 0x3E;
 
     /// <summary>First byte behind the header, where capabilities may begin.</summary>
-    internal const int FirstCapability = 0x40;
+    public const int FirstCapability = 0x40;
 }
 
 /// <summary>Bits of Command, Status and Bridge Control.</summary>
-internal static class ConfigBits
+public static class ConfigBits
 {
     internal const ushort CommandMemorySpace = 1 << 1;   // 7.5.1.1.3
     internal const ushort CommandBusMaster = 1 << 2;     // 7.5.1.1.3
@@ -51,7 +84,8 @@ internal static class ConfigBits
     /// <summary>Memory Space, Bus Master, Parity Error Response, SERR# Enable, Interrupt Disable. No I/O space here, so bit 0 is 0.</summary>
     internal const ushort CommandWritable = CommandMemorySpace | CommandBusMaster | (1 << 6) | (1 << 8) | (1 << 10);
 
-    internal const ushort StatusCapabilitiesList = 1 << 4; // 7.5.1.1.4
+    /// <summary>Status: there is a list of capabilities (7.5.1.1.4).</summary>
+    public const ushort StatusCapabilitiesList = 1 << 4;
 
     /// <summary>The error bits 8 and 15:11, cleared by writing 1 (7.5.1.1.4, 7.5.1.3.7).</summary>
     internal const ushort StatusErrors = 0xF900;
@@ -63,7 +97,18 @@ internal static class ConfigBits
     internal const ushort BridgeControlWritable = 1 | (1 << 1) | BridgeControlSecondaryReset;
     internal const ushort BridgeControlSecondaryReset = 1 << 6;
 
-    internal const uint Bar64 = 2 << 1;                    // 7.5.1.2.1
-    internal const uint BarPrefetchable = 1 << 3;          // 7.5.1.2.1
-    internal const uint BarFlags = 0xF;
+    /// <summary>The register asks for I/O ports (7.5.1.2.1).</summary>
+    public const uint BarIsIo = 1;
+
+    /// <summary>The field that tells 32 from 64 bits (7.5.1.2.1).</summary>
+    public const uint BarTypeMask = 3 << 1;
+
+    /// <summary>The register is the lower half of a 64-bit one (7.5.1.2.1).</summary>
+    public const uint Bar64 = 2 << 1;
+
+    /// <summary>Prefetchable memory (7.5.1.2.1).</summary>
+    public const uint BarPrefetchable = 1 << 3;
+
+    /// <summary>The bits that are flags, so that the smallest BAR has 16 bytes (7.5.1.2.1).</summary>
+    public const uint BarFlags = 0xF;
 }

@@ -2,6 +2,7 @@ using System.Buffers.Binary;
 using System.Collections.Immutable;
 using System.Numerics;
 using Godwit.Pci;
+using Godwit.Pci.Spec;
 using Godwit.Vfio.Spec;
 using Godwit.VfioUser;
 
@@ -93,9 +94,9 @@ internal sealed record DeviceLayout
             irqs[i] = device.GetIrqInfo(i).Count;
 
         ulong configBytes = regions[PciRegion.Config].Size;
-        if (configBytes < ConfigRegisters.LeastSize)
-            throw new VfioAttachException(device.Address, $"{configBytes} bytes of configuration space; {ConfigRegisters.LeastSize} are the least");
-        byte[] config = new byte[Math.Min(configBytes, ConfigRegisters.MostSize)];
+        if (configBytes < ConfigOffset.ConventionalSize)
+            throw new VfioAttachException(device.Address, $"{configBytes} bytes of configuration space; {ConfigOffset.ConventionalSize} are the least");
+        byte[] config = new byte[Math.Min(configBytes, ConfigOffset.Size)];
         device.ReadRegion(PciRegion.Config, 0, config);
         return Parse(device.Address, config, regions, irqs, info.CanReset);
     }
@@ -104,8 +105,8 @@ internal sealed record DeviceLayout
     /// <exception cref="VfioAttachException">It cannot be.</exception>
     internal static DeviceLayout Parse(string address, ReadOnlySpan<byte> config, IReadOnlyList<RegionInfo> regions, IReadOnlyList<int> irqs, bool canReset)
     {
-        ushort vendor = Word(config, ConfigRegisters.VendorId);
-        int headerType = config[ConfigRegisters.HeaderType] & 0x7F;
+        ushort vendor = Word(config, ConfigOffset.VendorId);
+        int headerType = config[ConfigOffset.HeaderType] & 0x7F;
         if (vendor is 0xFFFF or 0)
             throw new VfioAttachException(address, $"vendor id 0x{vendor:x4}: no function answers");
         if (headerType != 0)
@@ -116,11 +117,11 @@ internal sealed record DeviceLayout
         return new DeviceLayout
         {
             Vendor = vendor,
-            Device = Word(config, ConfigRegisters.DeviceId),
-            SubsystemVendor = Word(config, ConfigRegisters.SubsystemVendorId),
-            Subsystem = Word(config, ConfigRegisters.SubsystemId),
-            ClassCode = (uint)(config[ConfigRegisters.ClassCode] | config[ConfigRegisters.ClassCode + 1] << 8 | config[ConfigRegisters.ClassCode + 2] << 16),
-            Revision = config[ConfigRegisters.RevisionId],
+            Device = Word(config, ConfigOffset.DeviceId),
+            SubsystemVendor = Word(config, ConfigOffset.SubsystemVendorId),
+            Subsystem = Word(config, ConfigOffset.SubsystemId),
+            ClassCode = (uint)(config[ConfigOffset.ClassCode] | config[ConfigOffset.ClassCode + 1] << 8 | config[ConfigOffset.ClassCode + 2] << 16),
+            Revision = config[ConfigOffset.RevisionId],
             Bars = bars,
             Msix = capabilities.TryGetValue(MsixRegisters.Id, out int msix) ? ParseMsix(address, config, msix, bars) : null,
             Express = capabilities.TryGetValue(ExpressRegisters.Id, out int express)
@@ -136,30 +137,30 @@ internal sealed record DeviceLayout
     private static ImmutableArray<DeviceBar> ParseBars(string address, ReadOnlySpan<byte> config, IReadOnlyList<RegionInfo> regions, List<string> omitted)
     {
         var bars = ImmutableArray.CreateBuilder<DeviceBar>();
-        for (int i = 0; i < ConfigRegisters.BarCount; i++)
+        for (int i = 0; i < ConfigOffset.BarCount; i++)
         {
             RegionInfo region = regions[i];
             if (region.Size == 0)
                 continue;
-            uint register = BinaryPrimitives.ReadUInt32LittleEndian(config[(ConfigRegisters.Bar0 + i * 4)..]);
-            if ((register & ConfigRegisters.BarIsIo) != 0)
+            uint register = BinaryPrimitives.ReadUInt32LittleEndian(config[(ConfigOffset.Bar0 + i * 4)..]);
+            if ((register & ConfigBits.BarIsIo) != 0)
             {
                 omitted.Add($"BAR {i} is in I/O space, which this machine does not have");
                 continue;
             }
 
-            uint type = register & ConfigRegisters.BarTypeMask;
-            if (type is not (0 or ConfigRegisters.BarType64))
+            uint type = register & ConfigBits.BarTypeMask;
+            if (type is not (0 or ConfigBits.Bar64))
                 throw new VfioAttachException(address, $"BAR {i} is of unknown type {type >> 1}");
-            bool wide = type == ConfigRegisters.BarType64;
-            if (wide && (i + 1 == ConfigRegisters.BarCount || regions[i + 1].Size != 0))
+            bool wide = type == ConfigBits.Bar64;
+            if (wide && (i + 1 == ConfigOffset.BarCount || regions[i + 1].Size != 0))
                 throw new VfioAttachException(address, $"BAR {i} has 64 bits, and the next one is not free");
             ulong limit = wide ? 1UL << 62 : 1UL << 31;
             if (region.Size > limit)
                 throw new VfioAttachException(address, $"BAR {i} has {region.Size} bytes; the limit is {limit}");
-            ulong size = BitOperations.RoundUpToPowerOf2(Math.Max(region.Size, ConfigRegisters.LeastBar));
+            ulong size = BitOperations.RoundUpToPowerOf2(Math.Max(region.Size, ConfigBits.BarFlags + 1UL));
             bars.Add(new DeviceBar(
-                i, wide ? BarKind.Memory64 : BarKind.Memory32, (register & ConfigRegisters.BarPrefetchable) != 0, region.Size, size, region.Mappable.Count > 0));
+                i, wide ? BarKind.Memory64 : BarKind.Memory32, (register & ConfigBits.BarPrefetchable) != 0, region.Size, size, region.Mappable.Count > 0));
             if (wide)
                 i++;
         }
@@ -170,12 +171,12 @@ internal sealed record DeviceLayout
     /// <summary>First offset of each capability. 48 capabilities fit; a longer list is a loop, of which the rest is ignored.</summary>
     private static Dictionary<byte, int> ParseCapabilities(ReadOnlySpan<byte> config)
     {
-        const int Most = (ConfigRegisters.LeastSize - ConfigRegisters.FirstCapability) / 4;
+        const int Most = (ConfigOffset.ConventionalSize - ConfigOffset.FirstCapability) / 4;
         var result = new Dictionary<byte, int>();
-        if ((Word(config, ConfigRegisters.Status) & ConfigRegisters.StatusCapabilitiesList) == 0)
+        if ((Word(config, ConfigOffset.Status) & ConfigBits.StatusCapabilitiesList) == 0)
             return result;
-        int offset = config[ConfigRegisters.CapabilitiesPointer] & ~3;
-        for (int i = 0; i < Most && offset >= ConfigRegisters.FirstCapability; i++)
+        int offset = config[ConfigOffset.CapabilitiesPointer] & ~3;
+        for (int i = 0; i < Most && offset >= ConfigOffset.FirstCapability; i++)
         {
             result.TryAdd(config[offset], offset);
             offset = config[offset + 1] & ~3;
@@ -186,7 +187,7 @@ internal sealed record DeviceLayout
 
     private static MsixLayout ParseMsix(string address, ReadOnlySpan<byte> config, int at, ImmutableArray<DeviceBar> bars)
     {
-        if (at > ConfigRegisters.LeastSize - MsixRegisters.Length)
+        if (at > ConfigOffset.ConventionalSize - MsixRegisters.Length)
             throw new VfioAttachException(address, $"the MSI-X capability at 0x{at:x} reaches out of its space");
         uint table = BinaryPrimitives.ReadUInt32LittleEndian(config[(at + MsixRegisters.Table)..]);
         uint pending = BinaryPrimitives.ReadUInt32LittleEndian(config[(at + MsixRegisters.Pending)..]);
