@@ -48,13 +48,14 @@ internal static class MachineConfigValidation
         }
 
         int width = config.Intel.AddressWidth;
-        if (width is not (39 or 48))
-            throw new ArgumentException($"The IOMMU's address width of {width} bits does not exist; it must be 39 or 48.");
+        config.Intel.Validate();
+        if (!config.Intel.DmaTranslation)
+            return;
         ulong end = BoardLayout.For(bytes).RamEnd.Value;
         if (end > 1UL << width)
         {
             throw new ArgumentException(
-                $"Memory of {bytes} bytes ends at 0x{end:x}, beyond what an IOMMU of {width} bits reaches (0x{1UL << width:x}); use aw-bits 48.");
+                $"Memory of {bytes} bytes ends at 0x{end:x}, beyond what an IOMMU of {width} bits reaches (0x{1UL << width:x}); use aw-bits 48 or 57.");
         }
     }
 

@@ -6,105 +6,8 @@ namespace Godwit.Iommu.Intel;
 // Invalidation, by queue and by registers (VT-d 6.5). Under the command lock.
 public sealed partial class IntelIommu
 {
-    private const int DescriptorShift = 4;
-
-    /// <summary>
-    /// Whole walks of the largest table that one register write may cost before the queue stops with an error. A guest needs one or two
-    /// per device and run; without a bound, a queue full of domain invalidations over aliased tables would keep a CPU for hours.
-    /// </summary>
-    private const int WalksPerRun = 8;
-
-    private ulong _queueBase;
-    private uint _queueSize;
     private bool _syncHeld;
     private bool _invalidatedSinceWait;
-
-    private void SetQueueEnabled(bool enable)
-    {
-        lock (_registerLock)
-        {
-            ulong address = _registers.Get64(RegisterOffsets.QueueAddress);
-            _queueBase = enable ? address & QueueAddressBits.BaseMask : 0;
-            _queueSize = enable ? 256u << (int)(address & QueueAddressBits.SizeMask) : 0;
-            _registers.Set64(RegisterOffsets.QueueHead, 0);
-        }
-
-        SetStatus(GlobalCommandBits.QueuedInvalidationEnable, enable);
-        RunQueue();
-    }
-
-    /// <summary>
-    /// Executes descriptors from head to tail, at most one round of the queue for one register write. Events for shadow users are one
-    /// batch up to each wait, which completes only after the host has unmapped all of it.
-    /// </summary>
-    private void RunQueue()
-    {
-        try
-        {
-            long limit = Walker.Visited + (Walker.TableLimit * WalksPerRun);
-            for (uint left = _queueSize; left > 0 && TryFetch(out InvalidationDescriptor descriptor, out uint next); left--)
-            {
-                if (Walker.Visited > limit || !Execute(descriptor))
-                {
-                    FailQueue();
-                    return;
-                }
-
-                lock (_registerLock)
-                    _registers.Set64(RegisterOffsets.QueueHead, (ulong)next << DescriptorShift);
-            }
-        }
-        finally
-        {
-            EndSegment();
-        }
-    }
-
-    private bool TryFetch(out InvalidationDescriptor descriptor, out uint next)
-    {
-        descriptor = default;
-        next = 0;
-        uint head, tail;
-        lock (_registerLock)
-        {
-            if (_queueSize == 0 || (_registers.Get32(RegisterOffsets.FaultStatus) & FaultStatusBits.QueueError) != 0)
-                return false;
-            head = (uint)(_registers.Get64(RegisterOffsets.QueueHead) >> DescriptorShift);
-            tail = (uint)(_registers.Get64(RegisterOffsets.QueueTail) >> DescriptorShift);
-        }
-
-        if (head == tail)
-            return false;
-        Span<ulong> words = stackalloc ulong[2];
-        if (tail >= _queueSize || head >= _queueSize || !Tables.TryRead(_queueBase + ((ulong)head << DescriptorShift), words))
-        {
-            FailQueue();
-            return false;
-        }
-
-        descriptor = new InvalidationDescriptor(words[0], words[1]);
-        next = head + 1 == _queueSize ? 0 : head + 1;
-        return true;
-    }
-
-    private bool Execute(in InvalidationDescriptor descriptor)
-    {
-        if (descriptor.HasReservedBits)
-            return false;
-        switch ((DescriptorType)descriptor.Type)
-        {
-            case DescriptorType.ContextCache:
-                return InvalidateContexts(descriptor.Granularity, descriptor.SourceId, descriptor.FunctionMask);
-            case DescriptorType.Iotlb:
-                return InvalidateIotlb(descriptor.Granularity, descriptor.Domain, descriptor.Address, descriptor.AddressMask);
-            case DescriptorType.InterruptEntryCache:
-                return true; // nothing is cached while interrupts are not remapped
-            case DescriptorType.Wait:
-                return CompleteWait(descriptor);
-            default:
-                return false;
-        }
-    }
 
     /// <summary>Context-cache invalidation (6.5.2.1). Domain-selective is done as global, which the specification allows.</summary>
     private bool InvalidateContexts(ulong granularity, ushort sourceId, int functionMask)
@@ -131,66 +34,100 @@ public sealed partial class IntelIommu
     {
         if (granularity is 0 || (granularity == IotlbCommandBits.Page && addressMask > Capabilities.MaxAddressMask))
             return false;
-        _invalidatedSinceWait = true;
-        bool pages = granularity == IotlbCommandBits.Page;
-        ulong bytes = pages ? (ulong)RamPage.Size << addressMask : 0;
-        var first = new Iova(pages ? address & ~(bytes - 1) : 0);
-        var last = new Iova(pages ? first.Value + (bytes - 1) : ulong.MaxValue);
-        EnterSegment();
+        (Iova first, Iova last) = granularity == IotlbCommandBits.Page ? Pages(address, addressMask) : Everything;
         foreach (IntelDevice device in Volatile.Read(ref _devices))
         {
             DeviceContext context = device.Region.Context;
-            bool concerned = granularity == IotlbCommandBits.Global || !context.IsValid || context.Entry.Domain == domain;
-            if (!concerned)
-                continue;
-            device.Region.Iotlb.Invalidate(first, last);
-            if (device.IsTranslated && first <= LastIova)
-                device.Region.Sync(first, last <= LastIova ? last : LastIova);
+            if (granularity == IotlbCommandBits.Global || !context.IsValid || context.Domain == domain)
+                Invalidate(device, first, last);
         }
 
         return true;
     }
 
-    /// <summary>Invalidation wait (6.5.2.8). Everything before it is done, in the host too, and no access still uses what went.</summary>
-    private bool CompleteWait(in InvalidationDescriptor descriptor)
+    private static (Iova First, Iova Last) Everything => (default, new Iova(ulong.MaxValue));
+
+    private static (Iova First, Iova Last) Pages(ulong address, int addressMask)
     {
-        if (!descriptor.WaitInterrupt && !descriptor.WaitStatusWrite && !descriptor.WaitFence)
-            return false;
+        ulong bytes = (ulong)RamPage.Size << addressMask;
+        ulong first = address & ~(bytes - 1);
+        return (new Iova(first), new Iova(first + (bytes - 1)));
+    }
+
+    private void Invalidate(IntelDevice device, Iova first, Iova last)
+    {
+        _invalidatedSinceWait = true;
+        EnterSegment();
+        device.Region.Iotlb.Invalidate(first, last);
+        if (device.IsTranslated && first <= LastIova)
+            device.Region.Sync(first, last <= LastIova ? last : LastIova);
+    }
+
+    /// <summary>PASID-cache invalidation (6.5.2.2). Domain-selective is done as global.</summary>
+    private bool InvalidatePasids(ulong granularity, uint pasid)
+    {
         EndSegment();
-        if (_invalidatedSinceWait)
+        _invalidatedSinceWait = true;
+        switch (granularity)
         {
-            _topology.WaitForAccesses();
-            _invalidatedSinceWait = false;
+            case 0 or 3:
+                Reevaluate(_ => true);
+                return true;
+            case 1:
+                Reevaluate(device => !device.Region.Context.IsValid || device.Region.Context.Pasid == pasid);
+                return true;
+            default:
+                return false;
+        }
+    }
+
+    /// <summary>PASID-based IOTLB invalidation (6.5.2.4), of first-stage translations: all of a PASID, or pages of it.</summary>
+    private bool InvalidatePasidIotlb(in InvalidationDescriptor descriptor)
+    {
+        bool pages = descriptor.Granularity == 3;
+        if (descriptor.Granularity < 2 || (pages && descriptor.AddressMask > Capabilities.MaxAddressMask))
+            return false;
+        ushort domain = descriptor.Domain;
+        uint pasid = descriptor.Pasid;
+        (Iova first, Iova last) = pages ? Pages(descriptor.Address, descriptor.AddressMask) : Everything;
+        foreach (IntelDevice device in Volatile.Read(ref _devices))
+        {
+            DeviceContext context = device.Region.Context;
+            if (!context.IsValid || (context.Domain == domain && context.Pasid == pasid))
+                Invalidate(device, first, last);
         }
 
-        if (descriptor.WaitStatusWrite)
-            Tables.WriteStatus(descriptor.StatusAddress, descriptor.StatusData);
-        if (descriptor.WaitInterrupt)
-            SignalCompletion();
         return true;
     }
 
-    private void SignalCompletion()
+    /// <summary>
+    /// Device-TLB invalidation (6.5.2.5, 6.5.2.6). Functions here hold no translations of their own, so one that exists has nothing to
+    /// drop and answers at once. One that does not exist never answers, which is a time-out (6.5.2.11).
+    /// </summary>
+    private bool InvalidateDeviceTlb(ushort sourceId)
     {
-        lock (_registerLock)
+        foreach (IntelDevice device in Volatile.Read(ref _devices))
         {
-            uint status = _registers.Get32(RegisterOffsets.CompletionStatus);
-            if ((status & CompletionStatusBits.WaitCompleted) != 0)
-                return;
-            _registers.Set32(RegisterOffsets.CompletionStatus, status | CompletionStatusBits.WaitCompleted);
+            if (device.Region.SourceId == sourceId)
+                return true;
         }
 
-        SignalEvent(RegisterOffsets.CompletionEventControl);
-    }
-
-    private void FailQueue()
-    {
-        EndSegment(); // the event is sent without Sync held
+        EndSegment();
         bool signal;
         lock (_registerLock)
-            signal = _faults.RaiseQueueError();
+            signal = _faults.RaiseTimeout(sourceId);
         if (signal)
             SignalEvent(RegisterOffsets.FaultEventControl);
+        return true; // the descriptor itself was good: the queue stops behind it
+    }
+
+    /// <summary>Interrupt-entry cache invalidation (6.5.2.7).</summary>
+    private bool InvalidateInterruptEntries(in InvalidationDescriptor descriptor)
+    {
+        int count = descriptor.InterruptSelective ? 1 << Math.Min(descriptor.InterruptIndexMask, 16) : 1 << 16;
+        int first = descriptor.InterruptSelective ? descriptor.InterruptIndex & ~(count - 1) : 0;
+        _interrupts?.InvalidateEntries(first, first + count - 1);
+        return true;
     }
 
     /// <summary>CCMD (6.5.1): ignored while the queue is on, as the specification forbids the mix.</summary>
@@ -199,7 +136,7 @@ public sealed partial class IntelIommu
         ulong command;
         lock (_registerLock)
             command = _registers.Get64(RegisterOffsets.ContextCommand);
-        if ((command & ContextCommandBits.Invalidate) == 0 || _queueSize != 0)
+        if ((command & ContextCommandBits.Invalidate) == 0 || _queue.IsOn)
             return;
         ulong granularity = (command >> ContextCommandBits.RequestShift) & 3;
         bool done = InvalidateContexts(granularity, (ushort)(command >> 16), (int)((command >> 32) & 3));
@@ -223,7 +160,7 @@ public sealed partial class IntelIommu
             address = _registers.Get64(RegisterOffsets.InvalidateAddress);
         }
 
-        if ((command & IotlbCommandBits.Invalidate) == 0 || _queueSize != 0)
+        if ((command & IotlbCommandBits.Invalidate) == 0 || _queue.IsOn)
             return;
         ulong granularity = (command >> IotlbCommandBits.RequestShift) & 3;
         bool done;

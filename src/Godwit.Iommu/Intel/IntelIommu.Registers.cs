@@ -48,21 +48,13 @@ public sealed partial class IntelIommu : IMmioHandler
             }
 
             _translationEnabled = false;
-            Volatile.Write(ref _rootTable, 0);
-            _queueBase = 0;
-            _queueSize = 0;
-            Reevaluate(_ => true);
+            Volatile.Write(ref _rootPointer, 0);
+            _interruptTable = 0;
+            _queue = default;
+            Reevaluate(_ => true, alsoUnchanged: true);
+            ConfigureInterrupts();
+            _interrupts?.InvalidateEntries(0, ushort.MaxValue);
         }
-    }
-
-    /// <summary>Records a guest-visible fault and signals the fault event if it is due.</summary>
-    internal void RecordFault(ushort sourceId, Iova iova, FaultReason reason, bool write)
-    {
-        bool signal;
-        lock (_registerLock)
-            signal = _faults.Record(sourceId, iova.Value, reason, write);
-        if (signal)
-            SignalEvent(RegisterOffsets.FaultEventControl);
     }
 
     private void DefineRegisters()
@@ -71,27 +63,49 @@ public sealed partial class IntelIommu : IMmioHandler
         _registers.Define64(RegisterOffsets.Capability, Capabilities.Capability(Options), 0);
         _registers.Define64(RegisterOffsets.ExtendedCapability, Capabilities.ExtendedCapability(Options), 0);
         _registers.Define32(RegisterOffsets.GlobalCommand, 0, 0); // write-only: acted on, never kept
-        _registers.Define32(RegisterOffsets.GlobalStatus, 0, 0, status: GlobalCommandBits.Kept);
-        _registers.Define64(RegisterOffsets.RootTable, 0, RootTableBits.BaseMask);
+        _registers.Define32(
+            RegisterOffsets.GlobalStatus,
+            0,
+            0,
+            status: GlobalCommandBits.Kept
+                | (Options.DmaTranslation ? GlobalCommandBits.TranslationEnable : 0)
+                | (Options.InterruptRemapping ? GlobalCommandBits.KeptOfInterrupts : 0));
+        _registers.Define64(RegisterOffsets.RootTable, 0, RootPointer.Mask);
         _registers.Define64(RegisterOffsets.ContextCommand, 0, 0xE000_0003_FFFF_FFFF, status: 3UL << ContextCommandBits.ActualShift);
         _registers.Define32(
             RegisterOffsets.FaultStatus,
             0,
             0,
-            FaultStatusBits.Overflow | FaultStatusBits.QueueError,
+            FaultStatusBits.Overflow | FaultStatusBits.QueueError | (Options.DeviceIotlb ? FaultStatusBits.TimeoutError : 0),
             FaultStatusBits.Pending | FaultStatusBits.FirstRecordMask);
         _registers.Define32(RegisterOffsets.FaultEventControl, EventControlBits.Mask, EventControlBits.Mask, status: EventControlBits.Pending);
         _registers.Define32(RegisterOffsets.FaultEventData, 0, 0xFFFF);
         _registers.Define32(RegisterOffsets.FaultEventAddress, 0, 0xFFFF_FFFC);
         _registers.Define32(RegisterOffsets.FaultEventUpperAddress, 0, 0xFFFF_FFFF);
-        _registers.Define64(RegisterOffsets.QueueHead, 0, 0, status: QueueAddressBits.IndexMask);
-        _registers.Define64(RegisterOffsets.QueueTail, 0, QueueAddressBits.IndexMask);
-        _registers.Define64(RegisterOffsets.QueueAddress, 0, QueueAddressBits.BaseMask | QueueAddressBits.SizeMask);
+        _registers.Define64(RegisterOffsets.QueueHead, 0, 0, status: QueueAddressBits.OffsetMask);
+        _registers.Define64(RegisterOffsets.QueueTail, 0, QueueAddressBits.OffsetMask);
+        _registers.Define64(
+            RegisterOffsets.QueueAddress,
+            0,
+            QueueAddressBits.BaseMask | QueueAddressBits.SizeMask | (Options.ScalableMode ? QueueAddressBits.Wide : 0));
         _registers.Define32(RegisterOffsets.CompletionStatus, 0, 0, CompletionStatusBits.WaitCompleted);
         _registers.Define32(RegisterOffsets.CompletionEventControl, EventControlBits.Mask, EventControlBits.Mask, status: EventControlBits.Pending);
         _registers.Define32(RegisterOffsets.CompletionEventData, 0, 0xFFFF);
         _registers.Define32(RegisterOffsets.CompletionEventAddress, 0, 0xFFFF_FFFC);
         _registers.Define32(RegisterOffsets.CompletionEventUpperAddress, 0, 0xFFFF_FFFF);
+        _registers.Define64(
+            RegisterOffsets.QueueErrorRecord,
+            0,
+            0,
+            status: QueueErrorBits.InfoMask | (Options.DeviceIotlb ? QueueErrorBits.TimeoutSourceMask : 0));
+        if (Options.InterruptRemapping)
+        {
+            _registers.Define64(
+                RegisterOffsets.InterruptTable,
+                0,
+                InterruptTableBits.BaseMask | InterruptTableBits.SizeMask | (Options.ExtendedInterruptMode ? InterruptTableBits.Extended : 0));
+        }
+
         _registers.Define64(RegisterOffsets.InvalidateAddress, 0, ~0xF80UL);
         _registers.Define64(RegisterOffsets.IotlbInvalidate, 0, 0xB003_FFFF_0000_0000, status: 3UL << IotlbCommandBits.ActualShift);
         for (int i = 0; i < RegisterOffsets.FaultRecordCount; i++)
@@ -120,7 +134,7 @@ public sealed partial class IntelIommu : IMmioHandler
             case RegisterOffsets.FaultStatus:
                 lock (_registerLock)
                     _faults.Recompute();
-                RunQueue(); // clearing IQE lets the queue go on (VT-d 6.5.2.11)
+                RunQueue(); // clearing IQE or ITE lets the queue go on (VT-d 6.5.2.11)
                 break;
             case RegisterOffsets.FaultEventControl or RegisterOffsets.CompletionEventControl:
                 SendPendingEvent(offset);
@@ -135,86 +149,9 @@ public sealed partial class IntelIommu : IMmioHandler
         }
     }
 
-    private void ExecuteGlobalCommand(uint command)
-    {
-        uint status = ReadRegister32(RegisterOffsets.GlobalStatus);
-        if ((command & GlobalCommandBits.SetRootTablePointer) != 0)
-        {
-            ulong root;
-            lock (_registerLock)
-                root = _registers.Get64(RegisterOffsets.RootTable) & RootTableBits.BaseMask;
-            Volatile.Write(ref _rootTable, root);
-            // ESRTPS: setting the pointer invalidates everything (VT-d 6.6).
-            Reevaluate(_ => true);
-            _topology.WaitForAccesses();
-            SetStatus(GlobalCommandBits.SetRootTablePointer, set: true);
-        }
-
-        uint changed = command ^ status;
-        if ((changed & GlobalCommandBits.QueuedInvalidationEnable) != 0)
-            SetQueueEnabled((command & GlobalCommandBits.QueuedInvalidationEnable) != 0);
-        if ((changed & GlobalCommandBits.TranslationEnable) != 0)
-        {
-            bool enable = (command & GlobalCommandBits.TranslationEnable) != 0;
-            _translationEnabled = enable;
-            Reevaluate(_ => true);
-            _topology.WaitForAccesses();
-            SetStatus(GlobalCommandBits.TranslationEnable, enable);
-        }
-    }
-
-    private void SetStatus(uint bit, bool set)
-    {
-        lock (_registerLock)
-        {
-            uint status = _registers.Get32(RegisterOffsets.GlobalStatus);
-            _registers.Set32(RegisterOffsets.GlobalStatus, set ? status | bit : status & ~bit);
-        }
-    }
-
     private uint ReadRegister32(int offset)
     {
         lock (_registerLock)
             return _registers.Get32(offset);
-    }
-
-    /// <summary>Sets IP; sends the message and clears IP unless masked (VT-d 7.3, 6.5.2.8). The four event registers are adjacent.</summary>
-    private void SignalEvent(int control)
-    {
-        lock (_registerLock)
-            _registers.Set32(control, _registers.Get32(control) | EventControlBits.Pending);
-        SendPendingEvent(control);
-    }
-
-    private void SendPendingEvent(int control)
-    {
-        ulong address;
-        uint data;
-        lock (_registerLock)
-        {
-            uint value = _registers.Get32(control);
-            if ((value & (EventControlBits.Pending | EventControlBits.Mask)) != EventControlBits.Pending)
-                return;
-            _registers.Set32(control, value & ~EventControlBits.Pending);
-            data = _registers.Get32(control + 4);
-            address = _registers.Get32(control + 8) | ((ulong)_registers.Get32(control + 12) << 32);
-        }
-
-        // 11.4.9.4: the address is that of an interrupt message. Anything else is dropped: writes of the unit's own must not run the
-        // register handlers of other devices.
-        if (!InterruptRange.Contains(address))
-            return;
-        _topology.System.WriteUInt32(new BusAddress(address), data, TransactionAttributes.Vmm);
-    }
-
-    private void ClearCompletionPending()
-    {
-        lock (_registerLock)
-        {
-            if ((_registers.Get32(RegisterOffsets.CompletionStatus) & CompletionStatusBits.WaitCompleted) != 0)
-                return;
-            uint control = _registers.Get32(RegisterOffsets.CompletionEventControl);
-            _registers.Set32(RegisterOffsets.CompletionEventControl, control & ~EventControlBits.Pending);
-        }
     }
 }

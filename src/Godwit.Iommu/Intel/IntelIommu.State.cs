@@ -7,11 +7,11 @@ namespace Godwit.Iommu.Intel;
 // What migrates: registers, what was latched from them, and where fault recording stands. Caches and records of announcements are rebuilt.
 public sealed partial class IntelIommu
 {
-    /// <summary>The latched root table, the latched queue (base with log2 of its size in 256 entries + 1 in the low bits, 0 when off), the next fault record.</summary>
-    private const int LatchedWords = 3;
+    /// <summary>RTADDR and IRTA as latched, the queue as latched (<see cref="LatchedQueue.Word"/>), the next fault record.</summary>
+    private const int LatchedWords = 4;
 
     /// <summary>Version of the state that <see cref="SaveState"/> writes, its first word.</summary>
-    public static int StateVersion => 1;
+    public static int StateVersion => 2;
 
     private int StateLength => (1 + _registers.Values.Length + LatchedWords) * sizeof(ulong);
 
@@ -27,8 +27,9 @@ public sealed partial class IntelIommu
                 Put(ref span, (ulong)StateVersion);
                 foreach (ulong value in _registers.Values)
                     Put(ref span, value);
-                Put(ref span, _rootTable);
-                Put(ref span, _queueSize == 0 ? 0 : _queueBase | (uint)(System.Numerics.BitOperations.Log2(_queueSize) - 7));
+                Put(ref span, _rootPointer);
+                Put(ref span, _interruptTable);
+                Put(ref span, _queue.Word);
                 Put(ref span, (ulong)_faults.Next);
             }
 
@@ -54,24 +55,27 @@ public sealed partial class IntelIommu
             foreach (ref ulong value in values.AsSpan())
                 value = Take(ref state);
             ulong root = Take(ref state);
-            ulong queue = Take(ref state);
+            ulong interrupts = Take(ref state);
+            ulong queueWord = Take(ref state);
             ulong next = Take(ref state);
-            Check(values, root, queue, next);
+            LatchedQueue queue = Check(values, root, interrupts, queueWord, next);
             lock (_registerLock)
             {
                 _registers.Load(values);
                 _faults.Next = (int)next;
             }
 
-            Volatile.Write(ref _rootTable, root);
-            _queueBase = queue & QueueAddressBits.BaseMask;
-            _queueSize = QueueEntries(queue);
+            Volatile.Write(ref _rootPointer, root);
+            _interruptTable = interrupts;
+            _queue = queue;
             _translationEnabled = (ReadRegister32(RegisterOffsets.GlobalStatus) & GlobalCommandBits.TranslationEnable) != 0;
-            Reevaluate(_ => true);
+            Reevaluate(_ => true, alsoUnchanged: true);
+            ConfigureInterrupts();
+            _interrupts?.InvalidateEntries(0, ushort.MaxValue);
         }
     }
 
-    private void Check(ulong[] values, ulong root, ulong queue, ulong next)
+    private LatchedQueue Check(ulong[] values, ulong root, ulong interrupts, ulong queueWord, ulong next)
     {
         if (_registers.FindImpossible(values) is { } offset)
         {
@@ -79,22 +83,22 @@ public sealed partial class IntelIommu
                 $"VT-d state has {RegisterName(offset)} 0x{values[offset / 8]:x}, this unit has 0x{_registers.Get64(offset):x} and bits differ that never change");
         }
 
-        if ((root & ~RootTableBits.BaseMask) != 0)
-            throw new InvalidDataException($"VT-d state has the root table at 0x{root:x}, which is not 4 KiB aligned");
-        if ((queue & ~QueueAddressBits.BaseMask) > QueueAddressBits.SizeMask + 1 || ((queue & ~QueueAddressBits.BaseMask) == 0 && queue != 0))
-            throw new InvalidDataException($"VT-d state has the queue 0x{queue:x}; its size code must be 1 to {QueueAddressBits.SizeMask + 1}");
-        uint entries = QueueEntries(queue);
+        if ((root & ~RootPointer.Mask) != 0)
+            throw new InvalidDataException($"VT-d state has the root table pointer 0x{root:x} with bits below 10");
+        if ((interrupts & ~_registers.Writable64(RegisterOffsets.InterruptTable)) != 0)
+            throw new InvalidDataException($"VT-d state has the interrupt table pointer 0x{interrupts:x} with bits that this unit does not have");
+        if (!LatchedQueue.TryParse(queueWord, Options.ScalableMode, out LatchedQueue queue))
+            throw new InvalidDataException($"VT-d state has the queue 0x{queueWord:x}, which is no address, size and width of one");
         bool enabled = ((uint)(values[RegisterOffsets.GlobalStatus / 8] >> 32) & GlobalCommandBits.QueuedInvalidationEnable) != 0;
-        if (enabled != (entries != 0))
-            throw new InvalidDataException($"VT-d state has a queue of {entries} entries with queued invalidation {(enabled ? "on" : "off")}");
-        ulong head = values[RegisterOffsets.QueueHead / 8] >> DescriptorShift;
-        if (head >= Math.Max(entries, 1))
-            throw new InvalidDataException($"VT-d state has queue head {head} of {entries} entries");
+        if (enabled != queue.IsOn)
+            throw new InvalidDataException($"VT-d state has a queue of {queue.Entries} entries with queued invalidation {(enabled ? "on" : "off")}");
+        ulong head = values[RegisterOffsets.QueueHead / 8];
+        if (head >> queue.Shift >= Math.Max(queue.Entries, 1) || (head & ((1UL << queue.Shift) - 1)) != 0)
+            throw new InvalidDataException($"VT-d state has the queue head at byte {head} of {queue.Entries} entries");
         if (next >= RegisterOffsets.FaultRecordCount)
             throw new InvalidDataException($"VT-d state has next fault record {next} of {RegisterOffsets.FaultRecordCount}");
+        return queue;
     }
-
-    private static uint QueueEntries(ulong queue) => queue == 0 ? 0 : 128u << (int)(queue & ~QueueAddressBits.BaseMask);
 
     private static string RegisterName(int offset) => offset switch
     {

@@ -21,7 +21,7 @@ public sealed partial class IntelIommu : IPciIommu
     private readonly Lock _command = new();
     private IntelDevice[] _devices = [];
     private volatile bool _translationEnabled;
-    private ulong _rootTable;
+    private ulong _rootPointer; // RTADDR as latched by SRTP
 
     /// <summary>Creates the unit and places its registers in system memory.</summary>
     /// <exception cref="ArgumentException">An impossible combination of options, named.</exception>
@@ -63,7 +63,7 @@ public sealed partial class IntelIommu : IPciIommu
         }
     }
 
-    internal IommuAttributes Attributes => new(TranslatesDma: true, LastIova);
+    internal IommuAttributes Attributes => Options.DmaTranslation ? new(TranslatesDma: true, LastIova) : new(TranslatesDma: false, LastIova: null);
 
     /// <summary>Highest IOVA that any context can map (the last usable one).</summary>
     internal Iova LastIova { get; }
@@ -98,16 +98,18 @@ public sealed partial class IntelIommu : IPciIommu
     /// <inheritdoc/>
     public IommuAttributes GetAttributes(PciBus bus, DevFn devFn) => Attributes;
 
-    internal DeviceContext LookupContext(ushort sourceId) => Tables.Lookup(Volatile.Read(ref _rootTable), sourceId, Options);
+    internal DeviceContext LookupContext(ushort sourceId) => Tables.Lookup(new RootPointer(Volatile.Read(ref _rootPointer)), sourceId, Options);
 
     /// <summary>Remembers to end the batch of <paramref name="region"/>. Under <see cref="Sync"/>.</summary>
     internal void NoteBatch(IntelDmaRegion region) => _inBatch.Add(region);
 
     /// <summary>
     /// Reads the context of each matching device again, switches all that changed between translated and untranslated in one memory
-    /// transaction, and announces what differs for those that stayed translated. Under the command lock.
+    /// transaction, and announces what differs for those that stayed translated by another context. Under the command lock.
     /// </summary>
-    private void Reevaluate(Predicate<IntelDevice> matches)
+    /// <param name="matches">Which devices.</param>
+    /// <param name="alsoUnchanged">The command invalidates the IOTLB too, so tables are compared even if the context is the same.</param>
+    private void Reevaluate(Predicate<IntelDevice> matches, bool alsoUnchanged = false)
     {
         var stayed = new List<IntelDevice>();
         using (_topology.Begin())
@@ -118,9 +120,10 @@ public sealed partial class IntelIommu : IPciIommu
                 {
                     if (!matches(device))
                         continue;
+                    DeviceContext before = device.Region.Context;
                     device.Region.RefreshContext();
                     bool translated = _translationEnabled && !device.Region.Context.IsPassThrough;
-                    if (!device.Switch(translated) && translated)
+                    if (!device.Switch(translated) && translated && (alsoUnchanged || device.Region.Context != before))
                         stayed.Add(device);
                 }
             }

@@ -65,7 +65,7 @@ internal sealed class GuestDriver : IDisposable
 
     internal ulong StatusWord { get; }
 
-    internal int Levels => Iommu.Options.AddressWidth == 48 ? 4 : 3;
+    internal int Levels => (Iommu.Options.AddressWidth - 12) / 9;
 
     /// <summary>The IOMMU region behind a function's space.</summary>
     internal IommuRegion Region(int function = 0) =>
@@ -130,7 +130,7 @@ internal sealed class GuestDriver : IDisposable
     /// <summary>Sets bits of GCMD the way a driver does: with what is on already.</summary>
     internal void Command(uint set, uint clear = 0)
     {
-        uint on = Read32(Gsts) & (Te | Qie);
+        uint on = Read32(Gsts) & (Te | Qie | (1u << 25) | (1u << 23));
         Write32(Gcmd, (on | set) & ~clear);
         Assert.Equal(set, Read32(Gsts) & set);
         Assert.Equal(0u, Read32(Gsts) & clear);

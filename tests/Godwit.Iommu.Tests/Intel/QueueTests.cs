@@ -39,7 +39,7 @@ public class QueueTests
     {
         { "type 0", 0, 0 },
         { "device TLB, which is not offered", 3, 0 },
-        { "interrupt entry cache with reserved bits", 4 | (1ul << 5), 0 },
+        { "interrupt entry cache, which is not offered", 4, 0 },
         { "PASID cache", 7, 0 },
         { "type 15", 15, 0 },
         { "type 0x12", 2 | (1 << 9), 0 },

@@ -1,4 +1,6 @@
 using Godwit.Iommu.Intel;
+using Godwit.Iommu.Intel.Interrupts;
+using Godwit.Iommu.Intel.Spec;
 using Godwit.Memory;
 using static Godwit.Iommu.Tests.GuestDriver;
 
@@ -6,45 +8,176 @@ namespace Godwit.Iommu.Tests;
 
 public class RegisterTests
 {
-    [Theory]
-    [InlineData(39, true, true)]
-    [InlineData(39, false, true)]
-    [InlineData(48, true, false)]
-    public void CapabilitiesSayWhatWasConfigured(int width, bool cachingMode, bool passThrough)
+    public static TheoryData<IntelIommuOptions> Units => new()
     {
-        using var guest = new GuestDriver(new IntelIommuOptions { AddressWidth = width, CachingMode = cachingMode, PassThrough = passThrough });
+        new IntelIommuOptions(),
+        new IntelIommuOptions { CachingMode = false },
+        new IntelIommuOptions { AddressWidth = 48, PassThrough = false },
+        new IntelIommuOptions { AddressWidth = 57, DeviceIotlb = true, SnoopControl = true },
+        new IntelIommuOptions { AddressWidth = 48, ScalableMode = true },
+        new IntelIommuOptions { AddressWidth = 57, ScalableMode = true, InterruptRemapping = true, ExtendedInterruptMode = true },
+        new IntelIommuOptions { InterruptRemapping = true },
+        new IntelIommuOptions { InterruptRemapping = true, ExtendedInterruptMode = true, DmaTranslation = false },
+    };
+
+    [Theory]
+    [MemberData(nameof(Units))]
+    public void CapabilitiesSayWhatWasConfigured(IntelIommuOptions options)
+    {
+        using var guest = new GuestDriver(options);
         Assert.Equal(0x10u, guest.Read32(0));
         ulong cap = guest.ReadRegister64(8);
         Assert.Equal(6ul, cap & 7);                                        // ND: 16-bit domains
-        Assert.Equal(cachingMode ? 1ul : 0, (cap >> 7) & 1);               // CM
-        Assert.Equal(width == 48 ? 6ul : 2, (cap >> 8) & 0x1F);            // SAGAW
-        Assert.Equal((ulong)width - 1, (cap >> 16) & 0x3F);                // MGAW
+        Assert.Equal(0ul, (cap >> 3) & 0xF);                               // AFL, RWBF, PLMR, PHMR
+        Assert.Equal(Bit(options.CachingMode), (cap >> 7) & 1);            // CM
+        Assert.Equal(!options.DmaTranslation ? 0ul : options.AddressWidth switch { 39 => 2ul, 48 => 6ul, _ => 14ul }, (cap >> 8) & 0x1F); // SAGAW
+        Assert.Equal((ulong)options.AddressWidth - 1, (cap >> 16) & 0x3F); // MGAW
+        Assert.Equal(0ul, (cap >> 22) & 3);                                // ZLR
         Assert.Equal(0x22ul, (cap >> 24) & 0x3FF);                         // FRO
-        Assert.Equal(3ul, (cap >> 34) & 0xF);                              // SLLPS
+        Assert.Equal(3ul, (cap >> 34) & 0xF);                              // SSLPS
         Assert.Equal(1ul, (cap >> 39) & 1);                                // PSI
         Assert.Equal(7ul, (cap >> 40) & 0xFF);                             // NFR: 8 records
         Assert.Equal(18ul, (cap >> 48) & 0x3F);                            // MAMV
-        Assert.Equal(0ul, (cap >> 4) & 7);                                 // RWBF, PLMR, PHMR
+        Assert.Equal(3ul, (cap >> 54) & 3);                                // DWD, DRD
+        Assert.Equal(Bit(options.ScalableMode), (cap >> 56) & 1);          // FS1GP
+        Assert.Equal(0ul, (cap >> 57) & 7);                                // PI
+        Assert.Equal(Bit(options.ScalableMode && options.AddressWidth == 57), (cap >> 60) & 1); // FS5LP
+        Assert.Equal(Bit(options.InterruptRemapping), (cap >> 62) & 1);    // ESIRTPS
+        Assert.Equal(1ul, cap >> 63);                                      // ESRTPS
         ulong ecap = guest.ReadRegister64(0x10);
-        Assert.Equal(1ul, (ecap >> 1) & 1);                                // QI
-        Assert.Equal(0ul, (ecap >> 2) & 3);                                // DT, IR
-        Assert.Equal(passThrough ? 1ul : 0, (ecap >> 6) & 1);              // PT
+        Assert.Equal(3ul, ecap & 3);                                       // C, QI
+        Assert.Equal(Bit(options.DeviceIotlb), (ecap >> 2) & 1);           // DT
+        Assert.Equal(Bit(options.InterruptRemapping), (ecap >> 3) & 1);    // IR
+        Assert.Equal(Bit(options.ExtendedInterruptMode), (ecap >> 4) & 1); // EIM
+        Assert.Equal(Bit(options.PassThrough && options.DmaTranslation), (ecap >> 6) & 1); // PT
+        Assert.Equal(Bit(options.SnoopControl), (ecap >> 7) & 1);          // SC
         Assert.Equal(0xFul, (ecap >> 8) & 0x3FF);                          // IRO
-        Assert.Equal(0ul, ecap >> 20);                                     // nothing of scalable mode
+        Assert.Equal(options.InterruptRemapping ? 15ul : 0, (ecap >> 20) & 0xF); // MHMV
+        Assert.Equal(0ul, (ecap >> 24) & 0x7F);                            // MTS, NEST, PRS, ERS
+        Assert.Equal(Bit(options.ScalableMode), (ecap >> 31) & 1);         // SRS
+        Assert.Equal(0ul, (ecap >> 32) & 0x7FF);                           // NWFS, EAFS, PSS, PASID, DIT, PDS
+        Assert.Equal(Bit(options.ScalableMode), (ecap >> 43) & 1);         // SMTS
+        Assert.Equal(0ul, (ecap >> 44) & 3);                               // VCS, SSADS
+        Assert.Equal(options.ScalableMode ? 0xFul : 0, (ecap >> 46) & 0xF); // SSTS, FSTS, SMPWCS, RPS
+        Assert.Equal(Bit(options.DmaTranslation), (ecap >> 52) & 1);       // ADMS
+        Assert.Equal(0ul, ecap >> 53);                                     // RPRIVS and above
         guest.WriteRegister64(8, 0);
         guest.WriteRegister64(0x10, 0);
         Assert.Equal((cap, ecap), (guest.ReadRegister64(8), guest.ReadRegister64(0x10)));
     }
 
-    [Theory]
-    [InlineData(38)]
-    [InlineData(0)]
-    [InlineData(57)]
-    [InlineData(64)]
-    public void OtherWidthsAreRefused(int width)
+    public static TheoryData<IntelIommuOptions, string[]> Impossible => new()
     {
-        ArgumentException refusal = Assert.Throws<ArgumentException>(() => new GuestDriver(new IntelIommuOptions { AddressWidth = width }));
-        Assert.Contains(width.ToString(), refusal.Message, StringComparison.Ordinal);
+        { new() { AddressWidth = 38 }, ["aw-bits 38", "39, 48 or 57"] },
+        { new() { AddressWidth = 0 }, ["aw-bits 0"] },
+        { new() { AddressWidth = 64 }, ["aw-bits 64"] },
+        { new() { ExtendedInterruptMode = true }, ["eim=on", "intremap=on"] },
+        { new() { ScalableMode = true }, ["scalable-mode=on", "aw-bits=48 or 57"] },
+        { new() { DmaTranslation = false }, ["dma-translation=off", "intremap=on"] },
+        { new() { DmaTranslation = false, InterruptRemapping = true, AddressWidth = 48, ScalableMode = true }, ["dma-translation=off", "scalable-mode=on"] },
+        { new() { DmaTranslation = false, InterruptRemapping = true, DeviceIotlb = true }, ["dma-translation=off", "device-iotlb=on"] },
+        { new() { DmaTranslation = false, InterruptRemapping = true, SnoopControl = true }, ["dma-translation=off", "snoop-control=on"] },
+    };
+
+    [Theory]
+    [MemberData(nameof(Impossible))]
+    public void ImpossiblePropertiesAreRefusedByName(IntelIommuOptions options, string[] named)
+    {
+        ArgumentException refusal = Assert.Throws<ArgumentException>(() => new GuestDriver(options));
+        Assert.All(named, name => Assert.Contains(name, refusal.Message, StringComparison.Ordinal));
+    }
+
+    [Fact]
+    public void EveryOtherCombinationOfPropertiesIsBuilt()
+    {
+        int built = 0;
+        foreach (int width in (int[])[39, 48, 57])
+        {
+            for (int bits = 0; bits < 256; bits++)
+            {
+                bool On(int bit) => (bits & (1 << bit)) != 0;
+                var options = new IntelIommuOptions
+                {
+                    AddressWidth = width,
+                    CachingMode = On(0),
+                    InterruptRemapping = On(1),
+                    ExtendedInterruptMode = On(2),
+                    DmaTranslation = On(3),
+                    PassThrough = On(4),
+                    DeviceIotlb = On(5),
+                    ScalableMode = On(6),
+                    SnoopControl = On(7),
+                };
+                bool possible = (On(1) || !On(2)) && (width != 39 || !On(6)) && (On(3) || (On(1) && !On(5) && !On(6) && !On(7)));
+                if (!possible)
+                {
+                    Assert.Throws<ArgumentException>(options.Validate);
+                    continue;
+                }
+
+                options.Validate();
+                built++;
+            }
+        }
+
+        Assert.Equal((48 + 96 + 96) + (3 * 8), built); // with DMA translation by width, without
+    }
+
+    [Fact]
+    public void AUnitWithoutDmaTranslationLetsEverythingPass()
+    {
+        using var guest = new GuestDriver(new IntelIommuOptions { DmaTranslation = false, InterruptRemapping = true });
+        guest.SetContext(guest.Sid(), guest.AllocateTable(), 1);
+        guest.WriteRegister64(Rtaddr, guest.Root);
+        guest.Command(Srtp);
+        guest.Write32(Gcmd, Te);
+        Assert.Equal(Srtp, guest.Read32(Gsts)); // TE does nothing
+        Assert.True(guest.Functions[0].DmaSpace.IsSystemMemory);
+        Assert.Equal(new IommuAttributes(TranslatesDma: false, LastIova: null), guest.Functions[0].IommuAttributes);
+        guest.EnableQueue();
+        guest.Invalidate(IotlbGlobal, (4ul, 0ul));
+        Assert.Equal(MemoryResult.Ok, guest.DmaWrite(0x9000, 1));
+        Assert.Equal(0u, guest.Read32(Fsts));
+    }
+
+    [Fact]
+    public void TheInterruptTableOwnerFollowsTheRegisters()
+    {
+        using var guest = new GuestDriver(new IntelIommuOptions { InterruptRemapping = true, ExtendedInterruptMode = true });
+        var owner = new Owner();
+        guest.Iommu.Own(owner);
+        Assert.Equal(default, owner.State);
+        guest.WriteRegister64(0xB8, 0x5000 | (1 << 11) | 0x7F9);
+        Assert.Equal(0x5000ul | (1 << 11) | 9, guest.ReadRegister64(0xB8));
+        Assert.Equal(0, owner.State.Entries); // not latched yet
+        guest.Write32(Gcmd, 1u << 24);
+        Assert.Equal(new InterruptRemappingState(new Gpa(0x5000), 1024, Extended: true, Enabled: false, CompatibilityPasses: false), owner.State);
+        Assert.Equal([(0, 65535)], owner.Invalidated);
+        guest.Write32(Gcmd, (1u << 25) | (1u << 23));
+        Assert.Equal(new InterruptRemappingState(new Gpa(0x5000), 1024, true, true, true), owner.State);
+        Assert.Equal(7u << 23, guest.Read32(Gsts) & (7u << 23));
+        guest.Command(0, clear: 1u << 23);
+        Assert.Equal(new InterruptRemappingState(new Gpa(0x5000), 1024, true, true, false), owner.State);
+        guest.EnableQueue();
+        Assert.True(owner.State.Enabled);
+        owner.Invalidated.Clear();
+        guest.Invalidate(
+            (4ul, 0ul),
+            (4ul | (1 << 4) | (5ul << 32), 0ul),
+            (4ul | (1 << 4) | (2ul << 27) | (6ul << 32), 0ul),
+            (4ul | (1 << 4) | (31ul << 27) | (0xFFFFul << 32), 0ul));
+        Assert.Equal([(0, 65535), (5, 5), (4, 7), (0, 65535)], owner.Invalidated);
+
+        byte[] state = StateTests.Save(guest);
+        guest.WriteRegister64(0xB8, 0x9000);
+        guest.Write32(Gcmd, 1u << 24);
+        Assert.Equal(new InterruptRemappingState(new Gpa(0x9000), 2, false, false, false), owner.State);
+        guest.Iommu.LoadState(state);
+        Assert.Equal(new InterruptRemappingState(new Gpa(0x5000), 1024, true, true, false), owner.State);
+        guest.Iommu.Reset();
+        Assert.Equal(default, owner.State);
+        guest.Iommu.RecordInterruptFault(0x18, 0x1234, FaultReason.InterruptEntryNotPresent);
+        Assert.Equal((0x1234ul << 48, 0x22ul), (guest.ReadRegister64(0x220), (guest.ReadRegister64(0x228) >> 32) & 0xFF));
     }
 
     [Fact]
@@ -120,5 +253,18 @@ public class RegisterTests
         Assert.Equal((0u, 0ul, 0ul), (guest.Read32(Gsts), guest.ReadRegister64(Rtaddr), guest.ReadRegister64(Iqa)));
         Assert.Equal(1u << 31, guest.Read32(Fectl));
         Assert.Equal(0, guest.Iommu.Churn.Live);
+    }
+
+    private static ulong Bit(bool value) => value ? 1ul : 0;
+
+    private sealed class Owner : IInterruptTableOwner
+    {
+        internal InterruptRemappingState State { get; private set; }
+
+        internal List<(int First, int Last)> Invalidated { get; } = [];
+
+        public void Configure(in InterruptRemappingState state) => State = state;
+
+        public void InvalidateEntries(int first, int last) => Invalidated.Add((first, last));
     }
 }

@@ -93,17 +93,19 @@ public class StateTests
             Assert.Throws<InvalidDataException>(() => guest.Iommu.LoadState(good.AsSpan(0, length)));
         Assert.Throws<InvalidDataException>(() => guest.Iommu.LoadState([.. good, 0]));
         int registers = 8;
-        int latched = good.Length - 24;
-        Refuse(good, 0, 2);                                     // version
+        int latched = good.Length - 32;
+        Refuse(good, 0, 1);                                     // version
         Refuse(good, registers + Gcmd, 1UL << 32);              // GSTS bit that no command sets
         Refuse(good, registers + Gcmd, (ulong)Qie << 32);       // a queue that is on and has no size
         Refuse(good, registers + Iqh, 0x10);                    // a head without a queue
         Refuse(good, registers + 0x58, 1);                      // no register there
         Refuse(good, latched, 0x123);                           // root table not aligned
-        Refuse(good, latched + 8, 0x5000);                      // queue without a size
-        Refuse(good, latched + 8, 0x5009);                      // of impossible size
-        Refuse(good, latched + 8, 0x5001);                      // without being on
-        Refuse(good, latched + 16, 8);                          // ninth of eight records
+        Refuse(good, latched + 8, 0x5000);                      // an interrupt table in a unit that has none
+        Refuse(good, latched + 16, 0x5000);                     // a queue that is not said to be on
+        Refuse(good, latched + 16, 0x5019);                     // with bits that no queue has
+        Refuse(good, latched + 16, 0x5808);                     // of 256-bit descriptors
+        Refuse(good, latched + 16, 0x5008);                     // with QIES off
+        Refuse(good, latched + 24, 8);                          // ninth of eight records
         Assert.Equal(0u, guest.Read32(Gsts));
         Assert.Equal(good, Save(guest));
 

@@ -13,12 +13,16 @@ internal sealed class FaultRecorder(RegisterFile registers)
     internal int Next { get; set; }
 
     /// <summary>Records a fault. True when the fault event is to be signalled.</summary>
-    internal bool Record(ushort sourceId, ulong address, FaultReason reason, bool write)
+    /// <param name="sourceId">The requester.</param>
+    /// <param name="information">FI, bits 63:12: the page, or for interrupts the index in bits 63:48.</param>
+    /// <param name="reason">Why.</param>
+    /// <param name="write">Else a read.</param>
+    internal bool Record(ushort sourceId, ulong information, FaultReason reason, bool write)
     {
         uint status = registers.Get32(RegisterOffsets.FaultStatus);
         if ((status & FaultStatusBits.Overflow) != 0)
             return false;
-        ulong low = address & ~0xFFFUL;
+        ulong low = information;
         ulong high = FaultRecordBits.Fault | (write ? 0 : FaultRecordBits.Read) | ((ulong)reason << 32) | sourceId;
         for (int i = 0; i < RegisterOffsets.FaultRecordCount; i++)
         {
@@ -35,8 +39,21 @@ internal sealed class FaultRecorder(RegisterFile registers)
         return Raise((status & ~FaultStatusBits.FirstRecordMask) | first, FaultStatusBits.Pending);
     }
 
-    /// <summary>An invalidation queue error. True when the event is to be signalled.</summary>
-    internal bool RaiseQueueError() => Raise(registers.Get32(RegisterOffsets.FaultStatus), FaultStatusBits.QueueError);
+    /// <summary>The invalidation queue stops (VT-d 6.5.2.11). True when the event is to be signalled.</summary>
+    internal bool RaiseQueueError(QueueErrorInfo info)
+    {
+        ulong record = registers.Get64(RegisterOffsets.QueueErrorRecord) & ~QueueErrorBits.InfoMask;
+        registers.Set64(RegisterOffsets.QueueErrorRecord, record | (uint)info);
+        return Raise(registers.Get32(RegisterOffsets.FaultStatus), FaultStatusBits.QueueError);
+    }
+
+    /// <summary>A device TLB did not answer, so the queue stops. True when the event is to be signalled.</summary>
+    internal bool RaiseTimeout(ushort sourceId)
+    {
+        ulong record = registers.Get64(RegisterOffsets.QueueErrorRecord) & ~QueueErrorBits.TimeoutSourceMask;
+        registers.Set64(RegisterOffsets.QueueErrorRecord, record | ((ulong)sourceId << QueueErrorBits.TimeoutSourceShift));
+        return Raise(registers.Get32(RegisterOffsets.FaultStatus), FaultStatusBits.TimeoutError);
+    }
 
     /// <summary>After a guest write to the records or the status: PPF is the OR of all F bits; nothing left clears a pending event.</summary>
     internal void Recompute()
@@ -49,7 +66,7 @@ internal sealed class FaultRecorder(RegisterFile registers)
         }
 
         registers.Set32(RegisterOffsets.FaultStatus, status);
-        if ((status & (FaultStatusBits.Overflow | FaultStatusBits.Pending | FaultStatusBits.QueueError)) == 0)
+        if ((status & FaultStatusBits.Reasons) == 0)
         {
             uint control = registers.Get32(RegisterOffsets.FaultEventControl);
             registers.Set32(RegisterOffsets.FaultEventControl, control & ~EventControlBits.Pending);
@@ -63,8 +80,7 @@ internal sealed class FaultRecorder(RegisterFile registers)
     // An event is signalled only when no status bit was set before (VT-d 7.3).
     private bool Raise(uint status, uint bit)
     {
-        const uint Summary = FaultStatusBits.Overflow | FaultStatusBits.Pending | FaultStatusBits.QueueError;
-        bool quiet = (registers.Get32(RegisterOffsets.FaultStatus) & Summary) == 0;
+        bool quiet = (registers.Get32(RegisterOffsets.FaultStatus) & FaultStatusBits.Reasons) == 0;
         registers.Set32(RegisterOffsets.FaultStatus, status | bit);
         return quiet;
     }

@@ -59,6 +59,9 @@ internal sealed class RegisterFile
 
     internal ulong Get64(int offset) => _values[offset >> 3];
 
+    /// <summary>Which bits of a 64-bit register the guest can write.</summary>
+    internal ulong Writable64(int offset) => _writable[offset >> 3];
+
     internal void Set32(int offset, uint value)
     {
         int shift = (offset & 4) * 8;

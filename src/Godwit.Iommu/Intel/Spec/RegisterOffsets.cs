@@ -23,6 +23,8 @@ internal static class RegisterOffsets
     internal const int CompletionEventData = 0xA4;
     internal const int CompletionEventAddress = 0xA8;
     internal const int CompletionEventUpperAddress = 0xAC;
+    internal const int QueueErrorRecord = 0xB0;
+    internal const int InterruptTable = 0xB8;
 
     /// <summary>IVA; CAP tells it as IRO x 16 (11.4.8.1).</summary>
     internal const int InvalidateAddress = 0xF0;

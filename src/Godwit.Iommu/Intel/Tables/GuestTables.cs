@@ -49,10 +49,12 @@ internal sealed class GuestTables(AddressSpace system)
     }
 
     /// <summary>Fetches and checks the context entry of a requester (VT-d 3.4.3, 9.1, 9.3).</summary>
-    internal DeviceContext Lookup(ulong rootTable, ushort sourceId, IntelIommuOptions options)
+    internal DeviceContext Lookup(RootPointer pointer, ushort sourceId, IntelIommuOptions options)
     {
+        if (pointer.Mode != TableMode.Legacy)
+            return new DeviceContext(FaultReason.TableModeInvalid);
         Span<ulong> words = stackalloc ulong[2];
-        if (!TryRead(rootTable + ((ulong)(sourceId >> 8) * 16), words))
+        if (!TryRead(pointer.Table + ((ulong)(sourceId >> 8) * 16), words))
             return new DeviceContext(FaultReason.RootAccess);
         var root = new RootEntry(words[0], words[1]);
         if (!root.IsPresent)
@@ -68,7 +70,7 @@ internal sealed class GuestTables(AddressSpace system)
             return new DeviceContext(FaultReason.ContextReserved, entry);
         bool validType = entry.TranslationType == ContextEntry.SecondStage
             || (entry.TranslationType == ContextEntry.PassThrough && options.PassThrough);
-        bool validWidth = ((Capabilities.SupportedWidths(options.AddressWidth) >> entry.AddressWidthCode) & 1) != 0;
+        bool validWidth = ((Capabilities.SupportedWidths(options) >> entry.AddressWidthCode) & 1) != 0;
         return new DeviceContext(validType && validWidth ? FaultReason.None : FaultReason.ContextInvalid, entry);
     }
 
@@ -117,6 +119,11 @@ internal sealed class GuestTables(AddressSpace system)
 internal sealed record DeviceContext(FaultReason Fault, ContextEntry Entry = default)
 {
     internal bool IsValid => Fault == FaultReason.None;
+
+    internal ushort Domain => Entry.Domain;
+
+    /// <summary>The PASID that requests without one get; 0 in legacy mode.</summary>
+    internal uint Pasid { get; init; }
 
     internal bool IsPassThrough => IsValid && Entry.TranslationType == ContextEntry.PassThrough;
 

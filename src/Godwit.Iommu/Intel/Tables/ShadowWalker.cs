@@ -17,7 +17,7 @@ internal interface ILeafVisitor
 /// </summary>
 internal sealed class ShadowWalker(GuestTables tables, AddressSpace system)
 {
-    private readonly ulong[][] _entries = [new ulong[512], new ulong[512], new ulong[512], new ulong[512]];
+    private readonly ulong[][] _entries = [new ulong[512], new ulong[512], new ulong[512], new ulong[512], new ulong[512]];
     private FlatView? _measured;
     private long _ramPages;
     private long _budget;

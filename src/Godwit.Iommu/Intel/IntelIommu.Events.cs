@@ -1,0 +1,81 @@
+using Godwit.Iommu.Intel.Spec;
+using Godwit.Memory;
+
+namespace Godwit.Iommu.Intel;
+
+// Faults and the two event interrupts (VT-d 7.2, 7.3, 6.5.2.8).
+public sealed partial class IntelIommu
+{
+    /// <summary>Records a fault of a DMA request and signals the fault event if it is due. Any thread, no lock held but the command lock.</summary>
+    internal void RecordFault(ushort sourceId, Iova iova, FaultReason reason, bool write) =>
+        Record(sourceId, iova.Value & ~0xFFFUL, reason, write);
+
+    /// <summary>
+    /// Records a fault of an interrupt request: the index stands in bits 63:48 of the fault information (VT-d 11.4.14). Qualified
+    /// ones of an entry with FPD are not to be told here.
+    /// </summary>
+    internal void RecordInterruptFault(ushort sourceId, ushort index, FaultReason reason) =>
+        Record(sourceId, (ulong)index << 48, reason, write: true);
+
+    private void Record(ushort sourceId, ulong information, FaultReason reason, bool write)
+    {
+        bool signal;
+        lock (_registerLock)
+            signal = _faults.Record(sourceId, information, reason, write);
+        if (signal)
+            SignalEvent(RegisterOffsets.FaultEventControl);
+    }
+
+    private void SignalCompletion()
+    {
+        lock (_registerLock)
+        {
+            uint status = _registers.Get32(RegisterOffsets.CompletionStatus);
+            if ((status & CompletionStatusBits.WaitCompleted) != 0)
+                return;
+            _registers.Set32(RegisterOffsets.CompletionStatus, status | CompletionStatusBits.WaitCompleted);
+        }
+
+        SignalEvent(RegisterOffsets.CompletionEventControl);
+    }
+
+    /// <summary>Sets IP; sends the message and clears IP unless masked. The four event registers are adjacent.</summary>
+    private void SignalEvent(int control)
+    {
+        lock (_registerLock)
+            _registers.Set32(control, _registers.Get32(control) | EventControlBits.Pending);
+        SendPendingEvent(control);
+    }
+
+    private void SendPendingEvent(int control)
+    {
+        ulong address;
+        uint data;
+        lock (_registerLock)
+        {
+            uint value = _registers.Get32(control);
+            if ((value & (EventControlBits.Pending | EventControlBits.Mask)) != EventControlBits.Pending)
+                return;
+            _registers.Set32(control, value & ~EventControlBits.Pending);
+            data = _registers.Get32(control + 4);
+            address = _registers.Get32(control + 8) | ((ulong)_registers.Get32(control + 12) << 32);
+        }
+
+        // 11.4.9.4: the address is that of an interrupt message. Anything else is dropped: writes of the unit's own must not run the
+        // register handlers of other devices. The unit's own interrupts are not remapped (5.1.6), so they carry no requester id.
+        if (!InterruptRange.Contains(address))
+            return;
+        _topology.System.WriteUInt32(new BusAddress(address), data, TransactionAttributes.Vmm);
+    }
+
+    private void ClearCompletionPending()
+    {
+        lock (_registerLock)
+        {
+            if ((_registers.Get32(RegisterOffsets.CompletionStatus) & CompletionStatusBits.WaitCompleted) != 0)
+                return;
+            uint control = _registers.Get32(RegisterOffsets.CompletionEventControl);
+            _registers.Set32(RegisterOffsets.CompletionEventControl, control & ~EventControlBits.Pending);
+        }
+    }
+}

@@ -1,0 +1,166 @@
+using Godwit.Iommu.Intel.Spec;
+
+namespace Godwit.Iommu.Intel;
+
+// The invalidation queue (VT-d 6.5.2). Under the command lock.
+public sealed partial class IntelIommu
+{
+    /// <summary>
+    /// Whole walks of the largest table that one register write may cost before the queue stops with an error. A guest needs one or two
+    /// per device and run; without a bound, a queue full of domain invalidations over aliased tables would keep a CPU for hours.
+    /// </summary>
+    private const int WalksPerRun = 8;
+
+    private LatchedQueue _queue;
+
+    private void SetQueueEnabled(bool enable)
+    {
+        lock (_registerLock)
+        {
+            _queue = enable ? LatchedQueue.At(_registers.Get64(RegisterOffsets.QueueAddress)) : default;
+            _registers.Set64(RegisterOffsets.QueueHead, 0);
+        }
+
+        SetStatus(GlobalCommandBits.QueuedInvalidationEnable, enable);
+        RunQueue();
+    }
+
+    /// <summary>
+    /// Executes descriptors from head to tail, at most one round of the queue for one register write. Events for shadow users are one
+    /// batch up to each wait, which completes only after the host has unmapped all of it.
+    /// </summary>
+    private void RunQueue()
+    {
+        try
+        {
+            long limit = Walker.Visited + (Walker.TableLimit * WalksPerRun);
+            for (uint left = _queue.Entries; left > 0 && TryFetch(out InvalidationDescriptor descriptor, out ulong next); left--)
+            {
+                QueueErrorInfo? error = Walker.Visited > limit ? QueueErrorInfo.None : Execute(descriptor);
+                if (error is { } info)
+                {
+                    FailQueue(info);
+                    return;
+                }
+
+                lock (_registerLock)
+                    _registers.Set64(RegisterOffsets.QueueHead, next);
+            }
+        }
+        finally
+        {
+            EndSegment();
+        }
+    }
+
+    private bool TryFetch(out InvalidationDescriptor descriptor, out ulong next)
+    {
+        descriptor = default;
+        next = 0;
+        ulong head, tail;
+        lock (_registerLock)
+        {
+            if (!_queue.IsOn || (_registers.Get32(RegisterOffsets.FaultStatus) & FaultStatusBits.QueueStopped) != 0)
+                return false;
+            head = _registers.Get64(RegisterOffsets.QueueHead);
+            tail = _registers.Get64(RegisterOffsets.QueueTail);
+        }
+
+        if (head == tail)
+            return false;
+        Span<ulong> words = stackalloc ulong[4];
+        words = _queue.IsWide ? words : words[..2];
+        if (CheckQueue(tail) is { } error)
+        {
+            FailQueue(error);
+            return false;
+        }
+
+        if (!Tables.TryRead(_queue.Base + head, words))
+        {
+            FailQueue(QueueErrorInfo.DescriptorAccess);
+            return false;
+        }
+
+        descriptor = new InvalidationDescriptor(words[0], words[1], _queue.IsWide ? words[2] | words[3] : 0);
+        next = head + (1UL << _queue.Shift);
+        if (next >> _queue.Shift == _queue.Entries)
+            next = 0;
+        return true;
+    }
+
+    private QueueErrorInfo? CheckQueue(ulong tail)
+    {
+        if (tail >> _queue.Shift >= _queue.Entries)
+            return QueueErrorInfo.TailBeyondQueue;
+        if ((tail & ((1UL << _queue.Shift) - 1)) != 0)
+            return QueueErrorInfo.TailMisaligned;
+        return new RootPointer(_rootPointer).Mode switch
+        {
+            TableMode.Scalable when !_queue.IsWide => QueueErrorInfo.DescriptorWidth,
+            TableMode.Reserved => QueueErrorInfo.TableModeInvalid,
+            _ => null,
+        };
+    }
+
+    private QueueErrorInfo? Execute(in InvalidationDescriptor descriptor)
+    {
+        var type = (DescriptorType)descriptor.Type;
+        if (!IsOffered(type))
+            return QueueErrorInfo.DescriptorType;
+        if (descriptor.HasReservedBits)
+            return QueueErrorInfo.DescriptorReserved;
+        bool done = type switch
+        {
+            DescriptorType.ContextCache => InvalidateContexts(descriptor.Granularity, descriptor.SourceId, descriptor.FunctionMask),
+            DescriptorType.Iotlb => InvalidateIotlb(descriptor.Granularity, descriptor.Domain, descriptor.Address, descriptor.AddressMask),
+            DescriptorType.PasidCache => InvalidatePasids(descriptor.Granularity, descriptor.Pasid),
+            DescriptorType.PasidIotlb => InvalidatePasidIotlb(descriptor),
+            DescriptorType.DeviceTlb => InvalidateDeviceTlb(descriptor.SourceId),
+            DescriptorType.PasidDeviceTlb => InvalidateDeviceTlb(descriptor.PasidDeviceSourceId),
+            DescriptorType.InterruptEntryCache => InvalidateInterruptEntries(descriptor),
+            _ => CompleteWait(descriptor),
+        };
+        return done ? null : QueueErrorInfo.DescriptorReserved;
+    }
+
+    /// <summary>Whether the capabilities allow the type, and the queue can carry it.</summary>
+    private bool IsOffered(DescriptorType type) => type switch
+    {
+        DescriptorType.ContextCache or DescriptorType.Iotlb or DescriptorType.Wait => true,
+        DescriptorType.DeviceTlb => Options.DeviceIotlb,
+        DescriptorType.InterruptEntryCache => Options.InterruptRemapping,
+        DescriptorType.PasidCache or DescriptorType.PasidIotlb => _queue.IsWide,
+        DescriptorType.PasidDeviceTlb => _queue.IsWide && Options.DeviceIotlb,
+        _ => false,
+    };
+
+    /// <summary>Invalidation wait (6.5.2.8). Everything before it is done, in the host too, and no access still uses what went.</summary>
+    private bool CompleteWait(in InvalidationDescriptor descriptor)
+    {
+        if (!descriptor.WaitInterrupt && !descriptor.WaitStatusWrite && !descriptor.WaitFence)
+            return false;
+        EndSegment();
+        if (_invalidatedSinceWait)
+        {
+            _topology.WaitForAccesses();
+            _invalidatedSinceWait = false;
+        }
+
+        if (descriptor.WaitStatusWrite)
+            Tables.WriteStatus(descriptor.StatusAddress, descriptor.StatusData);
+        if (descriptor.WaitInterrupt)
+            SignalCompletion();
+        return true;
+    }
+
+    private void FailQueue(QueueErrorInfo info)
+    {
+        EndSegment(); // the event is sent without Sync held
+        bool signal;
+        lock (_registerLock)
+            signal = _faults.RaiseQueueError(info);
+        if (signal)
+            SignalEvent(RegisterOffsets.FaultEventControl);
+    }
+}
