@@ -12,9 +12,10 @@ public sealed class ByHandTests
         Pair pair = await stage.PairAsync();
         await stage.Start("blockers", "--monitor", stage.In("src.qmp")).SucceedAsync();
 
-        GodwitProcess migrate = stage.Start("migrate", "--monitor", stage.In("src.qmp"), "--verify", $"unix:{stage.In("mig.sock")}");
+        GodwitProcess migrate = stage.Start("migrate", "--monitor", stage.In("src.qmp"), "--verify", "--report", stage.In("report.html"), $"unix:{stage.In("mig.sock")}");
         Assert.True(await migrate.ExitAsync() == 0, $"{migrate.All}\n{pair.Everything}");
         Assert.Contains(migrate.Output, line => line.Contains("32768 pages compared, 0 differ", StringComparison.Ordinal));
+        Assert.Contains("<td>1</td>", await File.ReadAllTextAsync(stage.In("report.html")), StringComparison.Ordinal); // its rounds
 
         GodwitProcess status = stage.Start("status", "--monitor", stage.In("src.qmp"));
         await status.SucceedAsync();
@@ -40,7 +41,7 @@ public sealed class ByHandTests
         await pair.DeviceB.SignalAsync("INT");
         await pair.DeviceA.SucceedAsync();
         await pair.DeviceB.SucceedAsync();
-        Assert.Equal(["disk.img"], Directory.EnumerateFileSystemEntries(stage.Folder).Select(Path.GetFileName).Where(name => !name!.StartsWith('.')));
+        Assert.Equal(["disk.img", "report.html"], Directory.EnumerateFileSystemEntries(stage.Folder).Select(Path.GetFileName).Where(name => !name!.StartsWith('.')).Order());
     }
 
     [Fact]

@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.Text;
 using System.Text.Json;
 using Godwit.Monitor;
 using Spectre.Console;
@@ -28,6 +29,11 @@ internal static class MigrateCommand
         DefaultedOption<TimeSpan?> precopy = CommonOptions.Time(
             "--min-precopy", "Shortest time of pre-copy.", null, TimeSpan.FromSeconds(1), TimeSpan.Zero, TimeSpan.FromDays(1));
         Option<bool> json = CommonOptions.Json();
+        var report = new Option<string?>("--report")
+        {
+            Description = "Leave a page with the migration's charts, for a browser, however it ends.",
+            HelpName = "FILE.html",
+        };
         var command = new DocumentedCommand(
             "migrate",
             "Migrate a machine and show how far it is.",
@@ -39,9 +45,10 @@ internal static class MigrateCommand
             Examples:
               godwit migrate --monitor /tmp/src.qmp unix:/tmp/mig.sock
               godwit migrate --monitor /tmp/src.qmp tcp:192.0.2.7:4444 --downtime-limit 50ms --bandwidth 1G
+              godwit migrate --monitor /tmp/src.qmp --report migration.html unix:/tmp/mig.sock
             """)
         {
-            monitor, uri, downtime, bandwidth, verify, precopy, json,
+            monitor, uri, downtime, bandwidth, verify, precopy, json, report,
         };
         command.Validators.Add(result =>
         {
@@ -53,13 +60,21 @@ internal static class MigrateCommand
         command.SetAction(async parsed =>
         {
             using var signals = new StopSignals();
+            // Opened first, so that a path that cannot be written is known before anything starts.
+            await using FileStream? page = parsed.GetValue(report) is { } path ? new FileStream(path, FileMode.Create, FileAccess.Write) : null;
             await using QmpClient client = await QmpClient.ConnectAsync(parsed.GetRequiredValue(monitor), signals.Requested);
             await SetParametersAsync(
                 client, parsed.Value(downtime), parsed.Value(bandwidth), parsed.GetValue(verify), parsed.Value(precopy));
             string target = parsed.GetRequiredValue(uri);
             await client.ExecuteAsync("migrate", writer => writer.WriteString("uri", target));
             bool quiet = parsed.GetValue(json);
-            JsonElement last = await FollowAsync(client, quiet, signals.Requested);
+            var trace = new MigrationTrace();
+            JsonElement last = await FollowAsync(client, trace, quiet, signals.Requested);
+            if (page is not null)
+            {
+                await page.WriteAsync(Encoding.UTF8.GetBytes(MigrationReport.Create(last, trace, target, TimeProvider.System.GetLocalNow())));
+            }
+
             return Report(last, quiet);
         });
         return command;
@@ -92,12 +107,12 @@ internal static class MigrateCommand
             writer.WriteNumber("x-min-precopy", (long)(precopy ?? TimeSpan.Zero).TotalMilliseconds);
         });
 
-    private static async Task<JsonElement> FollowAsync(QmpClient client, bool quiet, CancellationToken stop)
+    private static async Task<JsonElement> FollowAsync(QmpClient client, MigrationTrace trace, bool quiet, CancellationToken stop)
     {
         if (quiet || Console.IsOutputRedirected)
         {
             long round = 0;
-            return await PollAsync(client, view =>
+            return await PollAsync(client, trace, view =>
             {
                 if (!quiet && view.Rounds != round)
                 {
@@ -113,7 +128,7 @@ internal static class MigrateCommand
             .StartAsync(async context =>
             {
                 ProgressTask bar = context.AddTask("migration", maxValue: 1);
-                last = await PollAsync(client, view =>
+                last = await PollAsync(client, trace, view =>
                 {
                     bar.Value = MigrationLines.Fraction(view);
                     bar.Description = Markup.Escape(MigrationLines.Progress(view));
@@ -123,7 +138,7 @@ internal static class MigrateCommand
     }
 
     /// <summary>Asks until it has ended. The first stop request cancels the migration, whose end is still waited for.</summary>
-    private static async Task<JsonElement> PollAsync(QmpClient client, Action<MigrationView> show, CancellationToken stop)
+    private static async Task<JsonElement> PollAsync(QmpClient client, MigrationTrace trace, Action<MigrationView> show, CancellationToken stop)
     {
         CancellationToken waiting = stop;
         using var patience = new CancellationTokenSource();
@@ -131,6 +146,7 @@ internal static class MigrateCommand
         {
             JsonElement reply = await client.ExecuteAsync("query-migrate", cancellation: patience.Token);
             MigrationView view = MigrationView.From(reply);
+            trace.Add(view);
             show(view);
             if (view.Ended)
             {
