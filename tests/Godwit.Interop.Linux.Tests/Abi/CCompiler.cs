@@ -39,10 +39,14 @@ internal static class CCompiler
         return text.ToString();
     }
 
-    /// <summary>Compiles; null when it is accepted, else what the compiler says. Skips the test when there is none.</summary>
-    internal static string? Complaints(string program)
+    /// <summary>
+    /// Compiles, with the headers of <paramref name="include"/> before the system's; null when it is accepted, else what the compiler says.
+    /// Skips the test when there is none.
+    /// </summary>
+    internal static string? Complaints(string program, params string[] include)
     {
-        var start = new ProcessStartInfo("cc", ["-std=gnu11", "-Werror", "-fsyntax-only", "-x", "c", "-"])
+        string[] paths = [.. include.SelectMany(directory => new[] { "-I", directory })];
+        var start = new ProcessStartInfo("cc", ["-std=gnu11", "-Werror", "-fsyntax-only", .. paths, "-x", "c", "-"])
         {
             UseShellExecute = false,
             RedirectStandardInput = true,

@@ -46,7 +46,7 @@ internal static partial class InteropTypes
 
     /// <summary>The type in <see cref="CHeaders.ByType"/> that stands for this one.</summary>
     internal static string Owner(Type type) =>
-        type.DeclaringType is { } outer && !CHeaders.ByType.ContainsKey(type.Name) ? Owner(outer) : type.Name;
+        type.DeclaringType is { } outer && !CHeaders.ByType.ContainsKey(type.Name) ? Owner(outer) : CHeaders.FamilyOf(type.Name);
 
     private static CStruct Describe(Type type) => new(Owner(type), type.Name, Marshal.SizeOf(type),
         [.. type.GetFields(Everything & ~BindingFlags.Static)
@@ -63,6 +63,6 @@ internal static partial class InteropTypes
 
     private static Int128 Widen(object value) => value is ulong wide ? wide : Convert.ToInt64(value);
 
-    [GeneratedRegex("^[A-Z][A-Z0-9]*(_[A-Z0-9]+)*$", RegexOptions.ExplicitCapture, 1000)]
+    [GeneratedRegex("^[A-Z][A-Z0-9]*(_[A-Z0-9v]+)*$", RegexOptions.ExplicitCapture, 1000)]
     private static partial Regex CName();
 }
