@@ -8,6 +8,8 @@ public sealed class CommandLineTests
     [Theory]
     [InlineData("device nvme --socket a --image b")]
     [InlineData("device nvme --socket a --image b --size 64M --block-size 512 --serial x --exit-with-parent")]
+    [InlineData("device edu --socket a")]
+    [InlineData("device edu --socket a --dma-mask 0xffffffff --exit-with-parent")]
     [InlineData("run --monitor m")]
     [InlineData("run --name src --memory 1G --iommu intel --aw-bits 48 --device vfio-user,socket=a --guest idle --monitor m --incoming unix:x")]
     [InlineData("run --monitor m --device vfio-user,socket=a,id=a --device vfio-user,socket=b,id=b")]
@@ -41,6 +43,7 @@ public sealed class CommandLineTests
     [InlineData("device nvme --socket a", "--image")]
     [InlineData("device nvme --socket a --image b --size 0", "--size '0' must be from 1")]
     [InlineData("device nvme --socket a --image b --block-size 1024", "--block-size '1024' is not one of 512, 4096")]
+    [InlineData("device edu --socket a --dma-mask wide", "--dma-mask 'wide' is not a hexadecimal number")]
     [InlineData("migrate --monitor m", "URI")]
     [InlineData("migrate --monitor m unix:/x --downtime-limit 0", "--downtime-limit '0' must be from 1ms to 2000s")]
     [InlineData("migrate --monitor m unix:/x --downtime-limit soon", "--downtime-limit 'soon' is not a time")]
@@ -62,7 +65,8 @@ public sealed class CommandLineTests
         foreach (DocumentedCommand command in All(GodwitCommand.Create()).OfType<DocumentedCommand>())
         {
             Assert.Contains("Example", command.Page, StringComparison.Ordinal);
-            Assert.Contains($"godwit {(command.Name == "nvme" ? "device nvme" : command.Name)}", command.Page, StringComparison.Ordinal);
+            string path = string.Join(' ', command.Parents.OfType<Command>().Where(parent => parent is not RootCommand).Select(parent => parent.Name).Append(command.Name));
+            Assert.Contains($"godwit {path}", command.Page, StringComparison.Ordinal);
         }
     }
 

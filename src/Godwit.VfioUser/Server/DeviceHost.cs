@@ -92,6 +92,8 @@ internal sealed unsafe class DeviceHost(DeviceDescription description, MessagePu
 
     public void Trigger(int index, int vector) => _interrupts.Trigger(index, vector);
 
+    public void SetPin(bool asserted) => _interrupts.SetLevel(PciIrq.Intx, 0, asserted);
+
     /// <summary>Ends the access of a piece.</summary>
     public void Release(Mapping mapping, DmaAddress address, int length, bool written)
     {

@@ -20,4 +20,10 @@ public interface IDeviceHost
 
     /// <summary>Signals vector <paramref name="vector"/> of interrupt index <paramref name="index"/>; nothing happens when no eventfd is set.</summary>
     void Trigger(int index, int vector);
+
+    /// <summary>
+    /// Drives the interrupt pin. Signals vector 0 of <see cref="PciIrq.Intx"/> when it becomes asserted, and again when the client
+    /// unmasks it, or sets an eventfd, and finds it still asserted: a level is not lost.
+    /// </summary>
+    void SetPin(bool asserted);
 }

@@ -37,6 +37,13 @@ internal sealed class InterruptTable
             _indices[index][vector].Trigger();
     }
 
+    /// <summary>Says whether a level-triggered vector is asserted.</summary>
+    public void SetLevel(int index, int vector, bool asserted)
+    {
+        if ((uint)vector < (uint)_indices[index].Length)
+            _indices[index][vector].SetLevel(asserted);
+    }
+
     /// <summary>Sets or takes away (null) a vector's eventfd, which is this table's from now on.</summary>
     public void Set(int index, int vector, EventFd? fd) => _indices[index][vector].Set(fd);
 
@@ -72,11 +79,27 @@ internal sealed class InterruptTable
         private EventFd? _fd;
         private bool _masked;
         private bool _pending;
+        private bool _asserted;
 
         public void Trigger()
         {
             lock (_gate)
             {
+                if (_masked)
+                    _pending = true;
+                else
+                    _fd?.Signal();
+            }
+        }
+
+        public void SetLevel(bool asserted)
+        {
+            lock (_gate)
+            {
+                bool rises = asserted && !_asserted;
+                _asserted = asserted;
+                if (!rises)
+                    return;
                 if (_masked)
                     _pending = true;
                 else
@@ -90,6 +113,8 @@ internal sealed class InterruptTable
             {
                 _fd?.Dispose();
                 _fd = fd;
+                if (_asserted && !_masked)
+                    _fd?.Signal();
             }
         }
 
@@ -98,7 +123,7 @@ internal sealed class InterruptTable
             lock (_gate)
             {
                 _masked = masked;
-                if (masked || !_pending)
+                if (masked || !(_pending || _asserted))
                     return;
                 _pending = false;
                 _fd?.Signal();

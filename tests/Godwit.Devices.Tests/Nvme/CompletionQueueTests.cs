@@ -47,6 +47,10 @@ public sealed class CompletionQueueTests
             return false;
         }
 
+        public void SetPin(bool asserted)
+        {
+        }
+
         public void Trigger(int index, int vector)
         {
         }

@@ -15,7 +15,7 @@ internal sealed partial class Session
         length = PutReply(new IrqInfoBody
         {
             ArgSize = (uint)size,
-            Flags = IrqFlags.EventFd | IrqFlags.Maskable,
+            Flags = IrqFlags.EventFd | IrqFlags.Maskable | (request.Index == PciIrq.Intx ? IrqFlags.AutoMasked : 0),
             Index = request.Index,
             Count = (uint)_host.Interrupts.VectorCount((int)request.Index),
         });

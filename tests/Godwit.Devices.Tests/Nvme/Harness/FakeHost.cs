@@ -84,6 +84,25 @@ internal sealed unsafe class FakeHost(GuestMemory memory) : IDeviceHost
         }
     }
 
+    /// <summary>The pin as the device drives it.</summary>
+    public bool Pin { get; private set; }
+
+    public void SetPin(bool asserted)
+    {
+        lock (_gate)
+        {
+            if (Quiet && asserted)
+                _violations.Add("pin");
+            if (asserted && !Pin)
+            {
+                _triggers[(PciIrq.Intx, 0)] = _triggers.GetValueOrDefault((PciIrq.Intx, 0)) + 1;
+                _triggerCount++;
+            }
+            Pin = asserted;
+            Monitor.PulseAll(_gate);
+        }
+    }
+
     public long Triggers(int index, int vector)
     {
         lock (_gate)

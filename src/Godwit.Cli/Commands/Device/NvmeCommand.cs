@@ -1,24 +1,16 @@
 using System.CommandLine;
 using Godwit.Devices;
-using Godwit.VfioUser;
 
 namespace Godwit.Cli;
 
-/// <summary><c>godwit device</c>: device models, each in a process of its own, served over vfio-user.</summary>
-internal static class DeviceCommand
+/// <summary><c>godwit device nvme</c>.</summary>
+internal static class NvmeCommand
 {
     private const ulong LargestImage = 1UL << 46;
 
-    public static Command Create() => new("device", "Serve a device model over vfio-user.") { CreateNvme() };
-
-    private static DocumentedCommand CreateNvme()
+    public static DocumentedCommand Create()
     {
-        var socket = new Option<string>("--socket")
-        {
-            Description = "Path of the unix socket to listen on; a socket that nobody uses any more is replaced.",
-            HelpName = "PATH",
-            Required = true,
-        };
+        Option<string> socket = DeviceCommand.Socket();
         var image = new Option<string>("--image")
         {
             Description = "Backing file or block device. Both sides of a migration use the same one; only the running side writes it.",
@@ -82,7 +74,7 @@ internal static class DeviceCommand
 
     private static void Serve(NvmeOptions options, string socket, CancellationToken stop)
     {
-        IVfioUserDevice device;
+        NvmeController device;
         try
         {
             device = NvmeController.Create(options, Console.WriteLine);
@@ -92,9 +84,9 @@ internal static class DeviceCommand
             throw new CliException(e.Message, e);
         }
 
-        using (device as IDisposable)
+        using (device)
         {
-            VfioUserServer.Run(device, new VfioUserServerOptions { SocketPath = socket, Log = Console.WriteLine }, stop);
+            DeviceCommand.Serve(device, socket, stop);
         }
     }
 }
