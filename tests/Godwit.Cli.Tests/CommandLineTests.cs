@@ -9,6 +9,7 @@ public sealed class CommandLineTests
     [InlineData("device nvme --socket a --image b")]
     [InlineData("device nvme --socket a --image b --size 64M --block-size 512 --serial x --exit-with-parent")]
     [InlineData("device edu --socket a")]
+    [InlineData("device check --socket a --second b --timeout 500ms --json")]
     [InlineData("device edu --socket a --dma-mask 0xffffffff --exit-with-parent")]
     [InlineData("run --monitor m")]
     [InlineData("run --name src --memory 1G --iommu intel --aw-bits 48 --device vfio-user,socket=a --guest idle --monitor m --incoming unix:x")]

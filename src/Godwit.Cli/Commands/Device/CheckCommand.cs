@@ -1,0 +1,99 @@
+using System.CommandLine;
+using System.Text;
+using System.Text.Json;
+using Godwit.VfioUser;
+
+namespace Godwit.Cli;
+
+/// <summary><c>godwit device check</c>: examines any vfio-user device.</summary>
+internal static class CheckCommand
+{
+    public static DocumentedCommand Create()
+    {
+        var socket = new Option<string>("--socket") { Description = "Path of the device's socket. Nobody else may be connected.", HelpName = "PATH", Required = true };
+        var second = new Option<string?>("--second")
+        {
+            Description = "Path of another instance of the same device, into which saved state is restored. [default: the same one, after a reset]",
+            HelpName = "PATH",
+        };
+        DefaultedOption<TimeSpan?> timeout = CommonOptions.Time(
+            "--timeout", "How long the device may take for one answer.", TimeSpan.FromSeconds(5), TimeSpan.FromSeconds(1), TimeSpan.FromMilliseconds(10), TimeSpan.FromMinutes(10));
+        Option<bool> json = CommonOptions.Json();
+        var command = new DocumentedCommand(
+            "check",
+            "Examine a vfio-user device: what it does right and wrong, from negotiation to migration.",
+            static () =>
+            """
+            The device is reset, mapped, migrated and left by force; no guest may use it. Exit code 0 when nothing failed, 1 otherwise.
+            Devices that the examiner can drive (edu, nvme) are also made to write to memory, to see whether their log tells the truth.
+
+            Example: godwit device check --socket /tmp/a.sock --second /tmp/b.sock
+            """)
+        {
+            socket, second, timeout, json,
+        };
+        command.SetAction(parsed =>
+        {
+            bool asJson = parsed.GetValue(json);
+            var options = new DeviceExaminerOptions
+            {
+                Socket = parsed.GetRequiredValue(socket),
+                Second = parsed.GetValue(second),
+                ReplyTimeout = parsed.Value(timeout)!.Value,
+            };
+            ExaminationReport report = DeviceExaminer.Run(options, asJson ? null : Print);
+            Console.WriteLine(asJson
+                ? Json(report)
+                : $"{report.Count(CheckOutcome.Pass)} passed, {report.Count(CheckOutcome.Fail)} failed, {report.Count(CheckOutcome.NotOffered)} not offered");
+            return report.Passed ? ExitCodes.Ok : ExitCodes.Failed;
+        });
+        return command;
+    }
+
+    private static void Print(CheckResult result)
+    {
+        Console.WriteLine($"{Word(result.Outcome),-11}  {result.Name,-22}  {result.Meaning}");
+        if (result.Why is not null)
+        {
+            Console.WriteLine($"{"",-37}{(result.Outcome == CheckOutcome.Fail ? "but: " : "")}{result.Why}");
+        }
+    }
+
+    private static string Json(ExaminationReport report)
+    {
+        using var stream = new MemoryStream();
+        using (var writer = new Utf8JsonWriter(stream))
+        {
+            writer.WriteStartObject();
+            writer.WriteNumber("passed", report.Count(CheckOutcome.Pass));
+            writer.WriteNumber("failed", report.Count(CheckOutcome.Fail));
+            writer.WriteNumber("not-offered", report.Count(CheckOutcome.NotOffered));
+            writer.WriteStartArray("checks");
+            foreach (CheckResult result in report.Results)
+            {
+                writer.WriteStartObject();
+                writer.WriteString("name", result.Name);
+                writer.WriteString("outcome", Word(result.Outcome).ToLowerInvariant().Replace(' ', '-'));
+                writer.WriteString("meaning", result.Meaning);
+                if (result.Why is not null)
+                {
+                    writer.WriteString("why", result.Why);
+                }
+
+                writer.WriteEndObject();
+            }
+
+            writer.WriteEndArray();
+            writer.WriteEndObject();
+        }
+
+        return Encoding.UTF8.GetString(stream.ToArray());
+    }
+
+    private static string Word(CheckOutcome outcome) => outcome switch
+    {
+        CheckOutcome.Pass => "pass",
+        CheckOutcome.Fail => "FAIL",
+        _ => "not offered",
+    };
+}

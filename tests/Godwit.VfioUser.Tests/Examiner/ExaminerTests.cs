@@ -1,0 +1,151 @@
+using Godwit.Devices;
+using Godwit.Interop.Linux;
+
+namespace Godwit.VfioUser.Tests;
+
+/// <summary>The examiner passes right devices and fails, for each of its checks, one that is wrong in just that.</summary>
+public sealed class ExaminerTests
+{
+    public static TheoryData<string> CheckNames => [.. DeviceExaminer.Checks.Select(check => check.Name)];
+
+    [Fact]
+    public void Every_check_has_its_broken_device() => Assert.Equal(
+        DeviceExaminer.Checks.Select(check => check.Name).Order(StringComparer.Ordinal), BrokenDevices.ByCheck.Keys.Order(StringComparer.Ordinal));
+
+    [Fact]
+    public void Edu_passes_everything_it_has()
+    {
+        using var first = new ServedDevice(new EduDevice());
+        using var second = new ServedDevice(new EduDevice());
+        ExaminationReport report = DeviceExaminer.Run(new DeviceExaminerOptions { Socket = first.Path, Second = second.Path, ReplyTimeout = TestServer.Patience });
+        AssertPassed(report, "config.msix", "info.io-fds", "info.mappable");
+    }
+
+    [Fact]
+    public void A_device_with_MSIX_and_memory_to_map_passes()
+    {
+        using var device = new ServedDevice(new MappableDevice());
+        ExaminationReport report = DeviceExaminer.Run(new DeviceExaminerOptions { Socket = device.Path, ReplyTimeout = TestServer.Patience });
+        AssertPassed(
+            report, "config.msi", "info.io-fds", "dirty.marks", "dirty.once", "dirty.ranges", "dirty.page-sizes", "dirty.restart", "dirty.stopped");
+    }
+
+    [Fact]
+    public void NVMe_passes_everything_it_has()
+    {
+        string image = Path.GetTempFileName();
+        try
+        {
+            NvmeOptions options = new() { ImagePath = image, Size = 1 << 20, Serial = "EXAMINED" };
+            File.Delete(image);
+            using var first = new ServedDevice(NvmeController.Create(options, null));
+            using var second = new ServedDevice(NvmeController.Create(options, null));
+            ExaminationReport report = DeviceExaminer.Run(new DeviceExaminerOptions { Socket = first.Path, Second = second.Path, ReplyTimeout = TestServer.Patience });
+            AssertPassed(report, "config.msi", "info.io-fds", "info.mappable");
+        }
+        finally
+        {
+            File.Delete(image);
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(CheckNames))]
+    public void A_device_that_is_wrong_in_it_fails_the_check(string name)
+    {
+        Check check = DeviceExaminer.Checks.Single(each => each.Name == name);
+        using var right = new ServedDevice(name is "config.msix" or "info.mappable" ? new MappableDevice() : new EduDevice());
+        var patient = new DeviceExaminerOptions { Socket = right.Path, ReplyTimeout = TestServer.Patience };
+        CheckOutcome good = DeviceExaminer.Run(patient, [check]).Results[0].Outcome;
+        Assert.True(good == CheckOutcome.Pass || name == "info.io-fds", $"the right device: {good}");
+        using var wrong = new SpoiledDevice(right.Path, BrokenDevices.ByCheck[name]());
+        CheckResult result = DeviceExaminer.Run(patient with { Socket = wrong.Path }, [check]).Results[0];
+        Assert.Equal(CheckOutcome.Fail, result.Outcome);
+        Assert.False(string.IsNullOrWhiteSpace(result.Why));
+    }
+
+    [Fact]
+    public void A_device_without_migration_or_log_is_not_blamed_for_it()
+    {
+        using var server = new TestServer(new TestDevice
+        {
+            Description = new DeviceDescription
+            {
+                Regions = new Dictionary<int, DeviceRegion> { [PciRegion.Config] = new(256) },
+                Irqs = new Dictionary<int, int>(),
+                DmaLogging = false,
+            },
+        });
+        ExaminationReport report = DeviceExaminer.Run(new DeviceExaminerOptions { Socket = server.Path, ReplyTimeout = TestServer.Patience });
+        Assert.All(
+            report.Results.Where(result => result.Name.Split('.')[0] is "migration" or "state" or "logging" or "dirty" or "irq" && result.Name != "irq.info"),
+            result => Assert.Equal(CheckOutcome.NotOffered, result.Outcome));
+    }
+
+    [Fact]
+    public void Nobody_there_is_no_examination() =>
+        Assert.Throws<LinuxException>(() => DeviceExaminer.Run(new DeviceExaminerOptions { Socket = "/nowhere/at/all" }));
+
+    private static void AssertPassed(ExaminationReport report, params string[] notOffered)
+    {
+        Assert.Equal([], report.Results.Where(result => result.Outcome == CheckOutcome.Fail).Select(result => $"{result.Name}: {result.Why}"));
+        Assert.Equal(notOffered.Order(StringComparer.Ordinal), report.Results.Where(result => result.Outcome == CheckOutcome.NotOffered).Select(result => result.Name).Order(StringComparer.Ordinal));
+        Assert.True(report.Passed);
+    }
+
+    /// <summary>A device with MSI-X whose BAR 0 is memory that clients may map, all but its first page.</summary>
+    private sealed class MappableDevice : IVfioUserDevice, IDisposable
+    {
+        private readonly MemFd _memory = MemFd.Create("bar", 0x4000);
+        private readonly Registers _inner = new();
+
+        public MappableDevice() => Description = _inner.Description with
+        {
+            Regions = new Dictionary<int, DeviceRegion>(_inner.Description.Regions) { [0] = new(0x4000, _memory, [new SparseArea(0x1000, 0x3000)]) },
+        };
+
+        public DeviceDescription Description { get; }
+
+        public ulong StopCopySize => _inner.StopCopySize;
+
+        public void OnConnected(IDeviceHost host) => _inner.OnConnected(host);
+
+        public void OnDisconnected() => _inner.OnDisconnected();
+
+        public Errno ReadRegion(int region, ulong offset, Span<byte> destination) => _inner.ReadRegion(region, offset, destination);
+
+        public Errno WriteRegion(int region, ulong offset, ReadOnlySpan<byte> data) => _inner.WriteRegion(region, offset, data);
+
+        public void Reset() => _inner.Reset();
+
+        public Errno Transition(DeviceMigrationState from, DeviceMigrationState to) => _inner.Transition(from, to);
+
+        public int ReadMigrationData(Span<byte> destination) => _inner.ReadMigrationData(destination);
+
+        public Errno WriteMigrationData(ReadOnlySpan<byte> data) => _inner.WriteMigrationData(data);
+
+        public void Dispose()
+        {
+            _inner.Dispose();
+            _memory.Dispose();
+        }
+
+        private sealed class Registers() : PciDevice(new PciDefinition
+        {
+            VendorId = 0x1D0D,
+            DeviceId = 7,
+            Bars = [new PciBar(0, 0x4000) { Is64Bit = true, Prefetchable = true }],
+            HasPin = true,
+            MsixVectors = 5,
+        })
+        {
+            protected override void ReadBar(int bar, ulong offset, Span<byte> destination)
+            {
+            }
+
+            protected override void WriteBar(int bar, ulong offset, ReadOnlySpan<byte> data)
+            {
+            }
+        }
+    }
+}

@@ -1,0 +1,30 @@
+namespace Godwit.VfioUser.Tests;
+
+/// <summary>Any device behind a server on a socket of its own. Owns the device.</summary>
+internal sealed class ServedDevice : IDisposable
+{
+    private readonly string _directory = Directory.CreateTempSubdirectory("gwvd").FullName;
+    private readonly CancellationTokenSource _stop = new();
+    private readonly Background _server;
+    private readonly IDisposable _device;
+
+    public ServedDevice(IVfioUserDevice device)
+    {
+        _device = (IDisposable)device;
+        Path = System.IO.Path.Combine(_directory, "s");
+        using var listening = new ManualResetEventSlim();
+        _server = Background.Run(() => VfioUserServer.Run(device, new VfioUserServerOptions { SocketPath = Path, Log = _ => listening.Set() }, _stop.Token));
+        Assert.True(listening.Wait(TestServer.Patience));
+    }
+
+    public string Path { get; }
+
+    public void Dispose()
+    {
+        _stop.Cancel();
+        _server.Join();
+        _device.Dispose();
+        _stop.Dispose();
+        Directory.Delete(_directory, recursive: true);
+    }
+}
