@@ -131,7 +131,7 @@ internal sealed class SpoiledDevice : IDisposable
             using SocketHandle device = SocketHandle.Connect(_device, TestServer.Patience);
             try
             {
-                while (Receive(client, out MessageHeader header, out byte[] body, out List<FileDescriptor> files))
+                while (Receive(client, out MessageHeader header, out byte[] body, out List<FileDescriptor> files, ref inside))
                 {
                     bool go = Pass(client, device, header, body, files);
                     files.ForEach(file => file.Dispose());
