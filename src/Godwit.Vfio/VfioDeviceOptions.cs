@@ -12,6 +12,9 @@ public sealed record VfioDeviceOptions
     /// <summary>False adds a blocker: the user does not want this device migrated.</summary>
     public bool EnableMigration { get; init; } = true;
 
+    /// <summary>How its writes are to be followed during a migration.</summary>
+    public DirtyTrackingMode DirtyTracking { get; init; }
+
     /// <summary>Longest wait for one answer of the device.</summary>
     public TimeSpan ReplyTimeout { get; init; } = TimeSpan.FromSeconds(10);
 }

@@ -22,7 +22,8 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
     private readonly MemoryTopology _topology;
     private readonly DeviceLayout _layout;
     private readonly DmaShadow _shadow;
-    private readonly DmaLogTracker _tracker;
+    private readonly IDeviceDirtySource _tracker;
+    private readonly DmaLogTracker? _logTracker;
     private readonly DeviceStateMachine _states;
     private readonly NoticeBoard _notices = new();
     private readonly DmaMessageRelay? _relay;
@@ -39,9 +40,11 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
         _relay = relay;
         _topology = topology;
         _layout = DeviceLayout.Read(device);
-        _logsDma = device.SupportsDmaLogging();
+        _logsDma = options.DirtyTracking is DirtyTrackingMode.Auto or DirtyTrackingMode.Device && device.SupportsDmaLogging();
         _shadow = new DmaShadow(Id, device, device.CutOff, ram, new GpaResolver(topology.System), _notices);
-        _tracker = new DmaLogTracker(Id, device, _shadow, new DirtyMarker(ram.Dirty), () => Plans(), _notices);
+        var marker = new DirtyMarker(ram.Dirty);
+        _logTracker = options.DirtyTracking == DirtyTrackingMode.Pessimistic ? null : new DmaLogTracker(Id, device, _shadow, marker, () => Plans(), _notices);
+        _tracker = _logTracker as IDeviceDirtySource ?? new PessimisticTracker(Id, _shadow, marker);
         _shadow.UnmapObserver = _tracker;
         _states = new DeviceStateMachine(Id, device, device.GetMigrationSupport(), ResetDevice, _notices);
         _states.Changed += () => StateChanged?.Invoke(this);
@@ -113,15 +116,32 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
     public Task<string> Lost => _device.Lost;
 
     /// <summary>Counters for status.</summary>
-    public VfioDeviceStatistics Statistics => new(
-        _shadow.LiveCount,
-        _shadow.MappedCount,
-        _shadow.UnmappedCount,
-        _tracker.Reports,
-        _tracker.PagesReported,
-        _tracker.Harvests,
-        _interrupts?.Count ?? 0,
-        _shadow.NotInstalledCount);
+    public VfioDeviceStatistics Statistics
+    {
+        get
+        {
+            DirtyTrackingReport dirty = DirtyTracking;
+            return new VfioDeviceStatistics(
+                _shadow.LiveCount,
+                _shadow.MappedCount,
+                _shadow.UnmappedCount,
+                dirty.Reports,
+                dirty.PagesReported,
+                dirty.Harvests,
+                _interrupts?.Count ?? 0,
+                _shadow.NotInstalledCount);
+        }
+    }
+
+    /// <summary>How the device's writes are followed, for status.</summary>
+    public DirtyTrackingReport DirtyTracking
+    {
+        get
+        {
+            DirtyTrackingReport report = _tracker.Explain(_options.DirtyTracking);
+            return _logTracker is null || _logsDma ? report : report with { Source = DirtySourceKind.None };
+        }
+    }
 
     /// <summary>Every reason why this device keeps the machine from migrating. Live: computed now.</summary>
     public IReadOnlyList<MigrationBlocker> QueryBlockers(int migratableDevicesInMachine)
@@ -137,7 +157,7 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
             blockers.Add(new DeviceWithoutMigrationBlocker { Subject = Id });
         else if (migratableDevicesInMachine > 1 && (_states.Support & MigrationSupport.P2P) == 0)
             blockers.Add(new NoPeerToPeerBlocker { Subject = Id, Devices = migratableDevicesInMachine });
-        if (!_logsDma)
+        if (!_logsDma && _logTracker is not null)
             blockers.Add(new DeviceWithoutDirtyLoggingBlocker { Subject = Id });
         if (_attached)
             AddMemoryBlockers(blockers);
@@ -203,7 +223,7 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
     {
         try
         {
-            _probed = _tracker.Probe(out _loggingRefused);
+            _probed = _logTracker?.Probe(out _loggingRefused);
         }
         catch (DeviceLostException)
         {
@@ -214,9 +234,11 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
     private void AddMemoryBlockers(List<MigrationBlocker> blockers)
     {
         ImmutableArray<CoveragePlan> plans = Plans();
-        if (plans.IsEmpty)
+        if (_logTracker is null)
+            plans = [];
+        else if (plans.IsEmpty && _logTracker.Limits is not { TakesAnything: true })
             blockers.Add(new IommuWithoutApertureBlocker { Subject = Id });
-        else if (_probed is null && _loggingRefused is { } refused && !plans.Any(p => p.Translated))
+        else if (_probed is null && _loggingRefused is { } refused && plans.Any(p => !p.Translated))
             blockers.Add(new DirtyLoggingRefusedBlocker { Subject = Id, Coverage = plans[0].Description, Answer = refused.Errno.ToString() });
         int needed = _topology.System.View.Ranges.Count(r => r.Region is RamRegion);
         if (needed > _device.MaxMappings)

@@ -87,6 +87,7 @@ public sealed class ArgumentTests
     [InlineData("vfio-user,socket=a,speed=9", "'speed' is not a setting")]
     [InlineData("vfio-user,socket=a,socket=b", "'socket' is given twice")]
     [InlineData("vfio-user,socket=a,enable-migration=maybe", "on or off, not 'maybe'")]
+    [InlineData("vfio-user,socket=a,dirty-tracking=guess", "auto, device, iommu, pessimistic or off, not 'guess'")]
     [InlineData("vfio-user,socket=a,id=", "id ''")]
     [InlineData("vfio-user,socket=a,id=a/b", "id 'a/b'")]
     [InlineData("vfio-user,socket", "'socket' in")]

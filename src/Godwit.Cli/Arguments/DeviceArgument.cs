@@ -2,7 +2,7 @@ using Godwit.Vfio;
 
 namespace Godwit.Cli;
 
-/// <summary>The argument of <c>--device</c>: <c>vfio-user,socket=PATH[,id=NAME][,enable-migration=on|off]</c>.</summary>
+/// <summary>The argument of <c>--device</c>: <c>vfio-user,socket=PATH[,id=NAME][,enable-migration=on|off][,dirty-tracking=MODE]</c>.</summary>
 internal static class DeviceArgument
 {
     /// <summary>Reads <paramref name="text"/>; a device without an id gets <c>vfioN</c> by <paramref name="position"/>.</summary>
@@ -18,6 +18,7 @@ internal static class DeviceArgument
         string? socket = null;
         string id = $"vfio{position}";
         bool migration = true;
+        DirtyTrackingMode tracking = DirtyTrackingMode.Auto;
         foreach ((string key, string value) in list.Settings)
         {
             switch (key)
@@ -31,14 +32,17 @@ internal static class DeviceArgument
                 case "enable-migration":
                     migration = Switch(key, value);
                     break;
+                case "dirty-tracking":
+                    tracking = Tracking(value);
+                    break;
                 default:
-                    throw new FormatException($"'{key}' is not a setting of vfio-user: socket, id and enable-migration are");
+                    throw new FormatException($"'{key}' is not a setting of vfio-user: socket, id, enable-migration and dirty-tracking are");
             }
         }
 
         return string.IsNullOrEmpty(socket)
             ? throw new FormatException("vfio-user needs socket=PATH")
-            : new VfioDeviceOptions { Id = id, Socket = socket, EnableMigration = migration };
+            : new VfioDeviceOptions { Id = id, Socket = socket, EnableMigration = migration, DirtyTracking = tracking };
     }
 
     /// <summary>Reads <c>on</c> or <c>off</c>.</summary>
@@ -47,6 +51,16 @@ internal static class DeviceArgument
         "on" => true,
         "off" => false,
         _ => throw new FormatException($"{name} must be on or off, not '{value}'"),
+    };
+
+    private static DirtyTrackingMode Tracking(string value) => value switch
+    {
+        "auto" => DirtyTrackingMode.Auto,
+        "device" => DirtyTrackingMode.Device,
+        "iommu" => DirtyTrackingMode.Iommu,
+        "pessimistic" => DirtyTrackingMode.Pessimistic,
+        "off" => DirtyTrackingMode.Off,
+        _ => throw new FormatException($"dirty-tracking must be auto, device, iommu, pessimistic or off, not '{value}'"),
     };
 
     private static string Name(string value) =>

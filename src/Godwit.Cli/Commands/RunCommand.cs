@@ -34,7 +34,7 @@ internal static class RunCommand
         DefaultedOption<bool> passThrough = OnOff("--pass-through", "VT-d ECAP.PT: whether the guest may exempt a device from translation.", true);
         var devices = new Option<VfioDeviceOptions[]>("--device")
         {
-            Description = "Plug a device: vfio-user,socket=PATH[,id=NAME][,enable-migration=on|off]. May be given several times; they get the slots "
+            Description = "Plug a device: vfio-user,socket=PATH[,id=NAME][,enable-migration=on|off][,dirty-tracking=auto|device|iommu|pessimistic|off]. May be given several times; they get the slots "
                 + "from 00:03.0 on.",
             HelpName = "DEVICE",
             CustomParser = static result => CommonOptions.Parsed(result, "--device", () => Devices(result.Tokens)),

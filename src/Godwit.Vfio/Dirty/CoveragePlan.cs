@@ -10,6 +10,9 @@ namespace Godwit.Vfio;
 /// <param name="Description">For messages.</param>
 internal sealed record CoveragePlan(ImmutableArray<IovaPages> Ranges, bool LeavesUncovered, bool Translated, string Description)
 {
+    /// <summary>Whether it follows what is mapped, because the device does not take everything (rule 2).</summary>
+    public bool ByUse { get; init; }
+
     /// <summary>Nothing is covered.</summary>
     public static CoveragePlan Nothing { get; } = new([], true, true, "nothing");
 

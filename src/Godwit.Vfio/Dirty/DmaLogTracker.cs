@@ -1,4 +1,5 @@
 using System.Collections.Immutable;
+using System.Diagnostics;
 using System.Numerics;
 using Godwit.Memory;
 using Godwit.Migration;
@@ -18,7 +19,7 @@ namespace Godwit.Vfio;
 /// <see cref="Start"/>, <see cref="Sync"/> and <see cref="Stop"/> come on the migration's thread, <see cref="Unmapped"/> on whichever thread
 /// unmaps; the shadow's gate is held for one report at a time, so a vCPU waits for one round trip to the device at most.
 /// </remarks>
-internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
+internal class DmaLogTracker : IDeviceDirtySource
 {
     /// <summary>
     /// Batches of unmaps up to this many writable pages are marked dirty without asking the device. A driver unmaps a buffer after the device
@@ -35,6 +36,15 @@ internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
     /// <summary>Coarsest page that a device may answer START with: 1 GiB, the largest page of any IOMMU.</summary>
     internal const ulong LargestGranule = 1UL << 30;
 
+    /// <summary>Starts anew of the log in one migration, to follow what the guest maps: each costs sending what is mapped once more.</summary>
+    internal const int MaxRearms = 4;
+
+    /// <summary>Headroom around each range at first, 4 MiB; four times as much at each start anew.</summary>
+    internal const ulong FirstHeadroom = 1024;
+
+    /// <summary>Syncs to come that an uncovered page is expected to be sent in, the last one, which costs downtime, counting for most.</summary>
+    internal const ulong UncoveredWeight = 16;
+
     private readonly string _device;
     private readonly IDmaLog _log;
     private readonly DmaShadow _shadow;
@@ -46,10 +56,12 @@ internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
     private CoveragePlan _plan = CoveragePlan.Nothing;
     private ImmutableArray<IovaPages> _covered = []; // of the plan, what can be reported
     private SyncSteps _steps;
-    private ulong _pageSize;
+    private ulong _pageSize, _endPage;
     private bool _started, _armed, _rearmed, _stopFailed;
     private DeviceRefusedException? _broken;
-    private long _reports, _pagesReported, _harvests;
+    private long _reports, _bits, _pagesReported, _harvests, _syncs, _ticks, _uncovered, _uncoveredNow;
+    private int _rearms;
+    private DeviceLogLimits? _limits;
 
     /// <summary>Creates it, idle.</summary>
     /// <param name="device">Id.</param>
@@ -81,6 +93,32 @@ internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
     /// <summary>Times that unmapped ranges were brought in.</summary>
     public long Harvests => Volatile.Read(ref _harvests);
 
+    /// <inheritdoc/>
+    public DirtyTrackingReport Explain(DirtyTrackingMode mode)
+    {
+        CoveragePlan plan = _plan;
+        return new DirtyTrackingReport
+        {
+            Device = _device,
+            Mode = mode,
+            Source = DirtySourceKind.DeviceLog,
+            Active = Volatile.Read(ref _started),
+            Coverage = plan.Description,
+            ByUse = plan.ByUse,
+            CoveredRanges = plan.Ranges.Length,
+            CoveredBytes = plan.Ranges.Aggregate(0UL, (sum, range) => sum + range.Bytes),
+            Limits = _limits,
+            UncoveredPages = (ulong)Volatile.Read(ref _uncovered),
+            Rearms = Volatile.Read(ref _rearms),
+            Reports = Reports,
+            BitsAsked = Volatile.Read(ref _bits),
+            PagesReported = PagesReported,
+            Harvests = Harvests,
+            Syncs = Volatile.Read(ref _syncs),
+            TimeInSyncs = Stopwatch.GetElapsedTime(0, Volatile.Read(ref _ticks)),
+        };
+    }
+
     /// <summary>What the log covers; nothing while it is not armed.</summary>
     internal CoveragePlan Plan => _plan;
 
@@ -106,8 +144,9 @@ internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
             {
                 try
                 {
-                    _log.StartDmaLogging(RamPage.Size, plan.Ranges.AsSpan());
+                    ulong pageBytes = _log.StartDmaLogging(RamPage.Size, plan.Ranges.AsSpan());
                     _log.StopDmaLogging();
+                    _limits = new DeviceLogLimits { PageBytes = pageBytes, TakesWholeAperture = true };
                     return plan;
                 }
                 catch (DeviceRefusedException e)
@@ -115,10 +154,81 @@ internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
                     refusal = e;
                 }
             }
+
+            IReadOnlyList<CoveragePlan> plans = _plans();
+            if (CanPlanByUse(plans))
+                _limits = ProbeLimits(plans, refusal);
         }
 
         return null;
     }
+
+    /// <summary>What the log accepts; null before <see cref="Probe"/> or <see cref="Start"/>, and when all or nothing was asked of it.</summary>
+    public DeviceLogLimits? Limits => _limits;
+
+    /// <summary>Behind a translating vIOMMU what is mapped may be little. By GPA it is all of RAM, and there is nothing to choose.</summary>
+    private static bool CanPlanByUse(IReadOnlyList<CoveragePlan> plans) => plans.Count == 0 || plans.Any(p => p.Translated);
+
+    private static ulong EndOf(IReadOnlyList<CoveragePlan> plans) =>
+        plans.Count == 0 ? IovaPages.SpacePages - 1 : plans.Max(p => p.Ranges.Max(r => r.End));
+
+    private DeviceLogLimits ProbeLimits(IReadOnlyList<CoveragePlan> plans, DeviceRefusedException? refusal)
+    {
+        try
+        {
+            return new LogProbe(_log).Run(EndOf(plans), refusal?.Errno.ToString());
+        }
+        catch (DeviceRefusedException e)
+        {
+            // Its STOP: nothing can be planned with a log that cannot be stopped.
+            _stopFailed = true;
+            return new DeviceLogLimits { TakesAnything = false, Refusal = e.Message };
+        }
+    }
+
+    /// <summary>Arms what fits around what is mapped; false when nothing does.</summary>
+    private bool TryArmByUse(CoveragePlan? plan)
+    {
+        if (plan is null)
+            return false;
+        try
+        {
+            Arm(plan);
+            return true;
+        }
+        catch (DeviceRefusedException)
+        {
+            return false; // it takes less than when it was asked: everything counts as uncovered
+        }
+    }
+
+    /// <summary>
+    /// Coverage follows what the guest maps (rule 4). Bits of what is still mapped need not be read before the stop, because all of it is
+    /// marked after the start; bits of what was unmapped have been brought in when it was.
+    /// </summary>
+    private void FollowUse()
+    {
+        CoveragePlan? plan = CoveragePlanner.ByUse(_shadow.Installed, _endPage, _limits!, FirstHeadroom << (2 * (_rearms + 1)));
+        if (plan is null)
+            return;
+        (ulong mapped, ulong uncovered) = CoveragePlanner.Count(_shadow.Installed, plan.Ranges);
+        (_, ulong before) = CoveragePlanner.Count(_shadow.Installed, _covered);
+        if (before <= uncovered || (before - uncovered) * UncoveredWeight < mapped)
+            return;
+        _rearms++;
+        _armed = false;
+        StopLog();
+        if (!TryArmByUse(plan))
+        {
+            (_plan, _covered, _steps) = (CoveragePlan.Nothing, [], default);
+            _notices.Post($"{_device}: the device did not start its log of DMA again; everything mapped for writing counts as dirty");
+        }
+
+        MarkAfterRearm();
+    }
+
+    /// <summary>What was written between the stop and the start is unknown.</summary>
+    protected virtual void MarkAfterRearm() => MarkWritable(_shadow.Installed);
 
     /// <inheritdoc/>
     public void Start()
@@ -148,14 +258,18 @@ internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
 
             if (!_armed)
             {
-                // Behind a translating vIOMMU what is mapped may be little, so counting all of it as dirty can work (rule 3). By GPA it is all of RAM.
-                if (refusal is null || !plans.Any(p => p.Translated))
+                if (!CanPlanByUse(plans))
                     throw new DirtyLogLostException($"{_device}: the device cannot log its DMA over {(plans.Count > 0 ? plans[0].Description : "an aperture without end")}", refusal);
-                _notices.Post($"{_device}: the device refused to log its DMA ({refusal.Errno}); everything mapped for writing counts as dirty");
+                if (_limits is null or { TakesWholeAperture: true })
+                    _limits = ProbeLimits(plans, refusal);
+                _endPage = EndOf(plans);
+                if (!TryArmByUse(CoveragePlanner.ByUse(_shadow.Installed, _endPage, _limits, FirstHeadroom)))
+                    _notices.Post($"{_device}: the device {_limits}; everything mapped for writing counts as dirty");
             }
 
             _broken = null;
             _rearmed = false;
+            _rearms = 0;
             _started = true;
         }
     }
@@ -163,7 +277,8 @@ internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
     /// <inheritdoc/>
     public DirtySyncReport Sync(bool final)
     {
-        long reports = _reports, marked = _marker.Marked;
+        long reports = _reports, marked = _marker.Marked, began = Stopwatch.GetTimestamp();
+        _uncoveredNow = 0;
         ulong next = 0;
         bool more = true;
         while (more)
@@ -176,6 +291,7 @@ internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
                 if (_broken is { } cause)
                 {
                     Repair(cause, final);
+                    _uncoveredNow = 0;
                     break; // all that is mapped has just been marked
                 }
 
@@ -183,6 +299,19 @@ internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
             }
         }
 
+        Volatile.Write(ref _uncovered, _uncoveredNow);
+        if (!final && _uncoveredNow > 0 && _plan.ByUse && _rearms < MaxRearms)
+        {
+            lock (_shadow.Gate)
+            {
+                ThrowIfLost();
+                if (_broken is null && _armed)
+                    FollowUse();
+            }
+        }
+
+        Volatile.Write(ref _syncs, _syncs + 1);
+        Volatile.Write(ref _ticks, _ticks + (Stopwatch.GetTimestamp() - began));
         return new DirtySyncReport((int)(_reports - reports), _marker.Marked - marked, _shadow.LiveCount);
     }
 
@@ -261,6 +390,7 @@ internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
                 return true;
             case SyncStepKind.Uncovered:
                 _marker.Mark(step.Ram, step.Range.Count);
+                _uncoveredNow += (long)step.Range.Count;
                 return true;
             default:
                 return false;
@@ -291,6 +421,7 @@ internal class DmaLogTracker : IDirtyTracker, IUnmapObserver
     {
         ulong granule = _pageSize >> IovaPages.Shift;
         Volatile.Write(ref _reports, _reports + 1);
+        Volatile.Write(ref _bits, _bits + (long)(window.Count / granule));
         _log.ReportDmaLog(window, _pageSize, _bitmap.Prepare(window, granule));
         ulong pages = _bitmap.CountPages();
         if (pages == 0)

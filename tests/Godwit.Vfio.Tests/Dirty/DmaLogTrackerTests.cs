@@ -234,7 +234,7 @@ public sealed class DmaLogTrackerTests
     [Fact]
     public void ADeviceThatRefusesTheApertureHasEverythingMappedForWritingDirty()
     {
-        using var rig = new Rig(traits: new ModelDeviceTraits { LongestRange = 100 });
+        using var rig = new Rig(traits: new ModelDeviceTraits { LongestRange = 0 });
         Assert.Null(rig.Tracker.Probe(out DeviceRefusedException? refusal));
         Assert.NotNull(refusal);
         rig.Map(0x100, Low + 3, 2);

@@ -15,6 +15,18 @@ internal sealed record ModelDeviceTraits
     /// <summary>Longest range that START takes, in pages.</summary>
     public ulong LongestRange { get; init; } = ulong.MaxValue;
 
+    /// <summary>Most ranges of one START.</summary>
+    public int MaxRanges { get; init; } = 256;
+
+    /// <summary>Pages of all ranges together, least and most (mlx5: pg_track_log_min_addr_space and _max_).</summary>
+    public ulong MinSpan { get; init; }
+
+    /// <summary>See <see cref="MinSpan"/>.</summary>
+    public ulong MaxSpan { get; init; } = ulong.MaxValue;
+
+    /// <summary>All ranges become one region with the gaps between them (pds), which are logged too.</summary>
+    public bool OneRegion { get; init; }
+
     /// <summary>Most mappings.</summary>
     public int MaxMappings { get; init; } = 65535;
 
@@ -176,7 +188,16 @@ internal sealed class ModelDevice(ModelDeviceTraits traits, Random random) : IDm
                 end = range.End;
             }
 
-            _armed = ranges.ToArray();
+            if (ranges.Length > traits.MaxRanges)
+                throw new DeviceRefusedException("DMA_LOGGING_START", Errno.E2BIG);
+            ulong span = 0;
+            foreach (IovaPages range in ranges)
+                span += range.Count;
+            if (traits.OneRegion)
+                span = ranges[^1].End - ranges[0].First;
+            if (span < traits.MinSpan || span > traits.MaxSpan)
+                throw new DeviceRefusedException("DMA_LOGGING_START", Errno.ENOTSUP);
+            _armed = traits.OneRegion ? [IovaPages.Between(ranges[0].First, ranges[^1].End)] : ranges.ToArray();
             _log.Clear();
             _broken = false;
             return traits.LogPageSize;

@@ -48,6 +48,9 @@ internal sealed class Interleaving : IDisposable
     /// <summary>Steps lived.</summary>
     public int Steps { get; private set; }
 
+    /// <summary>Starts anew of the log.</summary>
+    public int Rearms { get; private set; }
+
     /// <summary>Migrations that failed because the log was lost twice.</summary>
     public int Failed { get; private set; }
 
@@ -126,6 +129,7 @@ internal sealed class Interleaving : IDisposable
         finally
         {
             _quiet = false;
+            Rearms += _rig.Tracker.Explain(DirtyTrackingMode.Auto).Rearms;
             _rig.Tracker.Stop();
             _rig.Board.Ram.Dirty.Stop();
         }
@@ -236,6 +240,10 @@ internal sealed class Interleaving : IDisposable
         MaxMappings = _random.Next(4) == 0 ? 40 : 65535,
         ReportFailsPercent = mutation == Mutation.ForgetAfterLoss ? 20 : _random.Next(4) == 0 ? 5 : 0,
         FailureSticks = _random.Next(2) == 0,
+        MaxRanges = _random.Next(3) switch { 0 => 1, 1 => 3, _ => 256 },
+        MaxSpan = mutation == Mutation.ForgetAfterRearm || _random.Next(2) == 0 ? 64UL << _random.Next(1, 8) : ulong.MaxValue,
+        MinSpan = _random.Next(4) == 0 ? 64UL << _random.Next(0, 5) : 0,
+        OneRegion = _random.Next(3) == 0,
         LongestRange = _random.Next(6) == 0 ? 100 : ulong.MaxValue,
     };
 

@@ -10,7 +10,7 @@ public sealed class OracleTests
     public void NoPageIsLostInAnyInterleaving()
     {
         long writes = 0;
-        int completed = 0, failed = 0;
+        int completed = 0, failed = 0, rearms = 0;
         for (int seed = FirstSeed; seed < FirstSeed + Runs; seed++)
         {
             Interleaving life;
@@ -27,13 +27,15 @@ public sealed class OracleTests
             writes += life.Writes;
             completed += life.Completed;
             failed += life.Failed;
+            rearms += life.Rearms;
         }
 
-        TestContext.Current.TestOutputHelper?.WriteLine($"{Runs} interleavings, {writes} DMA writes, {completed} migrations completed, {failed} failed with a lost log");
+        TestContext.Current.TestOutputHelper?.WriteLine($"{Runs} interleavings, {writes} DMA writes, {completed} migrations completed, {failed} failed with a lost log, {rearms} logs started anew");
         // The oracle must have had something to judge.
         Assert.True(writes > 50L * Runs, $"only {writes} writes");
         Assert.True(completed > Runs, $"only {completed} migrations completed");
         Assert.True(failed > 0);
+        Assert.True(rearms > 0);
     }
 
     /// <summary>Proof of the proof: every fault that can be put in is seen within a few interleavings.</summary>
@@ -43,6 +45,7 @@ public sealed class OracleTests
     [InlineData(Mutation.ClearNeighbours)]
     [InlineData(Mutation.GpaAsRamOffset)]
     [InlineData(Mutation.ForgetAfterLoss)]
+    [InlineData(Mutation.ForgetAfterRearm)]
     [InlineData(Mutation.HarvestDropsNeighbours)]
     public void TheOracleSeesTheFault(Mutation mutation)
     {

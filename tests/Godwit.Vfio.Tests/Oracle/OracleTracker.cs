@@ -23,6 +23,9 @@ public enum Mutation
     /// <summary>After the log was lost it is started again, and what was written meanwhile is forgotten.</summary>
     ForgetAfterLoss,
 
+    /// <summary>The log is started anew for other ranges, and what was written meanwhile is forgotten (rule 4's last step).</summary>
+    ForgetAfterRearm,
+
     /// <summary>A harvest credits only what was unmapped, and drops the bits of neighbours that are still mapped.</summary>
     HarvestDropsNeighbours,
 }
@@ -67,6 +70,12 @@ internal sealed class OracleTracker : DmaLogTracker
     {
         if (_mutation != Mutation.ForgetAfterLoss)
             base.MarkAfterLoss();
+    }
+
+    protected override void MarkAfterRearm()
+    {
+        if (_mutation != Mutation.ForgetAfterRearm)
+            base.MarkAfterRearm();
     }
 
     private protected override void Attribute(IovaPages window, MappingTable? unmapped)
