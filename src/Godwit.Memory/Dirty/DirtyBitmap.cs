@@ -6,37 +6,76 @@ using System.Runtime.Intrinsics;
 namespace Godwit.Memory;
 
 /// <summary>
-/// One bit per page over a fixed number of pages, in native memory aligned to 64 bytes. All members but <see cref="Dispose"/> may be
-/// called from any thread at once: setting is an atomic OR, draining an atomic exchange, so no bit is lost or seen twice.
+/// One bit per page over a fixed number of pages, with a summary bit per 1024 of them, in native memory. All members but
+/// <see cref="Dispose"/> may be called from any thread at once. Setting takes no lock and waits for nobody; drains exclude each other.
 /// </summary>
 /// <remarks>
-/// Every change of a word goes through <see cref="OrWord"/> or <see cref="TakeWord"/>; a summary level over blocks of words would be
-/// kept there and consulted in <see cref="Drain"/>. Setting bits that are set and draining words that are clear costs a plain read, so
-/// neither takes the cache line from the other side. No method is a fence when it changes nothing; <see cref="DirtyLog"/> adds the fences.
+/// <para>
+/// The bits of 16384 pages make a block. A <see cref="DirtyBlock"/> word says which buffer holds them and which parts of it may have bits
+/// set. <see cref="Drain(ref ulong, ulong, Span{DirtyRun})"/> exchanges that word for one with a clear buffer and no parts, and has the old
+/// buffer for itself: it reads and clears it with plain loads and stores.
+/// </para>
+/// <para>
+/// <b>Why no bit is lost.</b> <see cref="OrBlock"/> does, in this order: (1) read the block word; (2) have the bits in its buffer, by atomic
+/// OR or because an acquiring read found them set; (3) have the parts in the block word, by atomic OR or because step 1 found them there;
+/// (4) find in the value of the block word at (3) the buffer and generation of step 1, else begin again. A drain's exchange of the block
+/// word comes before (3) or after it. If before, (4) sees another generation, and the bits are set again in the new buffer. If after, the
+/// exchange returns the parts, and as (2) came before (3) the drain's reads, which come after the exchange, see the bits. The order
+/// matters on both sides: bits before summary here, summary before bits there. Summary first would let a drain take the part, read the
+/// word without the bit, and leave a bit that no summary names.
+/// </para>
+/// <para>
+/// Step 2 may find a bit that another thread has set and not yet published. That is why steps 3 and 4 are done for it too: a mark stands
+/// on nobody else's promise. A generation has 22 bits and buffers change places at each drain; to be deceived, a thread would have to sleep
+/// between (1) and (4) through a multiple of 2^22 drains of its block, and wake when its buffer happens to be back.
+/// </para>
+/// <para>
+/// <b>What may be wrong, always on the safe side.</b> An OR that comes too late for a drain may leave its bit in a buffer that then serves
+/// another block: a page there may be handed out that nobody set. The counts of newly set bits may then be off as well. Neither happens
+/// when no drain runs beside.
+/// </para>
+/// <para>No method is a fence when it changes nothing; <see cref="DirtyLog"/> adds the fences.</para>
 /// </remarks>
-public sealed unsafe class DirtyBitmap : IDisposable
+public sealed unsafe partial class DirtyBitmap : IDisposable
 {
+    /// <summary>Most pages of a bitmap: nearly 4 PiB of RAM.</summary>
+    public const ulong MaxPages = (DirtyBlock.MaxBuffers - 1) * DirtyBlock.Pages;
+
     private const int BitsPerWord = 64;
     private const nuint Alignment = 64;
 
-    private ulong* _words;
+    private readonly Lock _drain = new();
+    private readonly bool _vectors;
+    private ulong* _blocks; // DirtyBlock values
+    private ulong* _bits; // a buffer per block and a spare one
     private ulong _pageCount;
-    private ulong _wordCount;
+    private ulong _blockCount;
+    private ulong _spare; // a clear buffer; guarded by _drain
 
     /// <summary>Creates a bitmap of <paramref name="pageCount"/> clear bits.</summary>
-    /// <exception cref="ArgumentOutOfRangeException">0, or more pages than a 64-bit space has.</exception>
-    public DirtyBitmap(ulong pageCount)
+    /// <exception cref="ArgumentOutOfRangeException">0, or more than <see cref="MaxPages"/>.</exception>
+    public DirtyBitmap(ulong pageCount) : this(pageCount, RunWriter.VectorsSupported)
+    {
+    }
+
+    /// <summary>With a choice of how words become runs, for tests.</summary>
+    internal DirtyBitmap(ulong pageCount, bool vectors)
     {
         ArgumentOutOfRangeException.ThrowIfZero(pageCount);
-        ArgumentOutOfRangeException.ThrowIfGreaterThan(pageCount, 1UL << (64 - RamPage.Shift));
-        ulong wordCount = (pageCount + BitsPerWord - 1) / BitsPerWord;
-        // Whole cache lines, so that vectors may read past the last word without leaving the allocation.
-        nuint bytes = checked((nuint)((wordCount * sizeof(ulong) + Alignment - 1) & ~((ulong)Alignment - 1)));
-        // SAFETY: allocated here with this size, freed once in Dispose; all accesses are bounded by _wordCount.
-        _words = (ulong*)NativeMemory.AlignedAlloc(bytes, Alignment);
-        NativeMemory.Clear(_words, bytes);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(pageCount, MaxPages);
+        _blockCount = (pageCount + DirtyBlock.Pages - 1) / DirtyBlock.Pages;
+        _spare = _blockCount;
+        nuint blockBytes = checked((nuint)((_blockCount * sizeof(ulong) + Alignment - 1) & ~((ulong)Alignment - 1)));
+        nuint bitBytes = checked((nuint)((_blockCount + 1) * DirtyBlock.Words * sizeof(ulong)));
+        // SAFETY: allocated here with these sizes, freed once in Dispose; block numbers are below _blockCount, buffer numbers at most that.
+        _blocks = (ulong*)NativeMemory.AlignedAlloc(blockBytes, Alignment);
+        _bits = (ulong*)NativeMemory.AlignedAlloc(bitBytes, Alignment);
+        NativeMemory.Clear(_blocks, blockBytes);
+        NativeMemory.Clear(_bits, bitBytes);
+        for (ulong block = 0; block < _blockCount; block++)
+            _blocks[block] = DirtyBlock.Clear(block).Value;
         _pageCount = pageCount;
-        _wordCount = wordCount;
+        _vectors = vectors;
     }
 
     /// <summary>Pages covered.</summary>
@@ -57,8 +96,16 @@ public sealed unsafe class DirtyBitmap : IDisposable
     {
         if (page >= _pageCount)
             ThrowOutside(page, 1);
-        // SAFETY: page is below _pageCount.
-        return (Volatile.Read(ref _words[page / BitsPerWord]) >> (int)(page % BitsPerWord) & 1) != 0;
+        ulong word = page / BitsPerWord;
+        while (true)
+        {
+            // SAFETY: page is below _pageCount.
+            ref ulong entry = ref _blocks[word / DirtyBlock.Words];
+            var block = new DirtyBlock(Volatile.Read(ref entry));
+            ulong bits = Volatile.Read(ref Buffer(block)[word % DirtyBlock.Words]);
+            if (block.IsSameBuffer(new DirtyBlock(Volatile.Read(ref entry))))
+                return (block.Dirty >> PartOf(word) & bits >> (int)(page % BitsPerWord) & 1) != 0;
+        }
     }
 
     /// <summary>Sets <paramref name="count"/> bits from <paramref name="first"/>, by whole words; returns how many were clear before.</summary>
@@ -73,13 +120,19 @@ public sealed unsafe class DirtyBitmap : IDisposable
         ulong lastWord = lastPage / BitsPerWord;
         ulong headMask = ulong.MaxValue << (int)(first % BitsPerWord);
         ulong tailMask = ulong.MaxValue >> (BitsPerWord - 1 - (int)(lastPage % BitsPerWord));
-        if (word == lastWord)
-            return Added(OrWord(word, headMask & tailMask));
-
-        ulong added = Added(OrWord(word++, headMask));
-        while ((word = SkipRun<AllOnes>(word, lastWord)) < lastWord)
-            added += Added(OrWord(word++, ulong.MaxValue));
-        return added + Added(OrWord(lastWord, tailMask));
+        ulong added = 0;
+        while (true)
+        {
+            ulong lastOfBlock = Math.Min(word | (DirtyBlock.Words - 1), lastWord);
+            ulong mask = lastOfBlock == lastWord ? tailMask : ulong.MaxValue;
+            added += word == lastOfBlock
+                ? OrBlock(word, word, headMask & mask, headMask & mask)
+                : OrBlock(word, lastOfBlock, headMask, mask);
+            if (lastOfBlock == lastWord)
+                return added;
+            headMask = ulong.MaxValue;
+            word = lastOfBlock + 1;
+        }
     }
 
     /// <summary>
@@ -108,45 +161,30 @@ public sealed unsafe class DirtyBitmap : IDisposable
             ulong source = i == sourceWords - 1 ? bits[i] & lastMask : bits[i];
             ulong low = source << shift;
             if (low != 0)
-                added += Added(OrWord(target + (ulong)i, low));
+                added += OrWord(target + (ulong)i, low);
             ulong high = shift == 0 ? 0 : source >> (BitsPerWord - shift);
             if (high != 0)
-                added += Added(OrWord(target + (ulong)i + 1, high));
+                added += OrWord(target + (ulong)i + 1, high);
         }
 
         return added;
-    }
-
-    /// <summary>
-    /// Moves the words from page <paramref name="firstPage"/> (a multiple of 64) into <paramref name="words"/>, clearing them here;
-    /// returns the number of set bits. Words past the last page come out 0.
-    /// </summary>
-    /// <exception cref="ArgumentOutOfRangeException"><paramref name="firstPage"/> is no multiple of 64 or not covered.</exception>
-    public ulong Drain(ulong firstPage, Span<ulong> words)
-    {
-        CheckAligned(firstPage);
-        ulong first = firstPage / BitsPerWord;
-        ulong end = first + Math.Min((ulong)words.Length, _wordCount - first);
-        words.Clear();
-        ulong count = 0;
-        for (ulong word = first; (word = SkipRun<AllZeros>(word, end)) < end; word++)
-        {
-            ulong taken = TakeWord(word);
-            words[(int)(word - first)] = taken;
-            count += (ulong)BitOperations.PopCount(taken);
-        }
-
-        return count;
     }
 
     /// <summary>Number of set bits, a snapshot word by word.</summary>
     public ulong Count()
     {
         ulong count = 0;
-        for (ulong word = 0; (word = SkipRun<AllZeros>(word, _wordCount)) < _wordCount; word++)
+        for (ulong block = 0; (block = NextDirtyBlock(block)) < _blockCount; block++)
         {
-            // SAFETY: word is below _wordCount.
-            count += (ulong)BitOperations.PopCount(Volatile.Read(ref _words[word]));
+            // SAFETY: block is below _blockCount, and a block has Words words.
+            var entry = new DirtyBlock(Volatile.Read(ref _blocks[block]));
+            ulong* words = Buffer(entry);
+            for (uint parts = entry.Dirty; parts != 0; parts &= parts - 1)
+            {
+                int first = BitOperations.TrailingZeroCount(parts) * DirtyBlock.WordsPerPart;
+                for (int word = first; word < first + DirtyBlock.WordsPerPart; word++)
+                    count += (ulong)BitOperations.PopCount(Volatile.Read(ref words[word]) & WordMask(block, word));
+            }
         }
 
         return count;
@@ -156,84 +194,83 @@ public sealed unsafe class DirtyBitmap : IDisposable
     public void Dispose()
     {
         // SAFETY: set to null, so it is freed once.
-        NativeMemory.AlignedFree(_words);
-        _words = null;
+        NativeMemory.AlignedFree(_blocks);
+        NativeMemory.AlignedFree(_bits);
+        _blocks = null;
+        _bits = null;
         _pageCount = 0;
-        _wordCount = 0;
+        _blockCount = 0;
     }
 
-    /// <summary>Sets every bit with plain stores: storing all ones is an OR with all ones. Not to be run beside <see cref="Drain"/>.</summary>
-    internal void SetAll()
-    {
-        ulong lastMask = ulong.MaxValue >> (int)((BitsPerWord - _pageCount % BitsPerWord) % BitsPerWord);
-        for (ulong word = 0; word < _wordCount - 1; word++)
-        {
-            // SAFETY: word is below _wordCount.
-            _words[word] = ulong.MaxValue;
-        }
+    /// <summary>Sets every bit.</summary>
+    internal void SetAll() => SetRange(0, _pageCount);
 
-        OrWord(_wordCount - 1, lastMask);
-    }
-
-    /// <summary>Clears every bit.</summary>
-    internal void Clear()
-    {
-        for (ulong word = 0; (word = SkipRun<AllZeros>(word, _wordCount)) < _wordCount; word++)
-            TakeWord(word);
-    }
-
-    /// <summary>ORs bits into a word; returns those that were clear before.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private ulong OrWord(ulong word, ulong bits)
-    {
-        // SAFETY: callers pass a word below _wordCount.
-        ref ulong target = ref _words[word];
-        return (bits & ~Volatile.Read(ref target)) == 0 ? 0 : bits & ~Interlocked.Or(ref target, bits);
-    }
-
-    /// <summary>Takes all bits out of a word.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private ulong TakeWord(ulong word)
-    {
-        // SAFETY: callers pass a word below _wordCount.
-        return Interlocked.Exchange(ref _words[word], 0);
-    }
+    private ulong OrWord(ulong word, ulong bits) => OrBlock(word, word, bits, bits);
 
     /// <summary>
-    /// The first word from <paramref name="word"/> up to <paramref name="end"/> that is not wholly <typeparamref name="T"/>. The vector
-    /// reads are hints only: the word found is read again atomically, and a word passed over was right to pass when it was read.
+    /// ORs ones into words of one block, with masks for the first and the last; for a single word both masks must be the same. Returns how
+    /// many were clear before. The order of its steps is explained at the class.
     /// </summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private ulong SkipRun<T>(ulong word, ulong end) where T : struct, IFill
+    private ulong OrBlock(ulong firstWord, ulong lastWord, ulong headMask, ulong tailMask)
     {
-        ulong* words = _words;
-        // SAFETY: reads stay below end, which callers bound by _wordCount.
-        if (word < end && words[word] != T.Word)
-            return word;
-        while (word < end && word % 8 != 0 && words[word] == T.Word)
-            word++;
-        if (word % 8 == 0)
+        // SAFETY: callers pass words of covered pages, so the block is below _blockCount; offsets are below Words by the mask.
+        ref ulong entry = ref _blocks[firstWord / DirtyBlock.Words];
+        int first = (int)(firstWord % DirtyBlock.Words);
+        int last = (int)(lastWord % DirtyBlock.Words);
+        ulong parts = (2UL << (last / DirtyBlock.WordsPerPart)) - (1UL << (first / DirtyBlock.WordsPerPart));
+        while (true)
         {
-            if (Vector512.IsHardwareAccelerated)
+            var before = new DirtyBlock(Volatile.Read(ref entry));
+            ulong* words = Buffer(before);
+            ulong added = 0;
+            for (int i = first; i <= last; i++)
             {
-                while (word + 8 <= end && Vector512.Load(words + word) == Vector512.Create(T.Word))
-                    word += 8;
+                ulong mask = i == first ? headMask : i == last ? tailMask : ulong.MaxValue;
+                if ((mask & ~Volatile.Read(ref words[i])) != 0)
+                    added += (ulong)BitOperations.PopCount(mask & ~Interlocked.Or(ref words[i], mask));
             }
-            else
-            {
-                while (word + 8 <= end
-                    && Vector256.Load(words + word) == Vector256.Create(T.Word)
-                    && Vector256.Load(words + word + 4) == Vector256.Create(T.Word))
-                {
-                    word += 8;
-                }
-            }
+
+            ulong after = (before.Dirty & parts) == parts ? Volatile.Read(ref entry) : Interlocked.Or(ref entry, parts);
+            if (before.IsSameBuffer(new DirtyBlock(after)))
+                return added;
+        }
+    }
+
+    /// <summary>The first block from <paramref name="block"/> on whose summary is not empty; else the number of blocks.</summary>
+    private ulong NextDirtyBlock(ulong block)
+    {
+        // SAFETY: reads stay below _blockCount. The vector reads are hints only: a block found is read again atomically.
+        while (block < _blockCount && block % 8 != 0)
+        {
+            if ((_blocks[block] & DirtyBlock.PartsMask) != 0)
+                return block;
+            block++;
         }
 
-        while (word < end && words[word] == T.Word)
-            word++;
-        return word;
+        var mask = Vector256.Create(DirtyBlock.PartsMask);
+        while (block + 8 <= _blockCount && ((Vector256.Load(_blocks + block) | Vector256.Load(_blocks + block + 4)) & mask) == Vector256<ulong>.Zero)
+            block += 8;
+        while (block < _blockCount && (_blocks[block] & DirtyBlock.PartsMask) == 0)
+            block++;
+        return block;
     }
+
+    /// <summary>The bits of a word that stand for covered pages.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private ulong WordMask(ulong block, int word)
+    {
+        ulong first = (block * DirtyBlock.Pages) + ((ulong)word * BitsPerWord);
+        if (first + BitsPerWord <= _pageCount)
+            return ulong.MaxValue;
+        return first >= _pageCount ? 0 : (1UL << (int)(_pageCount - first)) - 1;
+    }
+
+    // SAFETY: a buffer number that a block word or _spare holds is at most _blockCount.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private ulong* Buffer(DirtyBlock block) => _bits + (block.Buffer * DirtyBlock.Words);
+
+    private static int PartOf(ulong word) => (int)(word % DirtyBlock.Words / DirtyBlock.WordsPerPart);
 
     private static int ZeroRun(ReadOnlySpan<ulong> words)
     {
@@ -243,38 +280,12 @@ public sealed unsafe class DirtyBitmap : IDisposable
         return run < 0 ? words.Length : run;
     }
 
-    private static ulong Added(ulong bits) => (ulong)BitOperations.PopCount(bits);
-
     private void CheckRange(ulong first, ulong count)
     {
         if (count > _pageCount || first > _pageCount - count)
             ThrowOutside(first, count);
     }
 
-    private void CheckAligned(ulong firstPage)
-    {
-        if (firstPage % BitsPerWord != 0)
-            throw new ArgumentOutOfRangeException(nameof(firstPage), firstPage, $"The first page must be a multiple of {BitsPerWord}");
-        if (firstPage >= _pageCount)
-            ThrowOutside(firstPage, 1);
-    }
-
     private void ThrowOutside(ulong first, ulong count) =>
         throw new ArgumentOutOfRangeException(nameof(first), first, $"{count} pages from page {first} leave the bitmap of {_pageCount} pages");
-
-    /// <summary>The word that a run is made of, as a type so that the loops specialise.</summary>
-    private interface IFill
-    {
-        static abstract ulong Word { get; }
-    }
-
-    private readonly struct AllZeros : IFill
-    {
-        public static ulong Word => 0;
-    }
-
-    private readonly struct AllOnes : IFill
-    {
-        public static ulong Word => ulong.MaxValue;
-    }
 }

@@ -109,6 +109,31 @@ public sealed class DirtyLog
     }
 
     /// <summary>
+    /// Moves marks out from <paramref name="next"/> on, as runs of neighbouring pages in ascending order; <paramref name="next"/> moves on to
+    /// where the following call begins, and is the number of pages of RAM at the end. Returns how many runs were written, and is fully fenced
+    /// before. While not recording there are none. Allocation-free.
+    /// </summary>
+    /// <param name="next">A multiple of 16384, or the number of pages of RAM.</param>
+    /// <param name="enough">Pages after which to stop; at most 16383 more are handed out.</param>
+    /// <param name="runs">At least <see cref="DirtyBitmap.MinRuns"/> long.</param>
+    /// <exception cref="ArgumentOutOfRangeException"><paramref name="next"/> is no such page.</exception>
+    /// <exception cref="ArgumentException"><paramref name="runs"/> is too short.</exception>
+    public int Drain(ref RamPage next, ulong enough, Span<DirtyRun> runs)
+    {
+        if (!_enabled)
+        {
+            next = new RamPage(PageCount);
+            return 0;
+        }
+
+        ulong page = next.Index;
+        int count = _bitmap!.Drain(ref page, enough, runs);
+        next = new RamPage(page);
+        Interlocked.MemoryBarrier();
+        return count;
+    }
+
+    /// <summary>
     /// Gives back drained marks that were not sent, from the same <paramref name="first"/>. Not counted for any source. Ignored while
     /// not recording.
     /// </summary>

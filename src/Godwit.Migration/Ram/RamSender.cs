@@ -1,4 +1,3 @@
-using System.Numerics;
 using Godwit.Memory;
 
 namespace Godwit.Migration;
@@ -17,8 +16,7 @@ internal interface ISendPace
 internal sealed unsafe class RamSender(GuestRam ram, FrameWriter writer)
 {
     // 16 MiB of pages are drained at a time: a page is sent soon after its mark was taken, so few are marked again before they are sent.
-    private const int WordsPerPiece = 64;
-    private const int PagesPerWord = 64;
+    private const ulong PagesPerPiece = 4096;
 
     // 256 KiB a frame. The copy in the writer's buffer should still be in the cache when the kernel copies it on.
     private const ulong PagesPerFrame = 64;
@@ -26,6 +24,7 @@ internal sealed unsafe class RamSender(GuestRam ram, FrameWriter writer)
     // From this run length on it pays to ask the kernel whether there is anything: 2 MiB, its allocation unit where it uses huge pages.
     private const ulong WorthAsking = 512;
 
+    private readonly DirtyRun[] _runs = new DirtyRun[2 * DirtyBitmap.MinRuns];
     private PageRun _zeros; // zero pages found and not yet sent
 
     /// <summary>Pages with contents sent since <see cref="BeginRound"/>.</summary>
@@ -44,42 +43,16 @@ internal sealed unsafe class RamSender(GuestRam ram, FrameWriter writer)
     /// <summary>Takes every mark and sends its page.</summary>
     internal void SendDirty(ISendPace pace)
     {
-        Span<ulong> words = stackalloc ulong[WordsPerPiece];
-        for (ulong first = 0; first < ram.PageCount; first += WordsPerPiece * PagesPerWord)
+        for (RamPage next = default; next.Index < ram.PageCount;)
         {
-            if (ram.Dirty.Drain(new RamPage(first), words) == 0)
-                continue;
-            for (int bit = 0; TryTakeRun(words, ref bit, out int start);)
-                SendRun(new RamPage(first + (ulong)start), (ulong)(bit - start), pace);
-            pace.PieceDone();
+            int count = ram.Dirty.Drain(ref next, PagesPerPiece, _runs);
+            foreach (DirtyRun run in _runs.AsSpan(0, count))
+                SendRun(run.First, run.Count, pace);
+            if (count > 0)
+                pace.PieceDone();
         }
 
         FlushZeros();
-    }
-
-    /// <summary>The next run of set bits from <paramref name="bit"/>; leaves <paramref name="bit"/> behind it.</summary>
-    internal static bool TryTakeRun(ReadOnlySpan<ulong> words, ref int bit, out int start)
-    {
-        start = Scan(words, bit, invert: 0);
-        bit = Scan(words, start, invert: ulong.MaxValue);
-        return start < bit;
-    }
-
-    /// <summary>The first bit from <paramref name="from"/> on that is set (after inverting), or the number of bits.</summary>
-    private static int Scan(ReadOnlySpan<ulong> words, int from, ulong invert)
-    {
-        int word = from / PagesPerWord;
-        if (word >= words.Length)
-            return words.Length * PagesPerWord;
-        ulong value = (words[word] ^ invert) & (ulong.MaxValue << (from % PagesPerWord));
-        while (value == 0)
-        {
-            if (++word == words.Length)
-                return words.Length * PagesPerWord;
-            value = words[word] ^ invert;
-        }
-
-        return (word * PagesPerWord) + BitOperations.TrailingZeroCount(value);
     }
 
     private void SendRun(RamPage first, ulong count, ISendPace pace)

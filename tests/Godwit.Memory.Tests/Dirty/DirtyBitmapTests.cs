@@ -25,7 +25,7 @@ public sealed class DirtyBitmapTests
 
     [Theory]
     [InlineData(0UL)]
-    [InlineData((1UL << 52) + 1)]
+    [InlineData(DirtyBitmap.MaxPages + 1)]
     public void Impossible_sizes_are_refused(ulong pages) =>
         Assert.Throws<ArgumentOutOfRangeException>(() => new DirtyBitmap(pages));
 

@@ -5,39 +5,6 @@ namespace Godwit.Migration.Tests;
 public sealed unsafe class RamTests
 {
     [Fact]
-    public void Runs_are_the_stretches_of_set_bits()
-    {
-        int seed = Random.Shared.Next();
-        var random = new Random(seed);
-        for (int round = 0; round < 2000; round++)
-        {
-            ulong[] words = new ulong[random.Next(1, 6)];
-            bool[] bits = new bool[words.Length * 64];
-            double density = random.NextDouble();
-            bool value = false;
-            for (int i = 0; i < bits.Length; i++)
-            {
-                if (random.NextDouble() < 0.1)
-                    value = random.NextDouble() < density;
-                bits[i] = value;
-                if (value)
-                    words[i / 64] |= 1UL << (i % 64);
-            }
-
-            var found = new bool[bits.Length];
-            int last = -1;
-            for (int bit = 0; RamSender.TryTakeRun(words, ref bit, out int start);)
-            {
-                Assert.True(start > last, $"seed {seed}: runs must be apart and in order");
-                found.AsSpan(start, bit - start).Fill(true);
-                last = bit;
-            }
-
-            Assert.True(bits.SequenceEqual(found), $"seed {seed}, round {round}");
-        }
-    }
-
-    [Fact]
     public void A_single_bit_makes_a_page_no_zero_page()
     {
         using var ram = new GuestRam();
