@@ -38,6 +38,10 @@ public sealed partial class IntelIommu : IPciIommu
         DefineRegisters();
         var window = new MmioRegion("vt-d", RegisterOffsets.WindowSize, this, new MmioAccessRules(4, 8, AllowUnaligned: false));
         topology.Add(topology.SystemRoot, BusAddress.FromGpa(RegisterBase), window, priority: 1);
+        if (!options.InterruptRemapping)
+            return;
+        Interrupts = new InterruptRemapper(Tables, RecordInterruptFault);
+        Own(Interrupts);
     }
 
     /// <summary>GPA of the register window, as a DMAR table would tell the guest.</summary>
@@ -45,6 +49,9 @@ public sealed partial class IntelIommu : IPciIommu
 
     /// <summary>The options it was built with.</summary>
     public IntelIommuOptions Options { get; }
+
+    /// <summary>What remaps interrupt requests, or null when it was built without.</summary>
+    public InterruptRemapper? Interrupts { get; }
 
     /// <summary>Mappings announced to shadow users now, and announced and withdrawn since the machine started. Any thread.</summary>
     public IommuChurn Churn

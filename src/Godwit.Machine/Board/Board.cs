@@ -60,7 +60,7 @@ internal sealed class Board : IDisposable
     public void ConnectInterrupts(IReadOnlyList<IVcpu> vcpus)
     {
         var window = new MmioRegion(
-            "interrupt-messages", BoardLayout.InterruptSize, new InterruptWindow(vcpus), new MmioAccessRules(4, 4, AllowUnaligned: false));
+            "interrupt-messages", BoardLayout.InterruptSize, new InterruptWindow(vcpus, Iommu?.Interrupts), new MmioAccessRules(4, 4, AllowUnaligned: false));
         Topology.Add(Topology.SystemRoot, BusAddress.FromGpa(BoardLayout.InterruptBase), window);
     }
 

@@ -1,19 +1,18 @@
+using Godwit.Iommu.Intel;
 using Godwit.Memory;
 
 namespace Godwit.Machine;
 
 /// <summary>
-/// The interrupt message window at 0xFEE0_0000 in system memory: a compatibility-format MSI (Intel SDM vol. 3, 11.11) becomes a vector
-/// at the local APIC that the address names. A vIOMMU that remaps interrupts sits in front of it.
+/// The interrupt message window at 0xFEE0_0000 in system memory: a message (Intel SDM vol. 3, 11.11) becomes a vector at the local APICs
+/// that it names. A request of a PCI function goes through the vIOMMU's interrupt remapping first, if there is one; messages of the unit
+/// itself bear no requester id and do not (VT-d 5.1.6).
 /// </summary>
-internal sealed class InterruptWindow(IReadOnlyList<IVcpu> vcpus) : IMmioHandler
+internal sealed class InterruptWindow(IReadOnlyList<IVcpu> vcpus, InterruptRemapper? remapper) : IMmioHandler, IInterruptSink
 {
-    private const int DestinationShift = 12;     // address bits 19:12: APIC id
-    private const ulong RedirectionHint = 1 << 3; // address bit 3
-    private const ulong LogicalDestination = 1 << 2; // address bit 2
-    private const int DeliveryModeShift = 8;     // data bits 10:8
     private const byte FirstLegalVector = 16;    // vectors 0-15 are reserved (SDM vol. 3, 11.5.2)
-    private const byte Broadcast = 0xFF;
+    private const int LowestPriority = 1;
+    private const int FlatModeCpus = 8;
 
     private long _dropped;
 
@@ -27,12 +26,16 @@ internal sealed class InterruptWindow(IReadOnlyList<IVcpu> vcpus) : IMmioHandler
         // A CPU's own stores here address its APIC registers, which managed guests do not have; they are no messages.
         if (attributes.Source == DirtySource.Vcpu)
             return;
+        ulong address = BoardLayout.InterruptBase.Value + offset;
+        if (remapper is not null && attributes.RequesterId is { } requester)
+            remapper.Deliver(requester, address, (uint)value, this);
+        else
+            Deliver(InterruptMessage.FromCompatibility(address, (uint)value));
+    }
 
-        byte destination = (byte)(offset >> DestinationShift);
-        byte vector = (byte)value;
-        uint deliveryMode = (uint)(value >> DeliveryModeShift) & 7;
-        bool logical = (offset & (RedirectionHint | LogicalDestination)) == (RedirectionHint | LogicalDestination);
-        if (vector < FirstLegalVector || deliveryMode > 1)
+    public void Deliver(in InterruptMessage message)
+    {
+        if (message.Vector < FirstLegalVector || message.DeliveryMode > LowestPriority)
         {
             Interlocked.Increment(ref _dropped);
             return;
@@ -41,18 +44,28 @@ internal sealed class InterruptWindow(IReadOnlyList<IVcpu> vcpus) : IMmioHandler
         bool delivered = false;
         for (int i = 0; i < vcpus.Count; i++)
         {
-            // Flat logical mode: bit n of the destination is the CPU with APIC id n (SDM vol. 3, 11.6.2.2).
-            bool match = destination == Broadcast
-                || (logical ? i < 8 && (destination & (1 << i)) != 0 : destination == vcpus[i].ApicId);
-            if (!match)
+            if (!IsNamed(message, vcpus[i].ApicId))
                 continue;
-            vcpus[i].Interrupt(vector);
+            vcpus[i].Interrupt(message.Vector);
             delivered = true;
-            if (deliveryMode == 1)
-                break; // lowest priority: one of them
+            if (message.DeliveryMode == LowestPriority)
+                break; // one of them
         }
 
         if (!delivered)
             Interlocked.Increment(ref _dropped);
+    }
+
+    private static bool IsNamed(in InterruptMessage message, uint apicId)
+    {
+        if (message.IsBroadcast)
+            return true;
+        if (!message.Logical)
+            return message.Destination == apicId;
+        // x2APIC: cluster in bits 31:16, one bit for each of its 16 CPUs below (SDM vol. 3, 11.12.10.2).
+        if (message.Extended)
+            return message.Destination >> 16 == apicId >> 4 && (message.Destination & (1u << (int)(apicId & 15))) != 0;
+        // Flat logical mode: bit n is the CPU with APIC id n (SDM vol. 3, 11.6.2.2).
+        return apicId < FlatModeCpus && (message.Destination & (1u << (int)apicId)) != 0;
     }
 }

@@ -25,7 +25,7 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
     private int _asleep;
     private bool _woken;
 
-    public ManagedVcpu(byte apicId, GuestProgram program, GuestBus bus, TimeProvider time, Action<ManagedVcpu> panicked) : base(bus)
+    public ManagedVcpu(uint apicId, GuestProgram program, GuestBus bus, TimeProvider time, Action<ManagedVcpu> panicked) : base(bus)
     {
         ApicId = apicId;
         _program = program;
@@ -36,7 +36,7 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
         _thread.Start();
     }
 
-    public byte ApicId { get; }
+    public uint ApicId { get; }
 
     public string? PanicText => Volatile.Read(ref _panicText);
 

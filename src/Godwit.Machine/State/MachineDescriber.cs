@@ -33,8 +33,15 @@ internal static class MachineDescriber
         if (config.Iommu == IommuKind.Intel)
         {
             AddNumber("iommu.aw-bits", (ulong)config.Intel.AddressWidth);
-            Add("iommu.caching-mode", config.Intel.CachingMode ? "on" : "off");
-            Add("iommu.pt", config.Intel.PassThrough ? "on" : "off");
+            void AddSwitch(string name, bool on) => Add($"iommu.{name}", on ? "on" : "off");
+            AddSwitch("caching-mode", config.Intel.CachingMode);
+            AddSwitch("intremap", config.Intel.InterruptRemapping);
+            AddSwitch("eim", config.Intel.ExtendedInterruptMode);
+            AddSwitch("dma-translation", config.Intel.DmaTranslation);
+            AddSwitch("pt", config.Intel.PassThrough);
+            AddSwitch("device-iotlb", config.Intel.DeviceIotlb);
+            AddSwitch("scalable-mode", config.Intel.ScalableMode);
+            AddSwitch("snoop-control", config.Intel.SnoopControl);
         }
 
         foreach (PciBusInfo bus in board.Pci.Describe())

@@ -9,7 +9,7 @@ namespace Godwit.Machine;
 internal interface IVcpu : IDisposable
 {
     /// <summary>Id of its local APIC, by which interrupt messages address it.</summary>
-    byte ApicId { get; }
+    uint ApicId { get; }
 
     /// <summary>Why it will never execute again, or null. Part of its state: survives a migration.</summary>
     string? PanicText { get; }

@@ -1,3 +1,4 @@
+using Godwit.Iommu.Intel;
 using Godwit.Machine.Guests;
 using Godwit.Machine.Managed;
 using Godwit.Memory;
@@ -14,7 +15,7 @@ public sealed class InterruptWindowTests : IDisposable
     {
         // Stopped vCPUs: what is delivered stays in their request registers.
         _vcpus = [.. Enumerable.Range(0, 3).Select(i => new ManagedVcpu((byte)i, new IdleProgram(), _ram.Bus, TimeProvider.System, _ => { }))];
-        _window = new InterruptWindow(_vcpus);
+        _window = new InterruptWindow(_vcpus, remapper: null);
         _ram.Topology.Add(
             _ram.Topology.SystemRoot, BusAddress.FromGpa(BoardLayout.InterruptBase),
             new MmioRegion("msi", BoardLayout.InterruptSize, _window, new MmioAccessRules(4, 4, false)));
@@ -60,6 +61,43 @@ public sealed class InterruptWindowTests : IDisposable
     {
         _ram.Bus.WriteMmio(BoardLayout.InterruptBase, 0x41, 4);
         Assert.All(_vcpus, v => Assert.False(v.Registers.AnyRequested));
+    }
+
+    [Theory]
+    [InlineData(299u, false, true)]
+    [InlineData(298u, false, false)]
+    [InlineData(0x12_0800u, true, true)]  // logical: cluster 18, bit 11
+    [InlineData(0x12_0400u, true, false)]
+    [InlineData(uint.MaxValue, false, true)] // broadcast
+    public void A_vCPU_beyond_255_is_reached_by_x2APIC_destinations(uint destination, bool logical, bool reached)
+    {
+        using var far = new ManagedVcpu(299, new IdleProgram(), _ram.Bus, TimeProvider.System, _ => { });
+        IInterruptSink window = new InterruptWindow([far], remapper: null);
+
+        window.Deliver(new InterruptMessage(destination, Extended: true, logical, DeliveryMode: 0, 0x55, LevelTriggered: false));
+
+        Assert.Equal(reached, far.Registers.AnyRequested);
+    }
+
+    [Fact]
+    public void A_function_s_message_goes_through_the_table_of_the_guest()
+    {
+        const ulong Table = 0x2_0000;
+        var iommu = new IntelIommu(_ram.Topology, new IntelIommuOptions { InterruptRemapping = true, ExtendedInterruptMode = true });
+        using var far = new ManagedVcpu(299, new IdleProgram(), _ram.Bus, TimeProvider.System, _ => { });
+        var window = new InterruptWindow([far], iommu.Interrupts);
+        _ram.Bus.Store(new Gpa(Table + (5 * 16)), 1UL | (0x66 << 16) | (299UL << 32));
+        _ram.Bus.Store(new Gpa(Table + (5 * 16) + 8), 0x18UL | (1 << 18)); // from 00:03.0
+        _ram.Bus.WriteMmio(IntelIommu.RegisterBase + 0xB8, Table | (1 << 11) | 7, 8);
+        _ram.Bus.WriteMmio(IntelIommu.RegisterBase + 0x18, 1 << 24, 4);
+        _ram.Bus.WriteMmio(IntelIommu.RegisterBase + 0x18, 1 << 25, 4);
+        const ulong Message = (5 << 5) | (1 << 4);
+
+        window.Write(Message, 0, 4, new TransactionAttributes(DirtySource.Device, 0x20)); // another function
+        Assert.False(far.Registers.AnyRequested);
+        window.Write(Message, 0, 4, new TransactionAttributes(DirtySource.Device, 0x18));
+        Assert.True(far.Registers.TryTakeInterrupt(out byte vector));
+        Assert.Equal(0x66, vector);
     }
 
     [Fact]
