@@ -46,10 +46,10 @@ public sealed class BlockerTests
     }
 
     [Fact]
-    public void AVIommuWithoutAnEndOfItsAperture()
+    public void AVIommuWithoutAnEndOfItsApertureIsNone()
     {
         using var machine = new PassthroughMachine(attributes: new IommuAttributes(true, null));
-        AssertOnly<IommuWithoutApertureBlocker>(machine, "iommu-without-aperture");
+        Assert.Empty(machine.Function.QueryBlockers(1)); // its log follows what the guest maps
         using var remapsOnly = new PassthroughMachine(attributes: new IommuAttributes(false, null));
         Assert.Empty(remapsOnly.Function.QueryBlockers(1));
     }
