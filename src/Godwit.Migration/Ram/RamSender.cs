@@ -15,7 +15,8 @@ internal interface ISendPace
 /// <summary>Drains the dirty bitmap piece by piece and sends what it says, as runs of pages.</summary>
 internal sealed unsafe class RamSender(GuestRam ram, FrameWriter writer)
 {
-    // 16 MiB of pages are drained at a time: a page is sent soon after its mark was taken, so few are marked again before they are sent.
+    // A drain ends once it has found 16 MiB of pages, or with the block of 64 MiB that it is in: a page is sent soon after its mark was
+    // taken, so few are marked again before they are sent.
     private const ulong PagesPerPiece = 4096;
 
     // 256 KiB a frame. The copy in the writer's buffer should still be in the cache when the kernel copies it on.
