@@ -52,12 +52,30 @@ internal static class ConnectionChecks
         new("connection.second", "a second client at the same time is served or turned away, and does not disturb the first", static e =>
         {
             e.Info();
-            using (ExaminerPeer.Connect(e.Options.Socket, e.Options.ReplyTimeout))
+            using (ExaminerPeer second = ExaminerPeer.Connect(e.Options.Socket, e.Options.ReplyTimeout))
             {
+                KnockAndWait(second);
                 for (int i = 0; i < 10; i++)
                     e.Info();
             }
             e.Info();
         }),
     ];
+
+    /// <summary>
+    /// Until the device has noticed the client: connecting succeeds before anybody accepts. A device that serves one client at a time may
+    /// leave it waiting, and says nothing.
+    /// </summary>
+    private static void KnockAndWait(ExaminerPeer client)
+    {
+        try
+        {
+            client.Send(Command.DeviceGetInfo, [], HeaderFlags.Command);
+        }
+        catch (CheckException turnedAway) when (turnedAway.ConnectionIsUnusable)
+        {
+            return;
+        }
+        client.IsClosed();
+    }
 }
