@@ -1,4 +1,4 @@
-using System.Buffers.Binary;
+using Godwit.VfioUser;
 
 namespace Godwit.Devices;
 
@@ -28,80 +28,66 @@ internal sealed class PciConfiguration
     private const int Status = 0x06;
     private const int DeviceControl = PciIdentity.Express + 0x08;
     private const ushort InitiateReset = 1 << 15;
-    private const ushort InterruptStatus = 1 << 3;
     private const ushort InterruptDisable = 1 << 10;
 
-    private readonly byte[] _initial = new byte[Used];
-    private readonly byte[] _mask = new byte[Used];
-    private readonly byte[] _values = new byte[Used];
+    private readonly MaskedConfigSpace _bytes = new(Used);
 
     /// <summary>Power-on state of a function with <paramref name="vectors"/> MSI-X vectors.</summary>
     public PciConfiguration(int vectors)
     {
         // Type 0 header (7.5.1).
-        Put16(0x00, PciIdentity.Vendor);
-        Put16(0x02, PciIdentity.Device);
-        Put16(Command, 0, writable: 0x0546);          // memory, bus master, parity, SERR#, interrupt disable
-        Put16(Status, 0x0010);                        // capabilities list
-        Put32(0x08, PciIdentity.ClassCode << 8 | 2);  // revision 2
-        Put8(0x0C, 0, writable: 0xFF);                // cache line size
-        Put32(0x10, 0x4, writable: ~(uint)(PciIdentity.Bar0Size - 1)); // BAR0: 64-bit memory
-        Put32(0x14, 0, writable: 0xFFFF_FFFF);
-        Put16(0x2C, PciIdentity.SubsystemVendor);
-        Put16(0x2E, PciIdentity.Subsystem);
-        Put8(0x34, PciIdentity.PowerManagement);
-        Put8(0x3C, 0, writable: 0xFF);                // interrupt line
-        Put8(0x3D, 1);                                // INTA#
+        _bytes.Define16(0x00, PciIdentity.Vendor);
+        _bytes.Define16(0x02, PciIdentity.Device);
+        _bytes.Define16(Command, 0, writable: 0x0546);          // memory, bus master, parity, SERR#, interrupt disable
+        _bytes.Define16(Status, 0x0010);                        // capabilities list
+        _bytes.Define32(0x08, PciIdentity.ClassCode << 8 | 2);  // revision 2
+        _bytes.Define8(0x0C, 0, writable: 0xFF);                // cache line size
+        _bytes.Define32(0x10, 0x4, writable: ~(uint)(PciIdentity.Bar0Size - 1)); // BAR0: 64-bit memory
+        _bytes.Define32(0x14, 0, writable: 0xFFFF_FFFF);
+        _bytes.Define16(0x2C, PciIdentity.SubsystemVendor);
+        _bytes.Define16(0x2E, PciIdentity.Subsystem);
+        _bytes.Define8(0x34, PciIdentity.PowerManagement);
+        _bytes.Define8(0x3C, 0, writable: 0xFF);                // interrupt line
+        _bytes.Define8(0x3D, 1);                                // INTA#
 
         // Power management (7.5.2): version 3, D0 and D3hot, state kept across D3hot.
-        Put8(PciIdentity.PowerManagement, 0x01);
-        Put8(PciIdentity.PowerManagement + 1, PciIdentity.Msix);
-        Put16(PciIdentity.PowerManagement + 2, 0x0003);
-        Put16(PciIdentity.PowerManagement + 4, 0x0008, writable: 0x0003);
+        _bytes.Define8(PciIdentity.PowerManagement, 0x01);
+        _bytes.Define8(PciIdentity.PowerManagement + 1, PciIdentity.Msix);
+        _bytes.Define16(PciIdentity.PowerManagement + 2, 0x0003);
+        _bytes.Define16(PciIdentity.PowerManagement + 4, 0x0008, writable: 0x0003);
 
         // MSI-X (7.7.2): table and pending bits in BAR0.
-        Put8(PciIdentity.Msix, 0x11);
-        Put8(PciIdentity.Msix + 1, PciIdentity.Express);
-        Put16(PciIdentity.Msix + 2, (ushort)(vectors - 1), writable: 0xC000);
-        Put32(PciIdentity.Msix + 4, PciIdentity.MsixTableOffset);
-        Put32(PciIdentity.Msix + 8, PciIdentity.MsixPendingOffset);
+        _bytes.Define8(PciIdentity.Msix, 0x11);
+        _bytes.Define8(PciIdentity.Msix + 1, PciIdentity.Express);
+        _bytes.Define16(PciIdentity.Msix + 2, (ushort)(vectors - 1), writable: 0xC000);
+        _bytes.Define32(PciIdentity.Msix + 4, PciIdentity.MsixTableOffset);
+        _bytes.Define32(PciIdentity.Msix + 8, PciIdentity.MsixPendingOffset);
 
         // PCI Express (7.5.3): version 2 endpoint with function level reset, 8 GT/s x4.
-        Put8(PciIdentity.Express, 0x10);
-        Put16(PciIdentity.Express + 0x02, 0x0002);
-        Put32(PciIdentity.Express + 0x04, (1u << 28) | (1u << 15));
-        Put16(DeviceControl, 0x2810, writable: 0x79FF);
-        Put32(PciIdentity.Express + 0x0C, (1u << 22) | 0x43);
-        Put16(PciIdentity.Express + 0x10, 0, writable: 0x01C0);
-        Put16(PciIdentity.Express + 0x12, 0x0043);
-        Put32(PciIdentity.Express + 0x24, 1u << 4);
-        Put16(PciIdentity.Express + 0x28, 0, writable: 0x001F);
-        Put32(PciIdentity.Express + 0x2C, 0x0E);
-        Put16(PciIdentity.Express + 0x30, 0x0003);
-
-        Reset();
+        _bytes.Define8(PciIdentity.Express, 0x10);
+        _bytes.Define16(PciIdentity.Express + 0x02, 0x0002);
+        _bytes.Define32(PciIdentity.Express + 0x04, (1u << 28) | (1u << 15));
+        _bytes.Define16(DeviceControl, 0x2810, writable: 0x79FF);
+        _bytes.Define32(PciIdentity.Express + 0x0C, (1u << 22) | 0x43);
+        _bytes.Define16(PciIdentity.Express + 0x10, 0, writable: 0x01C0);
+        _bytes.Define16(PciIdentity.Express + 0x12, 0x0043);
+        _bytes.Define32(PciIdentity.Express + 0x24, 1u << 4);
+        _bytes.Define16(PciIdentity.Express + 0x28, 0, writable: 0x001F);
+        _bytes.Define32(PciIdentity.Express + 0x2C, 0x0E);
+        _bytes.Define16(PciIdentity.Express + 0x30, 0x0003);
     }
 
     /// <summary>MSI-X Enable.</summary>
-    public bool MsixEnabled => (Get16(PciIdentity.Msix + 2) & 0x8000) != 0;
+    public bool MsixEnabled => (_bytes.Get16(PciIdentity.Msix + 2) & 0x8000) != 0;
 
     /// <summary>Interrupt Disable.</summary>
-    public bool PinDisabled => (Get16(Command) & InterruptDisable) != 0;
+    public bool PinDisabled => (_bytes.Get16(Command) & InterruptDisable) != 0;
 
     /// <summary>Back to power-on state.</summary>
-    public void Reset() => _initial.CopyTo(_values, 0);
+    public void Reset() => _bytes.Reset();
 
     /// <summary>Reads; beyond <see cref="Used"/> all is 0. <paramref name="pinAsserted"/> is what Interrupt Status shows.</summary>
-    public void Read(int offset, Span<byte> destination, bool pinAsserted)
-    {
-        destination.Clear();
-        if (offset >= Used)
-            return;
-        int count = Math.Min(destination.Length, Used - offset);
-        _values.AsSpan(offset, count).CopyTo(destination);
-        if (pinAsserted && offset <= Status && Status < offset + count)
-            destination[Status - offset] |= (byte)InterruptStatus;
-    }
+    public void Read(int offset, Span<byte> destination, bool pinAsserted) => _bytes.Read(offset, destination, pinAsserted);
 
     /// <summary>Writes what is writable.</summary>
     public PciEffect Write(int offset, ReadOnlySpan<byte> data)
@@ -114,45 +100,18 @@ internal sealed class PciConfiguration
                 effect |= PciEffect.FunctionReset;
             if (at is Command + 1 or PciIdentity.Msix + 3)
                 effect |= PciEffect.Interrupts;
-            _values[at] = (byte)((_values[at] & ~_mask[at]) | (data[i] & _mask[at]));
         }
+
+        _bytes.Write(offset, data);
         return effect;
     }
 
     /// <summary>A copy for migration.</summary>
-    public byte[] Capture() => (byte[])_values.Clone();
+    public byte[] Capture() => _bytes.Values.ToArray();
 
     /// <summary>Whether <paramref name="values"/> could be this function's: <see cref="Used"/> bytes that differ in writable bits only.</summary>
-    public bool Accepts(ReadOnlySpan<byte> values)
-    {
-        for (int i = 0; i < Used; i++)
-        {
-            if (((values[i] ^ _initial[i]) & ~_mask[i]) != 0)
-                return false;
-        }
-        return true;
-    }
+    public bool Accepts(ReadOnlySpan<byte> values) => _bytes.Accepts(values);
 
     /// <summary>Takes over accepted values.</summary>
-    public void Restore(ReadOnlySpan<byte> values) => values.CopyTo(_values);
-
-    private ushort Get16(int offset) => BinaryPrimitives.ReadUInt16LittleEndian(_values.AsSpan(offset));
-
-    private void Put8(int offset, byte value, byte writable = 0)
-    {
-        _initial[offset] = value;
-        _mask[offset] = writable;
-    }
-
-    private void Put16(int offset, ushort value, ushort writable = 0)
-    {
-        BinaryPrimitives.WriteUInt16LittleEndian(_initial.AsSpan(offset), value);
-        BinaryPrimitives.WriteUInt16LittleEndian(_mask.AsSpan(offset), writable);
-    }
-
-    private void Put32(int offset, uint value, uint writable = 0)
-    {
-        BinaryPrimitives.WriteUInt32LittleEndian(_initial.AsSpan(offset), value);
-        BinaryPrimitives.WriteUInt32LittleEndian(_mask.AsSpan(offset), writable);
-    }
+    public void Restore(ReadOnlySpan<byte> values) => _bytes.Restore(values);
 }

@@ -1,4 +1,3 @@
-using System.Buffers.Binary;
 using System.Numerics;
 
 namespace Godwit.VfioUser;
@@ -26,12 +25,9 @@ internal sealed class PciConfigSpace
     private const byte MsixId = 0x11;
     private const ushort MsiEnable = 1;
     private const ushort MsixEnable = 1 << 15;
-    private const ushort InterruptStatus = 1 << 3;
     private const ushort InterruptDisable = 1 << 10;
 
-    private readonly byte[] _initial = new byte[Size];
-    private readonly byte[] _mask = new byte[Size];
-    private readonly byte[] _values = new byte[Size];
+    private readonly MaskedConfigSpace _bytes = new(Size);
 
     /// <summary>Power-on state.</summary>
     /// <exception cref="ArgumentException">The definition contradicts itself or the specification.</exception>
@@ -44,15 +40,15 @@ internal sealed class PciConfigSpace
         if (definition.MsixVectors is < 0 or > WireLimits.MaxVectors)
             throw new ArgumentException($"{definition.MsixVectors} MSI-X vectors; 0 to {WireLimits.MaxVectors} can be had.", nameof(definition));
 
-        Put16(0x00, definition.VendorId);
-        Put16(0x02, definition.DeviceId);
-        Put16(Command, 0, writable: 0x0547); // I/O, memory, bus master, parity, SERR#, interrupt disable
-        Put32(0x08, (definition.ClassCode << 8) | definition.Revision);
-        Put8(0x0C, 0, writable: 0xFF); // cache line size
-        Put16(0x2C, definition.SubsystemVendorId);
-        Put16(0x2E, definition.SubsystemId);
-        Put8(0x3C, 0, writable: 0xFF); // interrupt line
-        Put8(0x3D, (byte)(definition.HasPin ? 1 : 0));
+        _bytes.Define16(0x00, definition.VendorId);
+        _bytes.Define16(0x02, definition.DeviceId);
+        _bytes.Define16(Command, 0, writable: 0x0547); // I/O, memory, bus master, parity, SERR#, interrupt disable
+        _bytes.Define32(0x08, (definition.ClassCode << 8) | definition.Revision);
+        _bytes.Define8(0x0C, 0, writable: 0xFF); // cache line size
+        _bytes.Define16(0x2C, definition.SubsystemVendorId);
+        _bytes.Define16(0x2E, definition.SubsystemId);
+        _bytes.Define8(0x3C, 0, writable: 0xFF); // interrupt line
+        _bytes.Define8(0x3D, (byte)(definition.HasPin ? 1 : 0));
 
         Bars = new ulong[BarCount];
         foreach (PciBar bar in definition.Bars)
@@ -62,17 +58,16 @@ internal sealed class PciConfigSpace
         {
             next = Link(next, Msi, MsiId);
             // 6.8.1: 64-bit address, no masking of single vectors; the guest chooses how many of the vectors it uses.
-            Put16(Msi + 2, (ushort)(0x80 | (BitOperations.Log2((uint)definition.MsiVectors) << 1)), writable: 0x71);
-            Put32(Msi + 4, 0, writable: 0xFFFF_FFFC);
-            Put32(Msi + 8, 0, writable: 0xFFFF_FFFF);
-            Put16(Msi + 12, 0, writable: 0xFFFF);
+            _bytes.Define16(Msi + 2, (ushort)(0x80 | (BitOperations.Log2((uint)definition.MsiVectors) << 1)), writable: 0x71);
+            _bytes.Define32(Msi + 4, 0, writable: 0xFFFF_FFFC);
+            _bytes.Define32(Msi + 8, 0, writable: 0xFFFF_FFFF);
+            _bytes.Define16(Msi + 12, 0, writable: 0xFFFF);
         }
         if (definition.MsixVectors != 0)
         {
             Link(next, Msix, MsixId);
             AddMsix(definition.MsixVectors);
         }
-        Reset();
     }
 
     /// <summary>Bytes of each BAR; 0 where there is none.</summary>
@@ -82,55 +77,34 @@ internal sealed class PciConfigSpace
     public int MsixBar { get; private set; } = -1;
 
     /// <summary>MSI-X Enable.</summary>
-    public bool MsixEnabled => MsixBar >= 0 && (Get16(Msix + 2) & MsixEnable) != 0;
+    public bool MsixEnabled => MsixBar >= 0 && (_bytes.Get16(Msix + 2) & MsixEnable) != 0;
 
     /// <summary>MSI Enable.</summary>
-    public bool MsiEnabled => _initial[Msi] == MsiId && (Get16(Msi + 2) & MsiEnable) != 0;
+    public bool MsiEnabled => _bytes.Values[Msi] == MsiId && (_bytes.Get16(Msi + 2) & MsiEnable) != 0;
 
     /// <summary>Vectors that the guest uses, a power of two: a device with more shares them (6.8.1.3, Multiple Message Enable).</summary>
-    public int MsiGranted => 1 << Math.Min((Get16(Msi + 2) >> 4) & 7, 5);
+    public int MsiGranted => 1 << Math.Min((_bytes.Get16(Msi + 2) >> 4) & 7, 5);
 
     /// <summary>Interrupt Disable of the pin.</summary>
-    public bool PinDisabled => (Get16(Command) & InterruptDisable) != 0;
+    public bool PinDisabled => (_bytes.Get16(Command) & InterruptDisable) != 0;
 
     /// <summary>Back to power-on state.</summary>
-    public void Reset() => _initial.CopyTo(_values, 0);
+    public void Reset() => _bytes.Reset();
 
-    /// <summary>Reads inside <see cref="Size"/>. <paramref name="pinAsserted"/> is what Interrupt Status shows.</summary>
-    public void Read(int offset, Span<byte> destination, bool pinAsserted)
-    {
-        _values.AsSpan(offset, destination.Length).CopyTo(destination);
-        if (pinAsserted && offset <= Status && Status < offset + destination.Length)
-            destination[Status - offset] |= (byte)InterruptStatus;
-    }
+    /// <summary>Reads. <paramref name="pinAsserted"/> is what Interrupt Status shows.</summary>
+    public void Read(int offset, Span<byte> destination, bool pinAsserted) => _bytes.Read(offset, destination, pinAsserted);
 
     /// <summary>Writes what is writable.</summary>
-    public void Write(int offset, ReadOnlySpan<byte> data)
-    {
-        for (int i = 0; i < data.Length; i++)
-        {
-            ref byte value = ref _values[offset + i];
-            byte mask = _mask[offset + i];
-            value = (byte)((value & ~mask) | (data[i] & mask));
-        }
-    }
+    public void Write(int offset, ReadOnlySpan<byte> data) => _bytes.Write(offset, data);
 
     /// <summary>All of it, for migration.</summary>
-    public ReadOnlySpan<byte> Values => _values;
+    public ReadOnlySpan<byte> Values => _bytes.Values;
 
     /// <summary>Whether <paramref name="values"/>, <see cref="Size"/> bytes, differ from this function's in writable bits only.</summary>
-    public bool Accepts(ReadOnlySpan<byte> values)
-    {
-        for (int i = 0; i < Size; i++)
-        {
-            if (((values[i] ^ _initial[i]) & ~_mask[i]) != 0)
-                return false;
-        }
-        return true;
-    }
+    public bool Accepts(ReadOnlySpan<byte> values) => _bytes.Accepts(values);
 
     /// <summary>Takes over accepted values.</summary>
-    public void Restore(ReadOnlySpan<byte> values) => values.CopyTo(_values);
+    public void Restore(ReadOnlySpan<byte> values) => _bytes.Restore(values);
 
     private void AddBar(PciBar bar)
     {
@@ -144,13 +118,13 @@ internal sealed class PciConfigSpace
         ulong writable = ~(bar.Size - 1);
         int at = Bar0 + bar.Index * 4;
         // 6.2.5.1: bits 2:1 say 64-bit, bit 3 prefetchable.
-        Put32(at, (bar.Is64Bit ? 4u : 0) | (bar.Prefetchable ? 8u : 0), (uint)writable);
+        _bytes.Define32(at, (bar.Is64Bit ? 4u : 0) | (bar.Prefetchable ? 8u : 0), (uint)writable);
         if (bar.Is64Bit)
-            Put32(at + 4, 0, (uint)(writable >> 32));
+            _bytes.Define32(at + 4, 0, (uint)(writable >> 32));
     }
 
     private bool IsFree(int index) =>
-        Bars[index] == 0 && (index == 0 || Bars[index - 1] == 0 || (_initial[Bar0 + (index - 1) * 4] & 4) == 0);
+        Bars[index] == 0 && (index == 0 || Bars[index - 1] == 0 || (_bytes.Values[Bar0 + (index - 1) * 4] & 4) == 0);
 
     private void AddMsix(int vectors)
     {
@@ -162,37 +136,17 @@ internal sealed class PciConfigSpace
         // Table first, pending bits in the next page: a client may then protect each by itself (6.8.2).
         uint table = BitOperations.RoundUpToPowerOf2((uint)Math.Max(vectors * MsixEntrySize, 4096));
         AddBar(new PciBar(bar, 2 * table));
-        Put16(Msix + 2, (ushort)(vectors - 1), writable: 0xC000);
-        Put32(Msix + 4, (uint)bar);
-        Put32(Msix + 8, table | (uint)bar);
+        _bytes.Define16(Msix + 2, (ushort)(vectors - 1), writable: 0xC000);
+        _bytes.Define32(Msix + 4, (uint)bar);
+        _bytes.Define32(Msix + 8, table | (uint)bar);
         MsixBar = bar;
     }
 
     private int Link(int pointer, int capability, byte id)
     {
-        Put8(pointer, (byte)capability);
-        Put8(capability, id);
-        Put16(Status, 0x0010); // capabilities list
+        _bytes.Define8(pointer, (byte)capability);
+        _bytes.Define8(capability, id);
+        _bytes.Define16(Status, 0x0010); // capabilities list
         return capability + 1;
-    }
-
-    private ushort Get16(int offset) => BinaryPrimitives.ReadUInt16LittleEndian(_values.AsSpan(offset));
-
-    private void Put8(int offset, byte value, byte writable = 0)
-    {
-        _initial[offset] = value;
-        _mask[offset] = writable;
-    }
-
-    private void Put16(int offset, ushort value, ushort writable = 0)
-    {
-        BinaryPrimitives.WriteUInt16LittleEndian(_initial.AsSpan(offset), value);
-        BinaryPrimitives.WriteUInt16LittleEndian(_mask.AsSpan(offset), writable);
-    }
-
-    private void Put32(int offset, uint value, uint writable = 0)
-    {
-        BinaryPrimitives.WriteUInt32LittleEndian(_initial.AsSpan(offset), value);
-        BinaryPrimitives.WriteUInt32LittleEndian(_mask.AsSpan(offset), writable);
     }
 }
