@@ -23,16 +23,16 @@ internal static class CoveragePlanner
     {
         // Whole words of the bitmap, so that a report never touches a page of another range (rule 6).
         ulong align = Math.Max(limits.PageBytes >> IovaPages.Shift, 1) * 64;
-        ulong end = Down(Math.Min(endPage, IovaPages.SpacePages - align), align);
-        ulong least = Down((limits.MinSpanBytes >> IovaPages.Shift) + align - 1, align);
-        ulong most = Down(Math.Min(limits.MaxSpanBytes >> IovaPages.Shift, end), align);
+        ulong end = IovaPages.Down(Math.Min(endPage, IovaPages.SpacePages - align), align);
+        ulong least = IovaPages.Up(limits.MinSpanBytes >> IovaPages.Shift, align);
+        ulong most = IovaPages.Down(Math.Min(limits.MaxSpanBytes >> IovaPages.Shift, end), align);
         if (!limits.TakesAnything || most == 0 || least > most)
             return null;
 
         List<Cluster> clusters = Clusters(mapped, end, align);
         if (clusters.Count == 0)
         {
-            ulong top = Math.Min(end, Down(FirstAllocationEnd, align) is var first && first > 0 ? first : end);
+            ulong top = Math.Min(end, IovaPages.Down(FirstAllocationEnd, align) is var first && first > 0 ? first : end);
             clusters.Add(new Cluster(top - align, top, 0));
         }
 
@@ -74,12 +74,12 @@ internal static class CoveragePlanner
         while (cursor.MoveNext())
         {
             IovaPages iova = cursor.Current.Iova;
-            ulong first = Down(iova.First, align);
+            ulong first = IovaPages.Down(iova.First, align);
             if (!cursor.Current.Writable)
                 continue;
             if (first >= end)
                 break;
-            ulong last = Math.Min(Down(iova.End + align - 1, align), end);
+            ulong last = Math.Min(IovaPages.Up(iova.End, align), end);
             if (result.Count > 0 && result[^1].End >= first)
             {
                 result[^1] = new Cluster(result[^1].First, Math.Max(last, result[^1].End), result[^1].Mapped + iova.Count);
@@ -160,8 +160,8 @@ internal static class CoveragePlanner
 
     private static void Grow(List<Cluster> ranges, ulong end, ulong align, ulong headroom, ulong most)
     {
-        ulong each = Down(Math.Min(headroom, (most - Span(ranges)) / (ulong)ranges.Count), align);
-        ulong below = Down(each / 4 * 3 + align - 1, align);
+        ulong each = IovaPages.Down(Math.Min(headroom, (most - Span(ranges)) / (ulong)ranges.Count), align);
+        ulong below = IovaPages.Up(each / 4 * 3, align);
         below = Math.Min(below, each);
         for (int i = 0; i < ranges.Count; i++)
         {
@@ -213,8 +213,6 @@ internal static class CoveragePlanner
             sum += range.Pages;
         return sum;
     }
-
-    private static ulong Down(ulong value, ulong alignment) => value & ~(alignment - 1);
 
     private readonly record struct Cluster(ulong First, ulong End, ulong Mapped)
     {

@@ -140,7 +140,8 @@ internal class DmaLogTracker : IDeviceDirtySource
         refusal = null;
         lock (_shadow.Gate)
         {
-            foreach (CoveragePlan plan in _plans())
+            IReadOnlyList<CoveragePlan> plans = _plans();
+            foreach (CoveragePlan plan in plans)
             {
                 try
                 {
@@ -155,7 +156,6 @@ internal class DmaLogTracker : IDeviceDirtySource
                 }
             }
 
-            IReadOnlyList<CoveragePlan> plans = _plans();
             if (CanPlanByUse(plans))
                 _limits = ProbeLimits(plans, refusal);
         }

@@ -62,14 +62,14 @@ internal readonly struct SyncSteps(ReadOnlyMemory<IovaPages> coverage, ulong win
                 }
 
                 ulong piece = Math.Min(mapping.Iova.End, covered[c].End);
-                ulong low = Math.Max(Down(from, windowPages), Down(covered[c].First, granulePages));
-                ulong high = Math.Min(Up(piece, windowPages), Up(covered[c].End, granulePages));
+                ulong low = Math.Max(IovaPages.Down(from, windowPages), IovaPages.Down(covered[c].First, granulePages));
+                ulong high = Math.Min(IovaPages.Up(piece, windowPages), IovaPages.Up(covered[c].End, granulePages));
                 if (end == 0)
                     (start, end, inRange) = (low, low, c);
                 else if (c != inRange || low > end + bridgePages || low >= start + budgetPages)
                     return Finish(start, end, ref next);
 
-                ulong limit = Down(start + budgetPages, windowPages);
+                ulong limit = IovaPages.Down(start + budgetPages, windowPages);
                 end = Math.Max(end, Math.Min(high, limit));
                 if (high > limit)
                     return Finish(start, end, ref next);
@@ -102,8 +102,4 @@ internal readonly struct SyncSteps(ReadOnlyMemory<IovaPages> coverage, ulong win
 
         return low;
     }
-
-    private static ulong Down(ulong value, ulong alignment) => value & ~(alignment - 1);
-
-    private static ulong Up(ulong value, ulong alignment) => Down(value + alignment - 1, alignment);
 }

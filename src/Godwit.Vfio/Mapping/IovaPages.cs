@@ -38,6 +38,12 @@ internal readonly record struct IovaPages(ulong First, ulong Count)
         return first < end;
     }
 
+    /// <summary>Page <paramref name="page"/> or the nearest multiple of <paramref name="alignment"/>, a power of two, below it.</summary>
+    public static ulong Down(ulong page, ulong alignment) => page & ~(alignment - 1);
+
+    /// <summary>The nearest multiple at or above it.</summary>
+    public static ulong Up(ulong page, ulong alignment) => Down(page + alignment - 1, alignment);
+
     /// <summary>Whether any page is in both.</summary>
     public bool Overlaps(IovaPages other) => First < other.End && other.First < End;
 
