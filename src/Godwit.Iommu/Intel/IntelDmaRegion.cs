@@ -15,7 +15,7 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
     private readonly DevFn _devFn;
     private readonly List<(IIommuListener Listener, BusRange Range)> _listeners = [];
     private readonly AnnouncementSet _record = new();
-    private DeviceContext _context = new(FaultReason.RootNotPresent);
+    private DeviceContext _context = DeviceContext.Blocked(FaultReason.RootNotPresent);
     private bool _inBatch;
     private ulong _cursor;
     private ulong _goneFirst;
@@ -49,8 +49,8 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
     /// <inheritdoc/>
     public override IommuTranslation Translate(Iova iova, AccessRights wanted, in TransactionAttributes attributes)
     {
-        if (Iotlb.TryGet(iova, out Gpa output, out AccessRights rights) && (wanted & ~rights) == 0)
-            return new IommuTranslation(new Iova(iova.Value & ~0xFFFUL), new Gpa(output.Value & ~0xFFFUL), 0xFFF, rights);
+        if (Iotlb.TryGet(iova, out Announcement leaf) && (wanted & ~leaf.Rights) == 0)
+            return Found(leaf);
         return TranslateByWalk(iova, wanted);
     }
 
@@ -125,7 +125,7 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
         _cursor = first.Value;
         DeviceContext context = Context;
         if (_unit.TranslationEnabled && context.IsTranslated)
-            _unit.Walker.Walk(context.Entry, first, last, _unit.Options.AddressWidth, this);
+            _unit.Shadows.Walk(context.Table, first, last, this);
         WithdrawUpTo(last.Value);
         TellGone();
     }
@@ -146,9 +146,9 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
         }
 
         _cursor = leaf.Last.Value + 1;
-        if (_record.Count >= _unit.Walker.AnnouncementLimit)
+        if (_record.Count >= _unit.Shadows.AnnouncementLimit)
         {
-            _unit.Walker.Refuse();
+            _unit.Shadows.Refuse();
             return;
         }
 
@@ -174,27 +174,29 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
     {
         int generation = Iotlb.Generation;
         DeviceContext context = Context;
-        if (!context.IsValid)
+        if (context.IsBlocked)
             context = _unit.LookupContext(SourceId); // without caching mode, present needs no invalidation (VT-d 6.1)
         if (context.IsPassThrough)
             return new IommuTranslation(default, default, ulong.MaxValue, AccessRights.ReadWrite);
         FaultReason fault = context.Fault;
-        if (context.IsValid)
+        if (context.IsTranslated)
         {
-            fault = _unit.Tables.Walk(context.Entry, iova, wanted, _unit.Options.AddressWidth, out Announcement leaf);
+            fault = _unit.Walker.Walk(context.Table, iova, wanted, out Announcement leaf);
             if (fault == FaultReason.None)
             {
-                ulong within = iova.Value - leaf.First.Value;
-                Iotlb.Fill(iova, leaf.Target + within, leaf.Rights, generation);
-                return new IommuTranslation(leaf.First, leaf.Target, leaf.Length - 1, leaf.Rights);
+                if (wanted != AccessRights.None) // a probe marks nothing, so what it finds may not be kept
+                    Iotlb.Fill(leaf, generation);
+                return Found(leaf);
             }
         }
 
-        // A probe that wants nothing is no request, so it cannot fault.
-        if (wanted != AccessRights.None && !(context.Entry.FaultDisabled && fault.IsQualified()))
+        // A probe that wants nothing is no request, so it cannot fault. Abort-DMA mode has no reason to tell.
+        if (wanted != AccessRights.None && fault != FaultReason.None && !(context.FaultDisabled && fault.IsQualified()))
             _unit.RecordFault(SourceId, iova, fault, (wanted & AccessRights.Write) != 0);
         return new IommuTranslation(new Iova(iova.Value & ~0xFFFUL), default, 0xFFF, AccessRights.None);
     }
+
+    private static IommuTranslation Found(in Announcement leaf) => new(leaf.First, leaf.Target, leaf.Length - 1, leaf.Rights);
 
     private void ReplayRecord(IIommuListener listener, BusRange range)
     {

@@ -9,15 +9,18 @@ public sealed partial class IntelIommu
     private bool _syncHeld;
     private bool _invalidatedSinceWait;
 
-    /// <summary>Context-cache invalidation (6.5.2.1). Domain-selective is done as global, which the specification allows.</summary>
-    private bool InvalidateContexts(ulong granularity, ushort sourceId, int functionMask)
+    /// <summary>Context-cache invalidation (6.5.2.1). What is not present is cached without a domain, so it goes with every one.</summary>
+    private bool InvalidateContexts(ulong granularity, ushort domain, ushort sourceId, int functionMask)
     {
         EndSegment();
         _invalidatedSinceWait = true;
         switch (granularity)
         {
-            case ContextCommandBits.Global or ContextCommandBits.Domain:
+            case ContextCommandBits.Global:
                 Reevaluate(_ => true);
+                return true;
+            case ContextCommandBits.Domain:
+                Reevaluate(device => IsOf(device, domain));
                 return true;
             case ContextCommandBits.Device:
                 // FM 1, 2, 3 ignore bit 2, bits 2:1, bits 2:0 of the function number.
@@ -29,17 +32,23 @@ public sealed partial class IntelIommu
         }
     }
 
-    /// <summary>IOTLB invalidation (6.5.2.3): forgets cached translations and, in caching mode, finds out what the guest changed.</summary>
+    private static bool IsOf(IntelDevice device, ushort domain) => device.Region.Context.IsBlocked || device.Region.Context.Domain == domain;
+
+    /// <summary>
+    /// IOTLB invalidation (6.5.2.3): forgets cached translations and, in caching mode, finds out what the guest changed. Pages are those of
+    /// second-stage tables; of a domain's first-stage translations all go.
+    /// </summary>
     private bool InvalidateIotlb(ulong granularity, ushort domain, ulong address, int addressMask)
     {
         if (granularity is 0 || (granularity == IotlbCommandBits.Page && addressMask > Capabilities.MaxAddressMask))
             return false;
-        (Iova first, Iova last) = granularity == IotlbCommandBits.Page ? Pages(address, addressMask) : Everything;
+        bool pages = granularity == IotlbCommandBits.Page;
         foreach (IntelDevice device in Volatile.Read(ref _devices))
         {
-            DeviceContext context = device.Region.Context;
-            if (granularity == IotlbCommandBits.Global || !context.IsValid || context.Domain == domain)
-                Invalidate(device, first, last);
+            if (granularity != IotlbCommandBits.Global && !IsOf(device, domain))
+                continue;
+            (Iova first, Iova last) = pages && !device.Region.Context.UsesFirstStage ? Pages(address, addressMask) : Everything;
+            Invalidate(device, first, last);
         }
 
         return true;
@@ -63,37 +72,38 @@ public sealed partial class IntelIommu
             device.Region.Sync(first, last <= LastIova ? last : LastIova);
     }
 
-    /// <summary>PASID-cache invalidation (6.5.2.2). Domain-selective is done as global.</summary>
-    private bool InvalidatePasids(ulong granularity, uint pasid)
+    /// <summary>PASID-cache invalidation (6.5.2.2): of a domain, of a PASID in a domain, of all.</summary>
+    private bool InvalidatePasids(ulong granularity, ushort domain, uint pasid)
     {
         EndSegment();
         _invalidatedSinceWait = true;
         switch (granularity)
         {
-            case 0 or 3:
-                Reevaluate(_ => true);
+            case 0:
+                Reevaluate(device => IsOf(device, domain));
                 return true;
             case 1:
-                Reevaluate(device => !device.Region.Context.IsValid || device.Region.Context.Pasid == pasid);
+                Reevaluate(device => device.Region.Context.IsBlocked || (IsOf(device, domain) && device.Region.Context.Pasid == pasid));
+                return true;
+            case 3:
+                Reevaluate(_ => true);
                 return true;
             default:
                 return false;
         }
     }
 
-    /// <summary>PASID-based IOTLB invalidation (6.5.2.4), of first-stage translations: all of a PASID, or pages of it.</summary>
+    /// <summary>PASID-based IOTLB invalidation (6.5.2.4): of first-stage translations, all of a PASID or pages of it.</summary>
     private bool InvalidatePasidIotlb(in InvalidationDescriptor descriptor)
     {
         bool pages = descriptor.Granularity == 3;
         if (descriptor.Granularity < 2 || (pages && descriptor.AddressMask > Capabilities.MaxAddressMask))
             return false;
-        ushort domain = descriptor.Domain;
-        uint pasid = descriptor.Pasid;
         (Iova first, Iova last) = pages ? Pages(descriptor.Address, descriptor.AddressMask) : Everything;
         foreach (IntelDevice device in Volatile.Read(ref _devices))
         {
             DeviceContext context = device.Region.Context;
-            if (!context.IsValid || (context.Domain == domain && context.Pasid == pasid))
+            if (context.IsBlocked || (context.UsesFirstStage && context.Domain == descriptor.Domain && context.Pasid == descriptor.Pasid))
                 Invalidate(device, first, last);
         }
 
@@ -130,7 +140,10 @@ public sealed partial class IntelIommu
         return true;
     }
 
-    /// <summary>CCMD (6.5.1): ignored while the queue is on, as the specification forbids the mix.</summary>
+    /// <summary>
+    /// CCMD (6.5.1): ignored while the queue is on, as the specification forbids the mix. Scalable mode is for the queue alone, so there
+    /// the command is done in no granularity.
+    /// </summary>
     private void ExecuteContextCommand()
     {
         ulong command;
@@ -139,10 +152,9 @@ public sealed partial class IntelIommu
         if ((command & ContextCommandBits.Invalidate) == 0 || _queue.IsOn)
             return;
         ulong granularity = (command >> ContextCommandBits.RequestShift) & 3;
-        bool done = InvalidateContexts(granularity, (ushort)(command >> 16), (int)((command >> 32) & 3));
-        EndSegment();
+        bool done = IsLegacy && InvalidateContexts(granularity, (ushort)command, (ushort)(command >> 16), (int)((command >> 32) & 3));
         _topology.WaitForAccesses();
-        ulong actual = done ? granularity == ContextCommandBits.Domain ? ContextCommandBits.Global : granularity : 0;
+        ulong actual = done ? granularity : 0;
         lock (_registerLock)
         {
             command &= ~(ContextCommandBits.Invalidate | (3UL << ContextCommandBits.ActualShift));
@@ -150,7 +162,9 @@ public sealed partial class IntelIommu
         }
     }
 
-    /// <summary>IOTLB register (6.5.1).</summary>
+    private bool IsLegacy => new RootPointer(_rootPointer).Mode != TableMode.Scalable;
+
+    /// <summary>IOTLB register (6.5.1); as CCMD.</summary>
     private void ExecuteIotlbCommand()
     {
         ulong command, address;
@@ -166,7 +180,7 @@ public sealed partial class IntelIommu
         bool done;
         try
         {
-            done = InvalidateIotlb(
+            done = IsLegacy && InvalidateIotlb(
                 granularity,
                 (ushort)(command >> IotlbCommandBits.DomainShift),
                 address & ~0xFFFUL,

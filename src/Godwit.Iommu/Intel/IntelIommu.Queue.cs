@@ -33,10 +33,10 @@ public sealed partial class IntelIommu
     {
         try
         {
-            long limit = Walker.Visited + (Walker.TableLimit * WalksPerRun);
+            long limit = Shadows.Visited + (Shadows.TableLimit * WalksPerRun);
             for (uint left = _queue.Entries; left > 0 && TryFetch(out InvalidationDescriptor descriptor, out ulong next); left--)
             {
-                QueueErrorInfo? error = Walker.Visited > limit ? QueueErrorInfo.None : Execute(descriptor);
+                QueueErrorInfo? error = Shadows.Visited > limit ? QueueErrorInfo.None : Execute(descriptor);
                 if (error is { } info)
                 {
                     FailQueue(info);
@@ -112,9 +112,9 @@ public sealed partial class IntelIommu
             return QueueErrorInfo.DescriptorReserved;
         bool done = type switch
         {
-            DescriptorType.ContextCache => InvalidateContexts(descriptor.Granularity, descriptor.SourceId, descriptor.FunctionMask),
+            DescriptorType.ContextCache => InvalidateContexts(descriptor.Granularity, descriptor.Domain, descriptor.SourceId, descriptor.FunctionMask),
             DescriptorType.Iotlb => InvalidateIotlb(descriptor.Granularity, descriptor.Domain, descriptor.Address, descriptor.AddressMask),
-            DescriptorType.PasidCache => InvalidatePasids(descriptor.Granularity, descriptor.Pasid),
+            DescriptorType.PasidCache => InvalidatePasids(descriptor.Granularity, descriptor.Domain, descriptor.Pasid),
             DescriptorType.PasidIotlb => InvalidatePasidIotlb(descriptor),
             DescriptorType.DeviceTlb => InvalidateDeviceTlb(descriptor.SourceId),
             DescriptorType.PasidDeviceTlb => InvalidateDeviceTlb(descriptor.PasidDeviceSourceId),

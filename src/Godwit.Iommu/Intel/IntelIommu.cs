@@ -5,8 +5,9 @@ using Godwit.Pci;
 namespace Godwit.Iommu.Intel;
 
 /// <summary>
-/// A VT-d remapping unit: registers at one MMIO page, translation for every function below the buses it is set on. Legacy mode,
-/// second-stage tables of three or four levels, queued and register-based invalidation.
+/// A VT-d remapping unit: registers at one MMIO page, translation for every function below the buses it is set on. Legacy mode, and scalable
+/// mode with first stage, second stage or pass-through; tables of three to five levels; queued and register-based invalidation. What it has
+/// and what it has not is in docs/vtd.md.
 /// </summary>
 /// <remarks>
 /// Locks, outermost first: the command lock (one guest command at a time; held while the host unmaps), the topology's writer lock,
@@ -31,7 +32,9 @@ public sealed partial class IntelIommu : IPciIommu
         _topology = topology;
         Options = options;
         Tables = new GuestTables(topology.System);
-        Walker = new ShadowWalker(Tables, topology.System);
+        Contexts = new ContextLookup(Tables, options);
+        Walker = new TableWalker(Tables);
+        Shadows = new ShadowWalker(Tables, topology.System);
         LastIova = new Iova((1UL << options.AddressWidth) - 1);
         _registers = new RegisterFile();
         _faults = new FaultRecorder(_registers);
@@ -66,7 +69,7 @@ public sealed partial class IntelIommu : IPciIommu
                 unmapped += device.Region.Unmapped;
             }
 
-            return new IommuChurn(live, mapped, unmapped, Walker.Refused);
+            return new IommuChurn(live, mapped, unmapped, Shadows.Refused);
         }
     }
 
@@ -77,7 +80,11 @@ public sealed partial class IntelIommu : IPciIommu
 
     internal GuestTables Tables { get; }
 
-    internal ShadowWalker Walker { get; }
+    internal ContextLookup Contexts { get; }
+
+    internal TableWalker Walker { get; }
+
+    internal ShadowWalker Shadows { get; }
 
     /// <summary>Guards records and listeners.</summary>
     internal Lock Sync { get; } = new();
@@ -105,7 +112,7 @@ public sealed partial class IntelIommu : IPciIommu
     /// <inheritdoc/>
     public IommuAttributes GetAttributes(PciBus bus, DevFn devFn) => Attributes;
 
-    internal DeviceContext LookupContext(ushort sourceId) => Tables.Lookup(new RootPointer(Volatile.Read(ref _rootPointer)), sourceId, Options);
+    internal DeviceContext LookupContext(ushort sourceId) => Contexts.Find(new RootPointer(Volatile.Read(ref _rootPointer)), sourceId);
 
     /// <summary>Remembers to end the batch of <paramref name="region"/>. Under <see cref="Sync"/>.</summary>
     internal void NoteBatch(IntelDmaRegion region) => _inBatch.Add(region);

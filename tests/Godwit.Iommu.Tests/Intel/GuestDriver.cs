@@ -4,6 +4,14 @@ using Godwit.Pci;
 
 namespace Godwit.Iommu.Tests;
 
+/// <summary>Which entries the guest's driver makes.</summary>
+public enum TableKind
+{
+    Legacy,
+    ScalableSecond,
+    ScalableFirst,
+}
+
 /// <summary>
 /// A board with RAM, a PCI bus and the unit, and the guest's side of the unit: register accesses, tables in RAM, the invalidation queue.
 /// Bits are written out here a second time on purpose, from the specification and not from the model's constants.
@@ -14,7 +22,6 @@ internal sealed class GuestDriver : IDisposable
     internal const int Iqh = 0x80, Iqt = 0x88, Iqa = 0x90, Ics = 0x9C, Iectl = 0xA0, Iedata = 0xA4, Ieaddr = 0xA8, Iva = 0xF0, IotlbReg = 0xF8;
     internal const uint Te = 1u << 31, Srtp = 1u << 30, Qie = 1u << 26;
     internal const ulong RamSize = 32 << 20;
-    private const int QueueEntries = 256;
 
     private readonly GuestRam _ram = new();
     private readonly Stack<ulong> _freeTables = new();
@@ -22,8 +29,9 @@ internal sealed class GuestDriver : IDisposable
     private uint _status;
     private int _tail;
 
-    internal GuestDriver(IntelIommuOptions? options = null, int functions = 1)
+    internal GuestDriver(IntelIommuOptions? options = null, int functions = 1, TableKind kind = TableKind.Legacy)
     {
+        Kind = kind;
         Topology = new MemoryTopology();
         Block = _ram.Add("ram", RamSize);
         Topology.Add(Topology.SystemRoot, default, new RamRegion("ram", Block));
@@ -43,9 +51,36 @@ internal sealed class GuestDriver : IDisposable
         Queue = AllocateTable();
         StatusWord = AllocateTable();
         Write64(Root, Contexts | 1);
+        if (!Scalable)
+            return;
+        UpperContexts = AllocateTable();
+        Directory = AllocateTable();
+        Pasids = AllocateTable();
+        Write64(Root + 8, UpperContexts | 1);
+        Write64(Directory, Pasids | 1);
     }
 
+    internal TableKind Kind { get; }
+
+    internal bool Scalable => Kind != TableKind.Legacy;
+
+    /// <summary>Context table of devfn 128 to 255, PASID directory and the only PASID table, in scalable mode.</summary>
+    internal ulong UpperContexts { get; }
+
+    internal ulong Directory { get; }
+
+    internal ulong Pasids { get; }
+
+    /// <summary>IOVAs of the guest's tables have this many bits.</summary>
+    internal int InputBits => Kind == TableKind.ScalableFirst ? Iommu.Options.AddressWidth - 1 : Iommu.Options.AddressWidth;
+
+    private int QueueEntries => Scalable ? 128 : 256;
+
+    private int DescriptorShift => Scalable ? 5 : 4;
+
     internal MemoryTopology Topology { get; }
+
+    internal GuestRam Ram => _ram;
 
     internal RamBlock Block { get; }
 
@@ -121,7 +156,7 @@ internal sealed class GuestDriver : IDisposable
     // Commands.
     internal void SetRootAndEnable()
     {
-        WriteRegister64(Rtaddr, Root);
+        WriteRegister64(Rtaddr, Root | (Scalable ? 1u << 10 : 0));
         Command(Srtp);
         EnableQueue();
         Command(Te);
@@ -140,20 +175,46 @@ internal sealed class GuestDriver : IDisposable
     {
         _tail = 0;
         WriteRegister64(Iqt, 0);
-        WriteRegister64(Iqa, Queue);
+        WriteRegister64(Iqa, Queue | (Scalable ? 1u << 11 : 0));
         Command(Qie);
     }
 
     internal void SetContext(ushort sid, ulong table, ushort domain, int levels = 0, int type = 0, bool faultsOff = false, bool present = true)
     {
         Assert.Equal(0, sid >> 8);
-        ulong entry = Contexts + ((ulong)(sid & 0xFF) * 16);
+        if (Scalable)
+        {
+            SetPasid(sid, table, domain, levels == 0 ? Levels : levels, type == 2 ? 4 : Kind == TableKind.ScalableFirst ? 1 : 2, faultsOff);
+            Write64(ContextOf(sid) + 8, PasidOf(sid));
+            Write64(ContextOf(sid), Directory | (present ? 1u : 0) | (faultsOff ? 2u : 0));
+            return;
+        }
+
+        ulong entry = ContextOf(sid);
         Write64(entry, 0);
         Write64(entry + 8, (uint)((levels == 0 ? Levels : levels) - 2) | ((ulong)domain << 8));
         Write64(entry, table | (present ? 1u : 0) | ((ulong)type << 2) | (faultsOff ? 2u : 0));
     }
 
-    internal void ClearContext(ushort sid) => Write64(Contexts + ((ulong)(sid & 0xFF) * 16), 0);
+    internal void ClearContext(ushort sid) => Write64(ContextOf(sid), 0);
+
+    internal ulong ContextOf(ushort sid) => !Scalable
+        ? Contexts + ((ulong)(sid & 0xFF) * 16)
+        : ((sid & 0x80) == 0 ? Contexts : UpperContexts) + ((ulong)(sid & 0x7F) * 32);
+
+    /// <summary>RID_PASID of a function: all different on bus 0 up to device 7, which is as many as the tests have.</summary>
+    internal static uint PasidOf(ushort sid) => sid & 63u;
+
+    internal ulong PasidEntryOf(ushort sid) => Pasids + (PasidOf(sid) * 64);
+
+    internal void SetPasid(ushort sid, ulong table, ushort domain, int levels, int translation, bool faultsOff = false)
+    {
+        ulong entry = PasidEntryOf(sid);
+        Write64(entry, 0);
+        Write64(entry + 8, domain);
+        Write64(entry + 16, translation == 1 ? table | (levels == 5 ? 1u << 2 : 0) : 0);
+        Write64(entry, (translation == 1 ? 0 : table) | 1 | (faultsOff ? 2u : 0) | ((uint)(levels - 2) << 2) | ((uint)translation << 6));
+    }
 
     /// <summary>The guest-physical address of the entry that maps <paramref name="iova"/> at <paramref name="level"/>, building tables on the way.</summary>
     internal ulong EntryOf(ulong table, ulong iova, int level = 1, int levels = 0)
@@ -164,7 +225,7 @@ internal sealed class GuestDriver : IDisposable
             ulong value = Read64(entry);
             if ((value & 3) == 0 || (value & 0x80) != 0)
             {
-                value = AllocateTable() | 3;
+                value = AllocateTable() | (Kind == TableKind.ScalableFirst ? 7u : 3u);
                 Write64(entry, value);
             }
 
@@ -175,7 +236,14 @@ internal sealed class GuestDriver : IDisposable
     }
 
     internal void Map(ulong table, ulong iova, ulong gpa, AccessRights rights = AccessRights.ReadWrite, int level = 1) =>
-        Write64(EntryOf(table, iova, level), gpa | (uint)rights | (level > 1 ? 0x80u : 0));
+        Write64(EntryOf(table, iova, level), gpa | Bits(rights) | (level > 1 ? 0x80u : 0));
+
+    /// <summary>What the guest's tables can say: a first-stage page that can be written can be read.</summary>
+    internal AccessRights Possible(AccessRights rights) =>
+        Kind == TableKind.ScalableFirst && rights != AccessRights.Read ? AccessRights.ReadWrite : rights;
+
+    private uint Bits(AccessRights rights) =>
+        Kind != TableKind.ScalableFirst ? (uint)rights : rights == AccessRights.Read ? 5u : 7u;
 
     internal void Unmap(ulong table, ulong iova, int level = 1) => Write64(EntryOf(table, iova, level), 0);
 
@@ -192,6 +260,14 @@ internal sealed class GuestDriver : IDisposable
 
     internal static (ulong, ulong) IotlbPages(ushort domain, ulong iova, int mask) => (2u | (3u << 4) | ((ulong)domain << 16), iova | (uint)mask);
 
+    internal static (ulong, ulong) PasidCache(int granularity, ushort domain, uint pasid) =>
+        (7u | ((uint)granularity << 4) | ((ulong)domain << 16) | ((ulong)pasid << 32), 0);
+
+    internal static (ulong, ulong) PasidIotlb(ushort domain, uint pasid) => (6u | (2u << 4) | ((ulong)domain << 16) | ((ulong)pasid << 32), 0);
+
+    internal static (ulong, ulong) PasidIotlbPages(ushort domain, uint pasid, ulong iova, int mask) =>
+        (6u | (3u << 4) | ((ulong)domain << 16) | ((ulong)pasid << 32), iova | (uint)mask);
+
     internal (ulong, ulong) Wait(uint status, ulong? at = null) => (5u | (1u << 5) | ((ulong)status << 32), at ?? StatusWord);
 
     /// <summary>Puts descriptors in the queue without telling the unit.</summary>
@@ -199,14 +275,21 @@ internal sealed class GuestDriver : IDisposable
     {
         foreach ((ulong low, ulong high) in descriptors)
         {
-            Write64(Queue + ((ulong)_tail * 16), low);
-            Write64(Queue + ((ulong)_tail * 16) + 8, high);
+            ulong at = Queue + ((ulong)_tail << DescriptorShift);
+            Write64(at, low);
+            Write64(at + 8, high);
+            if (Scalable)
+            {
+                Write64(at + 16, 0);
+                Write64(at + 24, 0);
+            }
+
             _tail = (_tail + 1) % QueueEntries;
         }
     }
 
     /// <summary>Tells the unit; returns when it has consumed what it will.</summary>
-    internal void Ring() => Write32(Iqt, (uint)_tail << 4);
+    internal void Ring() => Write32(Iqt, (uint)_tail << DescriptorShift);
 
     /// <summary>Submits with a wait behind and asserts that it completed.</summary>
     internal void Invalidate(params ReadOnlySpan<(ulong Low, ulong High)> descriptors)
@@ -215,7 +298,7 @@ internal sealed class GuestDriver : IDisposable
         Queued(Wait(++_status));
         Ring();
         Assert.Equal(_status, (uint)Read64(StatusWord));
-        Assert.Equal((ulong)_tail << 4, ReadRegister64(Iqh));
+        Assert.Equal((ulong)_tail << DescriptorShift, ReadRegister64(Iqh));
     }
 
     internal int Tail => _tail;

@@ -154,7 +154,7 @@ public class QueueTests
         // By halves: the high one triggers.
         guest.Write32(Ccmd, 0);
         guest.Write32(Ccmd + 4, (1u << 31) | (2u << 29));
-        Assert.Equal(1ul, (guest.ReadRegister64(Ccmd) >> 59) & 3); // domain-selective is done as global
+        Assert.Equal(2ul, (guest.ReadRegister64(Ccmd) >> 59) & 3);
         guest.EnableQueue();
         guest.WriteRegister64(Ccmd, (1UL << 63) | (1UL << 61));
         Assert.Equal(1ul, guest.ReadRegister64(Ccmd) >> 63);

@@ -11,9 +11,14 @@ namespace Godwit.Iommu.Tests;
 public class ShadowPropertyTests
 {
     [Theory]
-    [InlineData(39)]
-    [InlineData(48)]
-    public void WhatIsAnnouncedIsWhatTheGuestMapped(int width) => Seeded.Run(12, random => new Run(random, width).Go());
+    [InlineData(39, TableKind.Legacy)]
+    [InlineData(48, TableKind.Legacy)]
+    [InlineData(57, TableKind.Legacy)]
+    [InlineData(48, TableKind.ScalableSecond)]
+    [InlineData(57, TableKind.ScalableSecond)]
+    [InlineData(48, TableKind.ScalableFirst)]
+    [InlineData(57, TableKind.ScalableFirst)]
+    public void WhatIsAnnouncedIsWhatTheGuestMapped(int width, TableKind kind) => Seeded.Run(6, random => new Run(random, width, kind).Go());
 
     private sealed class Domain(ulong table, ushort id)
     {
@@ -28,10 +33,11 @@ public class ShadowPropertyTests
         internal List<(ulong First, ulong Last)> Touched { get; } = [];
     }
 
-    private sealed class Run(Random random, int width)
+    private sealed class Run(Random random, int width, TableKind kind)
     {
         private const int FunctionCount = 3;
-        private readonly GuestDriver _guest = new(new IntelIommuOptions { AddressWidth = width }, FunctionCount);
+        private readonly GuestDriver _guest = new(
+            new IntelIommuOptions { AddressWidth = width, ScalableMode = kind != TableKind.Legacy }, FunctionCount, kind);
         private readonly List<ShadowUser> _users = [];
         private readonly List<Domain> _domains = [];
 
@@ -78,8 +84,8 @@ public class ShadowPropertyTests
             int level = random.Next(12) switch { 0 => 3, 1 or 2 => 2, _ => 1 };
             ulong size = Size(level);
             // A few clusters, one of them around the interrupt window and one at the top.
-            ulong cluster = random.Next(4) switch { 0 => 0, 1 => 0xFEC0_0000, 2 => (1UL << width) - 0x100_0000, _ => 0x12_3400_0000 };
-            ulong iova = (cluster + ((ulong)random.Next(0x1000) << 12)) & ((1UL << width) - 1) & ~(size - 1);
+            ulong cluster = random.Next(4) switch { 0 => 0, 1 => 0xFEC0_0000, 2 => (1UL << _guest.InputBits) - 0x100_0000, _ => 0x12_3400_0000 };
+            ulong iova = (cluster + ((ulong)random.Next(0x1000) << 12)) & ((1UL << _guest.InputBits) - 1) & ~(size - 1);
             ulong last = iova + (size - 1);
             // What lies there goes; a larger page goes as a whole.
             foreach ((ulong first, (int oldLevel, _, _)) in domain.Mapped.Where(item => item.Key <= last && iova <= item.Key + (Size(item.Value.Level) - 1)).ToArray())
@@ -97,36 +103,53 @@ public class ShadowPropertyTests
             for (; run > 0 && iova <= last; run--)
             {
                 _guest.Map(domain.Table, iova, target, rights, level);
-                domain.Mapped[iova] = (level, target, rights);
+                domain.Mapped[iova] = (level, target, _guest.Possible(rights));
                 domain.Touched.Add((iova, iova + (size - 1)));
                 iova += size;
                 target += size;
                 last = iova + (size - 1);
-                if (iova >> width != 0 || domain.Mapped.Any(item => item.Key <= last && iova <= item.Key + (Size(item.Value.Level) - 1)))
+                if (iova >> _guest.InputBits != 0 || domain.Mapped.Any(item => item.Key <= last && iova <= item.Key + (Size(item.Value.Level) - 1)))
                     break;
             }
         }
 
         private void Attach(int function, int domain)
         {
+            ushort before = IdOf(_attached[function]);
             _attached[function] = domain;
             ushort sid = _guest.Sid(function);
             if (domain == -1)
                 _guest.ClearContext(sid);
             else
-                _guest.SetContext(sid, domain < 0 ? 0 : _domains[domain].Table, domain < 0 ? (ushort)9 : _domains[domain].Id, type: domain == -2 ? 2 : 0);
-            switch (random.Next(3))
+                _guest.SetContext(sid, domain < 0 ? 0 : _domains[domain].Table, IdOf(domain), type: domain == -2 ? 2 : 0);
+            switch (random.Next(_guest.Scalable ? 6 : 3))
             {
                 case 0:
                     _guest.Invalidate(ContextDevice(sid, random.Next(4)), IotlbDomain(9));
                     break;
                 case 1:
-                    _guest.Invalidate(ContextDomain(3));
+                    _guest.Invalidate(ContextDomain(before));
                     break;
-                default:
+                case 2:
                     _guest.Invalidate(ContextGlobal);
                     break;
+                default:
+                    _guest.Invalidate(PasidCache(random.Next(3) switch { 0 => 0, 1 => 1, _ => 3 }, before, PasidOf(sid)));
+                    break;
             }
+        }
+
+        /// <summary>The domain id that the unit's caches have for a function.</summary>
+        private ushort IdOf(int domain) => domain < 0 ? (ushort)9 : _domains[domain].Id;
+
+        /// <summary>Page-selective: first-stage translations are told by PASID, of each function in the domain.</summary>
+        private (ulong, ulong)[] PageInvalidations(Domain domain, ulong iova, int mask)
+        {
+            if (kind != TableKind.ScalableFirst)
+                return [IotlbPages(domain.Id, iova, mask)];
+            return [.. Enumerable.Range(0, FunctionCount)
+                .Where(function => _attached[function] >= 0 && _domains[_attached[function]] == domain)
+                .Select(function => PasidIotlbPages(domain.Id, PasidOf(_guest.Sid(function)), iova, mask))];
         }
 
         private void SetEnabled(bool enabled)
@@ -142,7 +165,7 @@ public class ShadowPropertyTests
         {
             Domain domain = _domains[random.Next(_domains.Count)];
             int mask = random.Next(19);
-            ulong iova = ((ulong)random.NextInt64(1L << width) >> (12 + mask)) << (12 + mask);
+            ulong iova = ((ulong)random.NextInt64(1L << _guest.InputBits) >> (12 + mask)) << (12 + mask);
             switch (random.Next(5))
             {
                 case 0:
@@ -156,7 +179,7 @@ public class ShadowPropertyTests
                 default:
                     if (domain.Touched.Count != 0)
                         iova = (domain.Touched[random.Next(domain.Touched.Count)].First >> (12 + mask)) << (12 + mask);
-                    _guest.Invalidate(IotlbPages(domain.Id, iova, mask));
+                    _guest.Invalidate(PageInvalidations(domain, iova, mask));
                     break;
             }
         }
@@ -178,10 +201,10 @@ public class ShadowPropertyTests
                     int mask = random.Next(3);
                     while (first >> (12 + mask) != last >> (12 + mask))
                         mask++;
-                    _guest.Queued(IotlbPages(domain.Id, (first >> (12 + mask)) << (12 + mask), mask));
+                    _guest.Queued(PageInvalidations(domain, (first >> (12 + mask)) << (12 + mask), mask));
                     if (random.Next(30) == 0)
                         _guest.Ring();
-                    if (_guest.Tail % 100 == 99)
+                    if (_guest.Tail % 50 >= 45)
                         _guest.Invalidate();
                 }
 

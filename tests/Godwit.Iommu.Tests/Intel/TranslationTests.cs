@@ -54,19 +54,32 @@ public class TranslationTests
         Assert.Equal(2, guest.Messages.All.Count);
     }
 
-    [Theory]
-    [InlineData(39, 1)]
-    [InlineData(39, 2)]
-    [InlineData(39, 3)]
-    [InlineData(48, 1)]
-    [InlineData(48, 2)]
-    [InlineData(48, 3)]
-    public void PagesOfEverySizeTranslate(int width, int level)
+    public static TheoryData<int, int, TableKind> TablesAndSizes
     {
-        using var guest = new GuestDriver(new IntelIommuOptions { AddressWidth = width });
+        get
+        {
+            var data = new TheoryData<int, int, TableKind>();
+            foreach (TableKind kind in Enum.GetValues<TableKind>())
+            {
+                foreach (int width in (int[])[39, 48, 57])
+                {
+                    for (int level = 1; level <= 3 && (kind == TableKind.Legacy || width != 39); level++)
+                        data.Add(width, level, kind);
+                }
+            }
+
+            return data;
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(TablesAndSizes))]
+    public void PagesOfEverySizeTranslate(int width, int level, TableKind kind)
+    {
+        using var guest = new GuestDriver(new IntelIommuOptions { AddressWidth = width, ScalableMode = kind != TableKind.Legacy }, kind: kind);
         ulong table = guest.AllocateTable();
         ulong size = 1UL << (12 + (9 * (level - 1)));
-        ulong iova = (1UL << width) - size; // the highest page
+        ulong iova = (1UL << guest.InputBits) - size; // the highest page
         ulong gpa = level == 3 ? 0 : size * 3 % RamSize;
         guest.SetContext(guest.Sid(), table, 1);
         guest.Map(table, iova, gpa, level: level);

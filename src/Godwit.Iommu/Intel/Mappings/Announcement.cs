@@ -23,5 +23,9 @@ internal readonly record struct Announcement(ulong Key, ulong Value)
 
     internal Gpa Target => new(Value & ~0xFFFUL);
 
-    internal AccessRights Rights => (AccessRights)(Value & 3);
+    internal AccessRights Rights
+    {
+        get => (AccessRights)(Value & 3);
+        init => Value = (Value & ~3UL) | (uint)value;
+    }
 }

@@ -2,7 +2,8 @@ namespace Godwit.Iommu.Intel.Spec;
 
 /// <summary>
 /// Reasons of non-recoverable faults (VT-d 7.1.3, table of fault conditions). Behind each: its name in the specification. Absent are
-/// those that need what the capabilities deny: requests with PASID, page requests, nested translation, execute requests, ATS.
+/// those that need what the capabilities deny: requests with PASID, page requests, nested translation, execute requests, ATS,
+/// second-stage A/D bits, and page walks that do not snoop (0x90).
 /// </summary>
 internal enum FaultReason : byte
 {
@@ -55,7 +56,7 @@ internal enum FaultReason : byte
     FirstStageReserved = 0x72,          // SFS.3
     FirstStageRootAccess = 0x73,        // SFS.4
     SecondStageAccess = 0x78,           // SSS.1
-    SecondStageDenied = 0x79,           // SSS.2
+    SecondStageDenied = 0x79,           // SSS.2: neither readable nor writable
     SecondStageReserved = 0x7A,         // SSS.3
     SecondStageRootAccess = 0x7B,       // SSS.4
     NotCanonical = 0x80,                // SGN.1
@@ -65,8 +66,7 @@ internal enum FaultReason : byte
     ScalableWriteDenied = 0x85,         // SGN.6
     ScalableReadDenied = 0x86,          // SGN.7
     ScalableOutputInInterruptRange = 0x87, // SGN.8
-    FirstStageUpdate = 0x90,            // SFS.9
-    FirstStageDirtyUpdate = 0x91,       // SFS.10
+    FirstStageUpdateFailed = 0x91,      // SFS.10
 }
 
 /// <summary>What of the table matters to recording.</summary>

@@ -1,3 +1,5 @@
+using Godwit.Memory;
+
 namespace Godwit.Iommu.Intel.Spec;
 
 /// <summary>Root entry, 16 bytes, 256 by bus number (VT-d 9.1).</summary>
@@ -16,6 +18,9 @@ internal readonly record struct ContextEntry(ulong Low, ulong High)
     /// <summary>TT 00b: untranslated requests go through the second stage.</summary>
     internal const int SecondStage = 0;
 
+    /// <summary>TT 01b: as 00b, and device TLBs may ask for translations. Legal when those are offered.</summary>
+    internal const int SecondStageAndDeviceTlb = 1;
+
     /// <summary>TT 10b: untranslated requests pass through.</summary>
     internal const int PassThrough = 2;
 
@@ -27,10 +32,8 @@ internal readonly record struct ContextEntry(ulong Low, ulong High)
 
     internal ulong Table => Low & ~0xFFFUL;
 
-    /// <summary>AW: 1 is 39 bits in three levels, 2 is 48 bits in four.</summary>
+    /// <summary>AW: 1 is 39 bits in three levels, 2 is 48 bits in four, 3 is 57 bits in five.</summary>
     internal int AddressWidthCode => (int)(High & 7);
-
-    internal int Levels => AddressWidthCode + 2;
 
     internal ushort Domain => (ushort)(High >> 8);
 
@@ -43,9 +46,8 @@ internal readonly record struct SecondStageEntry(ulong Value)
     private const ulong PageSizeBit = 1UL << 7;
     private const ulong AddressBits = 0x000F_FFFF_FFFF_F000;
 
-    internal bool CanRead => (Value & 1) != 0;
-
-    internal bool CanWrite => (Value & 2) != 0;
+    /// <summary>R and W stand where the flags have theirs.</summary>
+    internal AccessRights Rights => (AccessRights)(Value & 3);
 
     /// <summary>Neither readable nor writable is what "not present" means here (9.8).</summary>
     internal bool IsPresent => (Value & 3) != 0;
@@ -63,12 +65,12 @@ internal readonly record struct SecondStageEntry(ulong Value)
     internal static ulong PageBytes(int level) => 1UL << PageShift(level);
 
     /// <summary>
-    /// Reserved: bit 11 (no snoop control), bit 7 above level 3, address bits above the width, address bits below the page in a leaf,
+    /// Reserved: bit 11 unless <paramref name="snoopBit"/>, bit 7 above level 3, address bits above the width, address bits below the page in a leaf,
     /// and bit 62 (9.8; bits 61:52 and 63 are ignored).
     /// </summary>
-    internal bool HasReservedBits(int level, ulong hostWidthMask)
+    internal bool HasReservedBits(int level, ulong hostWidthMask, bool snoopBit)
     {
-        ulong reserved = (1UL << 62) | (1UL << 11) | (AddressBits & ~hostWidthMask);
+        ulong reserved = (1UL << 62) | (snoopBit ? 0 : 1UL << 11) | (AddressBits & ~hostWidthMask);
         if (level > 3)
             reserved |= PageSizeBit;
         else if (level > 1 && IsLeaf(level))

@@ -31,6 +31,15 @@ internal sealed class GuestTables(AddressSpace system)
         return true;
     }
 
+    /// <summary>Reads one aligned entry.</summary>
+    internal bool TryRead(ulong address, out ulong entry)
+    {
+        Span<ulong> word = stackalloc ulong[1];
+        bool read = TryRead(address, word);
+        entry = word[0];
+        return read;
+    }
+
     /// <summary>
     /// Writes a status word into RAM. To anything else it is dropped, as a posted write to nowhere is: the unit's own writes must not run
     /// register handlers, which may want locks that the unit holds.
@@ -48,84 +57,23 @@ internal sealed class GuestTables(AddressSpace system)
         block.Write(offset, data, DirtySource.Vmm);
     }
 
-    /// <summary>Fetches and checks the context entry of a requester (VT-d 3.4.3, 9.1, 9.3).</summary>
-    internal DeviceContext Lookup(RootPointer pointer, ushort sourceId, IntelIommuOptions options)
+    /// <summary>Sets <paramref name="marks"/> in the aligned entry at <paramref name="address"/> if it still is <paramref name="seen"/>, at once.</summary>
+    internal MarkResult TryMark(ulong address, ulong seen, ulong marks)
     {
-        if (pointer.Mode != TableMode.Legacy)
-            return new DeviceContext(FaultReason.TableModeInvalid);
-        Span<ulong> words = stackalloc ulong[2];
-        if (!TryRead(pointer.Table + ((ulong)(sourceId >> 8) * 16), words))
-            return new DeviceContext(FaultReason.RootAccess);
-        var root = new RootEntry(words[0], words[1]);
-        if (!root.IsPresent)
-            return new DeviceContext(FaultReason.RootNotPresent);
-        if (root.HasReservedBits(HostWidthMask))
-            return new DeviceContext(FaultReason.RootReserved);
-        if (!TryRead(root.ContextTable + ((ulong)(sourceId & 0xFF) * 16), words))
-            return new DeviceContext(FaultReason.ContextAccess);
-        var entry = new ContextEntry(words[0], words[1]);
-        if (!entry.IsPresent)
-            return new DeviceContext(FaultReason.ContextNotPresent, entry);
-        if (entry.HasReservedBits(HostWidthMask))
-            return new DeviceContext(FaultReason.ContextReserved, entry);
-        bool validType = entry.TranslationType == ContextEntry.SecondStage
-            || (entry.TranslationType == ContextEntry.PassThrough && options.PassThrough);
-        bool validWidth = ((Capabilities.SupportedWidths(options) >> entry.AddressWidthCode) & 1) != 0;
-        return new DeviceContext(validType && validWidth ? FaultReason.None : FaultReason.ContextInvalid, entry);
-    }
-
-    /// <summary>Walks the second stage for one address (VT-d 3.7).</summary>
-    internal FaultReason Walk(in ContextEntry context, Iova iova, AccessRights wanted, int addressWidth, out Announcement leaf)
-    {
-        leaf = default;
-        int level = context.Levels;
-        int width = Math.Min(addressWidth, SecondStageEntry.PageShift(level + 1));
-        if (iova.Value >> width != 0)
-            return FaultReason.AddressBeyondWidth;
-        ulong table = context.Table;
-        AccessRights rights = AccessRights.ReadWrite;
-        Span<ulong> word = stackalloc ulong[1];
-        for (; level > 0; level--)
-        {
-            ulong index = (iova.Value >> SecondStageEntry.PageShift(level)) & 511;
-            if (!TryRead(table + (index * 8), word))
-                return FaultReason.TableAccess;
-            var entry = new SecondStageEntry(word[0]);
-            rights &= (entry.CanRead ? AccessRights.Read : 0) | (entry.CanWrite ? AccessRights.Write : 0);
-            if ((wanted & AccessRights.Write & ~rights) != 0)
-                return FaultReason.WriteDenied;
-            if ((wanted & AccessRights.Read & ~rights) != 0 || rights == AccessRights.None)
-                return FaultReason.ReadDenied;
-            if (entry.HasReservedBits(level, HostWidthMask))
-                return FaultReason.TableReserved;
-            if (entry.IsLeaf(level))
-            {
-                ulong page = entry.Page(level);
-                ulong bytes = SecondStageEntry.PageBytes(level);
-                if (InterruptRange.Overlaps(page, bytes))
-                    return FaultReason.OutputInInterruptRange;
-                leaf = new Announcement(new Iova(iova.Value & ~(bytes - 1)), level, new Gpa(page), rights);
-                return FaultReason.None;
-            }
-
-            table = entry.Table;
-        }
-
-        return FaultReason.TableReserved;
+        if (system.CompareExchange(new BusAddress(address), seen, seen | marks, out ulong previous, TransactionAttributes.Vmm) != MemoryResult.Ok)
+            return MarkResult.Refused;
+        return previous == seen ? MarkResult.Done : MarkResult.Changed;
     }
 }
 
-/// <summary>A context entry with the verdict on it. Immutable.</summary>
-internal sealed record DeviceContext(FaultReason Fault, ContextEntry Entry = default)
+/// <summary>Outcome of marking a table entry.</summary>
+internal enum MarkResult
 {
-    internal bool IsValid => Fault == FaultReason.None;
+    Done,
 
-    internal ushort Domain => Entry.Domain;
+    /// <summary>The entry is another one meanwhile.</summary>
+    Changed,
 
-    /// <summary>The PASID that requests without one get; 0 in legacy mode.</summary>
-    internal uint Pasid { get; init; }
-
-    internal bool IsPassThrough => IsValid && Entry.TranslationType == ContextEntry.PassThrough;
-
-    internal bool IsTranslated => IsValid && Entry.TranslationType == ContextEntry.SecondStage;
+    /// <summary>It lies in memory that cannot be written.</summary>
+    Refused,
 }

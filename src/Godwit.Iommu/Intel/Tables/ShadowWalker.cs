@@ -10,11 +10,16 @@ internal interface ILeafVisitor
 }
 
 /// <summary>
-/// Walks a range of a second-stage table. Empty subtrees cost one entry. Tables that share subtables could unfold to far more leaves
+/// Walks a range of a table of either stage. Empty subtrees cost one entry. Tables that share subtables could unfold to far more leaves
 /// than they have bytes, so a walk visits at most as many tables as guest RAM has pages, and a device has at most twice as many
 /// announcements live; what lies beyond is left out and counted. A guest whose tables are a tree meets neither limit. Used under the
 /// unit's lock.
 /// </summary>
+/// <remarks>
+/// A device that is told of a mapping uses it without asking again, so first-stage entries are marked accessed, and writable leaves dirty,
+/// before they are announced (VT-d 3.6.3 lets a unit cache a translation only when it is marked). That may mark more than the device will
+/// write, never less.
+/// </remarks>
 internal sealed class ShadowWalker(GuestTables tables, AddressSpace system)
 {
     private readonly ulong[][] _entries = [new ulong[512], new ulong[512], new ulong[512], new ulong[512], new ulong[512]];
@@ -56,18 +61,17 @@ internal sealed class ShadowWalker(GuestTables tables, AddressSpace system)
     internal void Refuse() => Refused++;
 
     /// <summary>Visits every valid leaf that overlaps [<paramref name="first"/>, <paramref name="last"/>].</summary>
-    internal void Walk(in ContextEntry context, Iova first, Iova last, int addressWidth, ILeafVisitor visitor)
+    internal void Walk(in PageTable table, Iova first, Iova last, ILeafVisitor visitor)
     {
-        int level = context.Levels;
-        int width = Math.Min(addressWidth, SecondStageEntry.PageShift(level + 1));
-        ulong highest = (1UL << width) - 1;
+        ulong highest = (1UL << table.InputBits) - 1;
         if (first.Value > highest)
             return;
         _budget = TableLimit;
-        Descend(context.Table, level, 0, AccessRights.ReadWrite, first.Value, Math.Min(last.Value, highest), visitor);
+        var range = new Range(first.Value, Math.Min(last.Value, highest));
+        Descend(table, table.Root, table.Levels, 0, AccessRights.ReadWrite, range, visitor);
     }
 
-    private void Descend(ulong table, int level, ulong origin, AccessRights rights, ulong first, ulong last, ILeafVisitor visitor)
+    private void Descend(in PageTable format, ulong table, int level, ulong origin, AccessRights rights, Range range, ILeafVisitor visitor)
     {
         if (_budget-- <= 0)
         {
@@ -77,29 +81,62 @@ internal sealed class ShadowWalker(GuestTables tables, AddressSpace system)
 
         Visited++;
         int shift = SecondStageEntry.PageShift(level);
-        int from = first <= origin ? 0 : (int)((first - origin) >> shift);
-        int to = (int)Math.Min(511, (last - origin) >> shift);
+        int from = range.First <= origin ? 0 : (int)((range.First - origin) >> shift);
+        int to = (int)Math.Min(511, (range.Last - origin) >> shift);
         Span<ulong> entries = _entries[level - 1].AsSpan(from, to - from + 1);
         if (!tables.TryRead(table + ((ulong)from * 8), entries))
             return;
         for (int i = 0; i < entries.Length; i++)
         {
-            var entry = new SecondStageEntry(entries[i]);
-            if (!entry.IsPresent || entry.HasReservedBits(level, GuestTables.HostWidthMask))
+            if (entries[i] == 0)
                 continue;
-            AccessRights allowed = rights & ((entry.CanRead ? AccessRights.Read : 0) | (entry.CanWrite ? AccessRights.Write : 0));
+            Child child = format.Stage == TableStage.First
+                ? OfFirstStage(table + ((ulong)(from + i) * 8), entries[i], level)
+                : OfSecondStage(entries[i], level, format.SnoopBit);
+            AccessRights allowed = rights & child.Rights;
             if (allowed == AccessRights.None)
                 continue;
             ulong iova = origin + ((ulong)(from + i) << shift);
-            if (!entry.IsLeaf(level))
-            {
-                Descend(entry.Table, level - 1, iova, allowed, first, last, visitor);
-            }
-            else if (!InterruptRange.Overlaps(entry.Page(level), SecondStageEntry.PageBytes(level)))
-            {
-                var leaf = new Announcement(new Iova(iova), level, new Gpa(entry.Page(level)), allowed);
-                visitor.Visit(leaf);
-            }
+            if (!child.IsLeaf)
+                Descend(format, child.Address, level - 1, iova, allowed, range, visitor);
+            else if (!InterruptRange.Overlaps(child.Address, SecondStageEntry.PageBytes(level)))
+                visitor.Visit(new Announcement(new Iova(iova), level, new Gpa(child.Address), allowed));
         }
     }
+
+    private static Child OfSecondStage(ulong value, int level, bool snoopBit)
+    {
+        var entry = new SecondStageEntry(value);
+        if (!entry.IsPresent || entry.HasReservedBits(level, GuestTables.HostWidthMask, snoopBit))
+            return default;
+        return entry.IsLeaf(level) ? new Child(entry.Page(level), entry.Rights, IsLeaf: true) : new Child(entry.Table, entry.Rights, IsLeaf: false);
+    }
+
+    private Child OfFirstStage(ulong address, ulong value, int level)
+    {
+        for (int attempt = 0; attempt < TableWalker.MaxAttempts; attempt++)
+        {
+            var entry = new FirstStageEntry(value);
+            if (!entry.IsPresent || entry.HasReservedBits(level) || !entry.AllowsUser)
+                return default;
+            bool leaf = entry.IsLeaf(level);
+            ulong marks = FirstStageEntry.AccessedBit | (leaf && entry.CanWrite ? FirstStageEntry.DirtyBit : 0);
+            MarkResult result = (value & marks) == marks ? MarkResult.Done : tables.TryMark(address, value, marks);
+            if (result == MarkResult.Done)
+            {
+                AccessRights rights = entry.CanWrite ? AccessRights.ReadWrite : AccessRights.Read;
+                return new Child(leaf ? entry.Page(level) : entry.Table, rights, leaf);
+            }
+
+            if (result == MarkResult.Refused || !tables.TryRead(address, out value))
+                return default;
+        }
+
+        return default;
+    }
+
+    /// <summary>What an entry leads to; the default is nothing.</summary>
+    private readonly record struct Child(ulong Address, AccessRights Rights, bool IsLeaf);
+
+    private readonly record struct Range(ulong First, ulong Last);
 }
