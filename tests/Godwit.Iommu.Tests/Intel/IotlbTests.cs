@@ -33,7 +33,7 @@ public class IotlbTests
             Assert.Equal(page is < 8 or >= 16, cache.TryGet(new Iova(page << 12), out _));
         cache.Invalidate(new Iova(0x2_0000), new Iova((1UL << 39) - 1));
         for (ulong page = 0; page < 64; page++)
-            Assert.Equal(page < 8, cache.TryGet(new Iova(page << 12), out _));
+            Assert.Equal(page is < 8 or (>= 16 and < 32), cache.TryGet(new Iova(page << 12), out _));
         cache.Invalidate(default, new Iova((1UL << 39) - 1));
         for (ulong page = 0; page < 64; page++)
             Assert.False(cache.TryGet(new Iova(page << 12), out _));
