@@ -1,6 +1,5 @@
 using System.Buffers.Binary;
 using System.Runtime.InteropServices;
-using Godwit.Iommu.Intel.Spec;
 using Godwit.Memory;
 
 namespace Godwit.Iommu.Intel;
