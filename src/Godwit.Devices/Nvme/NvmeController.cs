@@ -60,6 +60,7 @@ public sealed partial class NvmeController : IVfioUserDevice, IDisposable
             {
                 [PciIrq.Intx] = 1,
                 [PciIrq.Msix] = limits.Vectors,
+                [PciIrq.Error] = 1, // clients such as QEMU expect it; never signalled, since fatal errors are the guest's to see (CSTS.CFS)
             },
             Migration = MigrationSupport.StopCopy | MigrationSupport.P2P | MigrationSupport.PreCopy,
         };

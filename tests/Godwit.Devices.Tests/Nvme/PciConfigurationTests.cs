@@ -22,6 +22,7 @@ public class PciConfigurationTests
         Assert.Equal(0x3000u, Config(rig, (int)found[0x11] + 8));
         Assert.Equal(0u, Config(rig, 0x100));
         Assert.Equal(9, rig.Controller.Description.Irqs[PciIrq.Msix]);
+        Assert.Equal(1, rig.Controller.Description.Irqs[PciIrq.Error]);
         Assert.Equal(4096UL, rig.Controller.Description.Regions[PciRegion.Config].Size);
         Assert.Equal(0x4000UL, rig.Controller.Description.Regions[PciRegion.Bar0].Size);
     }

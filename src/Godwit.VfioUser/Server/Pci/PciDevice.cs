@@ -45,6 +45,7 @@ public abstract partial class PciDevice : IVfioUserDevice, IDisposable
                 [PciIrq.Intx] = definition.HasPin ? 1 : 0,
                 [PciIrq.Msi] = definition.MsiVectors,
                 [PciIrq.Msix] = definition.MsixVectors,
+                [PciIrq.Error] = 1,
             },
             Migration = MigrationSupport.StopCopy | MigrationSupport.P2P | MigrationSupport.PreCopy,
         };
@@ -235,9 +236,11 @@ public abstract partial class PciDevice : IVfioUserDevice, IDisposable
         return _msixTable;
     }
 
+    /// <summary>What the error interrupt is for: the client should keep its guest from going on with a broken device (vfio.h, VFIO_PCI_ERR_IRQ_INDEX).</summary>
     private void Fail(Exception failure)
     {
         _failure = failure;
+        _host?.Trigger(PciIrq.Error, 0);
         Log?.Invoke($"the device's work failed, it needs a reset: {failure}");
     }
 
