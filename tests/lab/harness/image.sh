@@ -48,6 +48,12 @@ image_programs() {
   done
 }
 
+# image_c TREE SOURCE: a C program, built statically with this machine's compiler, into /usr/bin.
+image_c() {
+  mkdir -p "$1/usr/bin"
+  cc -static -O2 -Wall -Wextra -Werror -o "$1/usr/bin/$(basename "$2" .c)" "$2"
+}
+
 # image_test TREE SCRIPT: what the guest is to do.
 image_test() { install -m 755 "$2" "$1/lab/test"; }
 
