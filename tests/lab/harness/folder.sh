@@ -2,13 +2,14 @@
 # The folder: a Debian tree with the QEMU and the kernel of the lab, extracted but never configured or booted. Its programs run through
 # its own dynamic loader, so that nothing of this machine is changed and no chroot is needed.
 
-readonly LAB_HARNESS=${BASH_SOURCE[0]%/*}
+LAB_HARNESS=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
+readonly LAB_HARNESS
 readonly LAB_SUITE=trixie
 readonly LAB_MIRROR=${GODWIT_LAB_MIRROR:-http://deb.debian.org/debian}
 readonly LAB_CACHE=${GODWIT_LAB_CACHE:-$HOME/.cache/godwit-lab}
 
 # What the folder holds. QEMU and Linux come from backports: vfio-user-pci is in QEMU since 10.1.
-readonly LAB_PACKAGES=base-files,busybox-static,e2fsprogs,fdisk,kmod,cpio,linux-image-amd64,qemu-system-x86
+readonly LAB_PACKAGES=base-files,busybox-static,e2fsprogs,fdisk,kmod,cpio,libstdc++6,linux-image-amd64,qemu-system-x86
 
 # folder_ready: has FOLDER, KERNEL and KERNEL_VERSION set. Builds the folder if this list of packages has none yet; one process builds, the
 # others wait. Returns 1 after saying why when it cannot be built.

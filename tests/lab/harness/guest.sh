@@ -44,11 +44,12 @@ guest_verdict() {
   return 1
 }
 
-# guest_machine: the arguments of the machine that every test starts from, in MACHINE. RAM is a shared file, for device processes.
+# guest_machine [SIZE]: the arguments of the machine that every test starts from, in MACHINE. RAM is a shared file, for device processes.
 guest_machine() {
+  local size=${1:-1G}
   # shellcheck disable=SC2034 # read by the cases
-  MACHINE=(-machine "q35,accel=tcg,kernel-irqchip=split,memory-backend=ram" -cpu max -smp 2 -m 1G
-    -object "memory-backend-memfd,id=ram,size=1G,share=on")
+  MACHINE=(-machine "q35,accel=tcg,kernel-irqchip=split,memory-backend=ram" -cpu max -smp 2 -m "$size"
+    -object "memory-backend-memfd,id=ram,size=$size,share=on")
 }
 
 # device_start SOCKET ARGUMENT…: `godwit device ARGUMENT…` in the background, and waits until it listens. DEVICE is its process.

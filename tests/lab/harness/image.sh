@@ -32,19 +32,27 @@ image_modules() {
   done
 }
 
+# image_libraries TREE FILE…: the loader and the libraries that programs or libraries need, of the folder.
+image_libraries() {
+  local tree=$1 file library
+  shift
+  install -m 755 "$FOLDER/lib64/ld-linux-x86-64.so.2" "$tree/lib64/"
+  for file in "$@"; do
+    while read -r library; do
+      install -m 644 "$library" "$tree/lib/x86_64-linux-gnu/"
+    done < <("$FOLDER/lib64/ld-linux-x86-64.so.2" --library-path "$FOLDER/usr/lib/x86_64-linux-gnu" --list "$file" | sed -n 's/.* => \(\/[^ ]*\) .*/\1/p')
+  done
+}
+
 # image_programs TREE PATH…: programs of the folder into /usr/bin, with their libraries. Call them with their path: busybox's shell prefers
 # its own applets to what PATH says.
 image_programs() {
-  local tree=$1 program library
+  local tree=$1 program
   shift
   mkdir -p "$tree/usr/bin"
-  install -m 755 "$FOLDER/lib64/ld-linux-x86-64.so.2" "$tree/lib64/"
   for program in "$@"; do
     install -m 755 "$FOLDER/$program" "$tree/usr/bin/"
-    while read -r library; do
-      install -m 644 "$library" "$tree/lib/x86_64-linux-gnu/"
-    done < <("$FOLDER/lib64/ld-linux-x86-64.so.2" --library-path "$FOLDER/usr/lib/x86_64-linux-gnu" --list "$FOLDER/$program" |
-      sed -n 's/.* => \(\/[^ ]*\) .*/\1/p')
+    image_libraries "$tree" "$FOLDER/$program"
   done
 }
 

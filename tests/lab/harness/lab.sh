@@ -4,11 +4,13 @@ set -euo pipefail
 : "${WORK:?run it through tests/lab/run}" "${GODWIT:?}" "${FOLDER:?}" "${KERNEL:?}" "${KERNEL_VERSION:?}"
 
 # shellcheck source=tests/lab/harness/folder.sh
-. "${BASH_SOURCE[0]%/*}/folder.sh"
+[ -n "${LAB_HARNESS:-}" ] || . "${BASH_SOURCE[0]%/*}/folder.sh"
 # shellcheck source=tests/lab/harness/image.sh
 . "${BASH_SOURCE[0]%/*}/image.sh"
 # shellcheck source=tests/lab/harness/guest.sh
 . "${BASH_SOURCE[0]%/*}/guest.sh"
+# shellcheck source=tests/lab/harness/l1.sh
+. "${BASH_SOURCE[0]%/*}/l1.sh"
 
 # skip REASON: ends the case without a verdict.
 skip() {

@@ -1,0 +1,28 @@
+# shellcheck shell=bash
+# L1: a machine of QEMU with an emulated VT-d in which Godwit itself runs, on Linux's VFIO. It has an educational device at 0000:00:05.0 and,
+# when there is a disk, an NVMe controller at 0000:00:06.0.
+
+# l1_tree TREE: a tree with Godwit, the .NET runtime and VFIO's modules. /lab/l1 is to be sourced by what runs in it.
+l1_tree() {
+  local tree=$1 program runtime
+  program=$(dirname "$GODWIT")
+  runtime=$(dirname "$(readlink -f "$(command -v dotnet)")")
+  image_new "$tree"
+  image_modules "$tree" vfio_iommu_type1 vfio-pci
+  mkdir -p "$tree/godwit" "$tree/dotnet/shared"
+  cp -r "$program/." "$tree/godwit/"
+  cp -r "$runtime/host" "$tree/dotnet/"
+  cp -r "$runtime/shared/Microsoft.NETCore.App" "$tree/dotnet/shared/"
+  image_libraries "$tree" "$GODWIT" "$runtime"/host/fxr/*/libhostfxr.so "$runtime"/shared/Microsoft.NETCore.App/*/lib{coreclr,clrjit,hostpolicy,System.Native}.so
+  install -m 644 "$LAB_GUEST/l1" "$tree/lab/l1"
+}
+
+# l1_run SECONDS TREE [DISK]: boots it and judges.
+l1_run() {
+  local limit=$1 tree=$2 disk=${3:-}
+  local -a devices=(-device 'intel-iommu,intremap=on,caching-mode=on' -device 'edu,addr=5')
+  [ -z "$disk" ] || devices+=(-drive "file=$disk,format=raw,if=none,id=disk" -device 'nvme,addr=6,serial=L1,drive=disk')
+  image_pack "$tree" "$WORK/image"
+  guest_machine 3G
+  guest_run "$limit" "$WORK/image" intel_iommu=on "${MACHINE[@]}" "${devices[@]}"
+}
