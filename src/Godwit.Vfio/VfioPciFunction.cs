@@ -1,4 +1,3 @@
-using System.Collections.Immutable;
 using System.Globalization;
 using Godwit.Memory;
 using Godwit.Migration;
@@ -22,14 +21,9 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
     private readonly MemoryTopology _topology;
     private readonly DeviceLayout _layout;
     private readonly DmaShadow _shadow;
-    private readonly IDeviceDirtySource _tracker;
-    private readonly DmaLogTracker? _logTracker;
     private readonly DeviceStateMachine _states;
     private readonly NoticeBoard _notices = new();
     private readonly DmaMessageRelay? _relay;
-    private readonly bool _logsDma;
-    private DeviceRefusedException? _loggingRefused;
-    private CoveragePlan? _probed;
     private bool _attached, _disposed;
 
     private VfioPciFunction(VfioDeviceOptions options, IVfioBackend device, DmaMessageRelay? relay, MemoryTopology topology, GuestRam ram)
@@ -40,12 +34,10 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
         _relay = relay;
         _topology = topology;
         _layout = DeviceLayout.Read(device);
-        _logsDma = options.DirtyTracking is DirtyTrackingMode.Auto or DirtyTrackingMode.Device && device.SupportsDmaLogging();
+        _logsDma = device.SupportsDmaLogging();
+        _dirtyLog = ram.Dirty;
         _shadow = new DmaShadow(Id, device, device.CutOff, ram, new GpaResolver(topology.System), _notices);
-        var marker = new DirtyMarker(ram.Dirty);
-        _logTracker = options.DirtyTracking == DirtyTrackingMode.Pessimistic ? null : new DmaLogTracker(Id, device, _shadow, marker, () => Plans(), _notices);
-        _tracker = _logTracker as IDeviceDirtySource ?? new PessimisticTracker(Id, _shadow, marker);
-        _shadow.UnmapObserver = _tracker;
+        ChooseSource(nested: false);
         _states = new DeviceStateMachine(Id, device, device.GetMigrationSupport(), ResetDevice, _notices);
         _states.Changed += () => StateChanged?.Invoke(this);
         BuildConfiguration();
@@ -133,16 +125,6 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
         }
     }
 
-    /// <summary>How the device's writes are followed, for status.</summary>
-    public DirtyTrackingReport DirtyTracking
-    {
-        get
-        {
-            DirtyTrackingReport report = _tracker.Explain(_options.DirtyTracking);
-            return _logTracker is null || _logsDma ? report : report with { Source = DirtySourceKind.None };
-        }
-    }
-
     /// <summary>Every reason why this device keeps the machine from migrating. Live: computed now.</summary>
     public IReadOnlyList<MigrationBlocker> QueryBlockers(int migratableDevicesInMachine)
     {
@@ -157,10 +139,10 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
             blockers.Add(new DeviceWithoutMigrationBlocker { Subject = Id });
         else if (migratableDevicesInMachine > 1 && (_states.Support & MigrationSupport.P2P) == 0)
             blockers.Add(new NoPeerToPeerBlocker { Subject = Id, Devices = migratableDevicesInMachine });
-        if (!_logsDma && _logTracker is not null)
-            blockers.Add(new DeviceWithoutDirtyLoggingBlocker { Subject = Id });
-        if (_attached)
-            AddMemoryBlockers(blockers);
+        AddTrackingBlockers(blockers);
+        int needed = _attached ? _topology.System.View.Ranges.Count(r => r.Region is RamRegion) : 0;
+        if (needed > _device.MaxMappings)
+            blockers.Add(new MappingLimitBlocker { Subject = Id, Limit = _device.MaxMappings, Needed = needed });
         return blockers;
     }
 
@@ -211,38 +193,8 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
         base.OnAttached();
         _relay?.Attach(this);
         _attached = true;
-        if (_logsDma)
-            ProbeLogging();
+        PrepareTracking();
         DmaSpace.AddListener(_shadow);
-    }
-
-    private ImmutableArray<CoveragePlan> Plans() => CoveragePlan.Candidates(IommuAttributes, _topology.System.View);
-
-    /// <summary>Finds out by a real start and stop whether the device will log what a migration will ask for (dirty-tracking rule 12).</summary>
-    private void ProbeLogging()
-    {
-        try
-        {
-            _probed = _logTracker?.Probe(out _loggingRefused);
-        }
-        catch (DeviceLostException)
-        {
-            // Lost says so, and is a blocker itself.
-        }
-    }
-
-    private void AddMemoryBlockers(List<MigrationBlocker> blockers)
-    {
-        ImmutableArray<CoveragePlan> plans = Plans();
-        if (_logTracker is null)
-            plans = [];
-        else if (plans.IsEmpty && _logTracker.Limits is not { TakesAnything: true })
-            blockers.Add(new IommuWithoutApertureBlocker { Subject = Id });
-        else if (_probed is null && _loggingRefused is { } refused && plans.Any(p => !p.Translated))
-            blockers.Add(new DirtyLoggingRefusedBlocker { Subject = Id, Coverage = plans[0].Description, Answer = refused.Errno.ToString() });
-        int needed = _topology.System.View.Ranges.Count(r => r.Region is RamRegion);
-        if (needed > _device.MaxMappings)
-            blockers.Add(new MappingLimitBlocker { Subject = Id, Limit = _device.MaxMappings, Needed = needed });
     }
 
     private void OnLost()

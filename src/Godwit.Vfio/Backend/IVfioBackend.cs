@@ -13,6 +13,9 @@ internal interface IVfioBackend : IDeviceAccess, IDmaMapper, IDeviceMigration, I
     /// <summary>Completes when the device has gone, with the reason.</summary>
     Task<string> Lost { get; }
 
+    /// <summary>Dirty bits of the host's IOMMU for the device's mappings; null when there are none (vfio-user: the device is no hardware).</summary>
+    IHostIommu? HostIommu => null;
+
     /// <summary>
     /// Takes the device out of service at once: it loses all DMA mappings. For one that cannot be trusted with guest memory any more.
     /// </summary>
