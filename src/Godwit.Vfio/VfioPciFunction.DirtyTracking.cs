@@ -18,7 +18,11 @@ public sealed partial class VfioPciFunction
     /// <summary>How the device's writes are followed, for status.</summary>
     public DirtyTrackingReport DirtyTracking => _source.Explain(_options.DirtyTracking);
 
-    void IDirtyTracker.Start() => _source.Start();
+    void IDirtyTracker.Start()
+    {
+        _source.Start();
+        _pluggedDuringMigration = false;
+    }
 
     DirtySyncReport IDirtyTracker.Sync(bool final) => _source.Sync(final);
 

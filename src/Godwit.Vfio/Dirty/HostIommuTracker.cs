@@ -14,7 +14,7 @@ namespace Godwit.Vfio;
 /// asked about. Threads as for <see cref="DmaLogTracker"/>.
 /// <para>
 /// With <see cref="HostIommuShape.QueryThenUnmap"/>, a write that comes between the query and the unmap of its page is not seen. A driver that
-/// lets its device write what it is unmapping has no defined contents there either. Mappings of up to <see cref="QueryThreshold"/> pages are
+/// lets its device write what it is unmapping has no defined contents there either. Mappings of up to <see cref="DefaultQueryThreshold"/> pages are
 /// counted as dirty without asking, and have no such window.
 /// </para>
 /// </remarks>
@@ -24,7 +24,7 @@ internal class HostIommuTracker : IDeviceDirtySource
     /// Largest mapping, 2 MiB, that is marked instead of queried before an unmap, for <see cref="HostIommuShape.QueryThenUnmap"/>: its driver
     /// unmaps it because the device has written it.
     /// </summary>
-    internal const ulong QueryThreshold = 512;
+    internal const ulong DefaultQueryThreshold = 512;
 
     /// <summary>Longest bitmap of a query that joins mappings: 4 GiB of IOVA by 4 KiB. Bounds how long a vCPU may wait for the gate.</summary>
     internal const int QueryBytes = 128 * 1024;
@@ -196,6 +196,9 @@ internal class HostIommuTracker : IDeviceDirtySource
         Syncs = Volatile.Read(ref _syncs),
         TimeInSyncs = Stopwatch.GetElapsedTime(0, Volatile.Read(ref _ticks)),
     };
+
+    /// <summary>Largest mapping that is marked instead of queried, pages.</summary>
+    protected virtual ulong QueryThreshold => DefaultQueryThreshold;
 
     /// <summary>What was written between the loss of the bits and the new start is unknown.</summary>
     protected virtual void MarkAfterLoss() => MarkMapped();

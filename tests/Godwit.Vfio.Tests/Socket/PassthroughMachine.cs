@@ -129,11 +129,4 @@ internal sealed class PassthroughMachine : IDisposable
 
         public void Write(ulong offset, ulong value, int size, in TransactionAttributes attributes) => arrived.Add((uint)value);
     }
-
-    private sealed class BoardIommu(ModelBoard board) : IPciIommu
-    {
-        public AddressSpace GetAddressSpace(PciBus bus, DevFn devFn) => board.DeviceSpace;
-
-        public IommuAttributes GetAttributes(PciBus bus, DevFn devFn) => board.Iommu.Attributes;
-    }
 }
