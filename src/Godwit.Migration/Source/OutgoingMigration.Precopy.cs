@@ -56,10 +56,12 @@ internal sealed partial class OutgoingMigration : ISendPace
         _deviceBytes = new long[_host.Devices.Count];
         var history = new ConvergenceHistory(_clock);
         long began = _clock.GetTimestamp();
+        long deviceBytes = 0;
         _progress.RamRemainingBytes = PageBytes(_host.Ram.Dirty.Count());
         for (; ; )
         {
             long roundBegan = _clock.GetTimestamp();
+            long found = _progress.RamRemainingBytes;
             DirtyMarks before = DirtyMarks.Of(_host.Ram.Dirty);
             RoundCounts sent = SendRound(final: false);
 
@@ -72,7 +74,11 @@ internal sealed partial class OutgoingMigration : ISendPace
             var input = new ConvergenceInput
             {
                 PrecopyTime = _clock.GetElapsedTime(began),
+                RoundBytes = found,
                 RemainingBytes = remaining,
+                UncoveredBytes = PageBytes((ulong)sync.Uncovered),
+                UnharvestedBytes = PageBytes((ulong)sync.Unharvested),
+                RoundDeviceBytes = deviceBytes,
                 DeviceBytes = PendingDeviceBytes(),
                 BytesPerSecond = _rate.BytesPerSecond,
                 FixedTime = StopAllowance + _syncTime + (2 * _ackTime),
@@ -80,21 +86,27 @@ internal sealed partial class OutgoingMigration : ISendPace
                 UnconvergedRounds = history.UnconvergedRounds,
                 RoundsSinceBest = history.RoundsSinceBest,
                 TimeSinceBest = history.TimeSinceBest,
+                OutpacedRounds = history.OutpacedRounds,
+                OutpacedTime = history.OutpacedTime,
                 DowntimeLimit = live.DowntimeLimit,
                 MinimumPrecopy = _settings.MinimumPrecopy,
                 MaxRounds = _settings.MaxRounds,
             };
+            deviceBytes = input.DeviceBytes;
             ConvergenceDecision decision = Convergence.Decide(input);
             history.Add(decision);
             _progress.RamRemainingBytes = remaining;
             _progress.Rates = input.Rates;
             _progress.ExpectedDowntime = decision.ExpectedDowntime;
             _progress.DowntimeLimit = live.DowntimeLimit;
-            AddRound(sent, marked, sync, time, remaining, decision.ExpectedDowntime);
+            _progress.Outlook = decision.Outlook;
+            AddRound(sent, marked, sync, time, input, decision.ExpectedDowntime);
 
             switch (decision.Step)
             {
                 case ConvergenceStep.SwitchOver:
+                    _phase = "asking once more for reasons against";
+                    ThrowIfBlocked();
                     return;
                 case ConvergenceStep.GiveUp:
                     throw new MigrationFailedException(decision.Reason!);
@@ -213,18 +225,20 @@ internal sealed partial class OutgoingMigration : ISendPace
     {
         long began = _clock.GetTimestamp();
         int reports = 0;
-        long mappings = 0;
+        long mappings = 0, uncovered = 0, unharvested = 0;
         foreach (IDirtyTracker tracker in _host.DirtyTrackers)
         {
             DirtySyncReport report = tracker.Sync(final);
             reports += report.Reports;
             mappings += report.Mappings;
+            uncovered += report.UncoveredPages;
+            unharvested += report.UnharvestedPages;
         }
 
         _syncTime = _clock.GetElapsedTime(began);
         _progress.LogReports += reports;
         _progress.MappingsLive = mappings;
-        return new SyncTotals(reports);
+        return new SyncTotals(reports, uncovered, unharvested);
     }
 
     private long PendingDeviceBytes()
@@ -236,7 +250,7 @@ internal sealed partial class OutgoingMigration : ISendPace
     }
 
     private void AddRound(
-        in RoundCounts sent, in DirtyMarks marked, in SyncTotals sync, TimeSpan time, long remainingBytes, TimeSpan expected) =>
+        in RoundCounts sent, in DirtyMarks marked, in SyncTotals sync, TimeSpan time, ConvergenceInput? estimate, TimeSpan expected) =>
         _progress.AddRound(new MigrationRound
         {
             Number = (int)_round,
@@ -248,8 +262,13 @@ internal sealed partial class OutgoingMigration : ISendPace
             DirtyPagesDevice = marked.Device,
             DirtyPagesVmm = marked.Vmm,
             LogReports = sync.Reports,
-            RemainingPages = remainingBytes / RamPage.Size,
+            RemainingPages = (estimate?.RemainingBytes ?? 0) / RamPage.Size,
+            UncoveredPages = sync.Uncovered,
+            UnharvestedPages = sync.Unharvested,
+            DeviceBytes = estimate?.DeviceBytes ?? 0,
+            SwitchoverTime = estimate?.FixedTime ?? TimeSpan.Zero,
             BytesPerSecond = sent.Time > TimeSpan.Zero ? sent.Bytes / sent.Time.TotalSeconds : 0,
+            LinkBytesPerSecond = _rate.BytesPerSecond,
             ExpectedDowntime = expected,
         });
 
@@ -257,7 +276,7 @@ internal sealed partial class OutgoingMigration : ISendPace
 
     private readonly record struct RoundCounts(long Pages, long ZeroPages, long Bytes, TimeSpan Time);
 
-    private readonly record struct SyncTotals(int Reports);
+    private readonly record struct SyncTotals(int Reports, long Uncovered, long Unharvested);
 
     /// <summary>The dirty log's counters by source.</summary>
     private readonly record struct DirtyMarks(long Vcpu, long Device, long Vmm)

@@ -31,7 +31,7 @@ internal sealed partial class OutgoingMigration
 
         _progress.RamRemainingBytes = PageBytes(_host.Ram.Dirty.Count());
         RoundCounts last = SendRound(final: true);
-        AddRound(last, DirtyMarks.Of(_host.Ram.Dirty).Since(before), sync, last.Time, 0, TimeSpan.Zero);
+        AddRound(last, DirtyMarks.Of(_host.Ram.Dirty).Since(before), sync, last.Time, null, TimeSpan.Zero);
         downtime.Lap(static (parts, time) => parts with { FinalPages = parts.FinalPages + time });
 
         SendDeviceStates();

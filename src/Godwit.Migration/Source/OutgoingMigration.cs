@@ -118,6 +118,12 @@ internal sealed partial class OutgoingMigration : IDisposable
             _link = new DestinationLink(channel, _wakeup, _times, _clock);
         _phase = "comparing the machines";
         Link.ShakeHands(StreamDescription.Of(_host));
+        ThrowIfBlocked();
+    }
+
+    /// <summary>Before anything moves, and once more before the guest is stopped: reasons may come while pre-copy goes on (a hot-plug).</summary>
+    private void ThrowIfBlocked()
+    {
         if (_host.QueryBlockers() is { Count: > 0 } blockers)
             throw new MigrationBlockedException(blockers);
     }

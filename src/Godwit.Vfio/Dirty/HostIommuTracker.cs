@@ -115,7 +115,7 @@ internal class HostIommuTracker : IDeviceDirtySource
         Volatile.Write(ref _uncovered, _uncoveredNow);
         Volatile.Write(ref _syncs, _syncs + 1);
         Volatile.Write(ref _ticks, _ticks + (Stopwatch.GetTimestamp() - began));
-        return new DirtySyncReport((int)(_queries - queries), _marker.Marked - marked, _shadow.LiveCount);
+        return new DirtySyncReport((int)(_queries - queries), _marker.Marked - marked, _shadow.LiveCount) { UncoveredPages = _uncoveredNow };
     }
 
     /// <inheritdoc/>
