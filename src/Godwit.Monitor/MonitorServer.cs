@@ -48,6 +48,7 @@ public sealed class MonitorServer : IAsyncDisposable
         new MachineCommands(machine, _quit).AddTo(commands);
         new MigrationCommands(machine).AddTo(commands);
         new DeviceCommands(machine).AddTo(commands);
+        new DirtyTrackingCommands(machine).AddTo(commands);
         commands.Add("query-version", static (_, result) => QmpMessages.WriteVersion(result));
         commands.Add("query-commands", (_, result) => WriteCommands(commands, result));
 

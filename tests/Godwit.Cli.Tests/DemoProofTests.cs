@@ -117,6 +117,8 @@ public sealed class DemoProofTests
             AddressWidth = 39,
             DowntimeLimit = TimeSpan.FromMilliseconds(100),
             Bandwidth = 0,
+            LogRanges = 256,
+            LogSpanMax = 0,
             Transport = DemoTransport.Unix,
             Seed = 1,
             ExpectIo = 1000,

@@ -23,6 +23,8 @@ internal static class DemoCommand
         DefaultedOption<int> addressWidth = RunCommand.AddressWidthOption();
         DefaultedOption<TimeSpan?> downtime = MigrateCommand.DowntimeLimitOption(TimeSpan.FromMilliseconds(100));
         DefaultedOption<ulong> bandwidth = MigrateCommand.BandwidthOption();
+        DefaultedOption<long> logRanges = LogLimitOptions.RangesOption("--log-ranges");
+        DefaultedOption<ulong> logSpan = LogLimitOptions.SpanMaxOption("--log-span-max");
         DefaultedOption<DemoTransport> transport = CommonOptions.Choice(
             "--transport", "How the machines reach each other.", DemoTransport.Unix, ("unix", DemoTransport.Unix), ("tcp", DemoTransport.Tcp));
         DefaultedOption<long> seed = CommonOptions.Number("--seed", "Seed of all that the guest does at random.", 1, 0, long.MaxValue);
@@ -46,9 +48,10 @@ internal static class DemoCommand
               godwit demo
               godwit demo --memory 4G --dirty-rate 200 --downtime-limit 50ms
               godwit demo --iommu none --transport tcp --seed 7 --json
+              godwit demo --log-ranges 4 --log-span-max 64M    (devices whose logs take little: coverage follows what the guest maps)
             """)
         {
-            memory, runFor, dirtyRate, churn, queueDepth, iommu, addressWidth, downtime, bandwidth, transport, seed, expectIo, expectMappings, json, parent,
+            memory, runFor, dirtyRate, churn, queueDepth, iommu, addressWidth, downtime, bandwidth, logRanges, logSpan, transport, seed, expectIo, expectMappings, json, parent,
         };
         command.SetAction(async parsed =>
         {
@@ -63,6 +66,8 @@ internal static class DemoCommand
                 AddressWidth = parsed.Value(addressWidth),
                 DowntimeLimit = parsed.Value(downtime).GetValueOrDefault(),
                 Bandwidth = parsed.Value(bandwidth),
+                LogRanges = parsed.Value(logRanges),
+                LogSpanMax = parsed.Value(logSpan),
                 Transport = parsed.Value(transport),
                 Seed = parsed.Value(seed),
                 ExpectIo = parsed.Value(expectIo),

@@ -38,6 +38,12 @@ internal sealed record DemoOptions
 
     public required ulong Bandwidth { get; init; }
 
+    /// <summary>Ranges that the devices' logs take at once.</summary>
+    public required long LogRanges { get; init; }
+
+    /// <summary>Bytes that they take at once; 0 for no limit.</summary>
+    public required ulong LogSpanMax { get; init; }
+
     public required DemoTransport Transport { get; init; }
 
     public required long Seed { get; init; }
@@ -53,6 +59,9 @@ internal sealed record DemoOptions
 
     /// <summary>The shortest pre-copy.</summary>
     public TimeSpan Precopy => RunFor / 2;
+
+    /// <summary>Whether the devices' logs are asked to be smaller than they are.</summary>
+    public bool LimitsLog => LogRanges < 256 || LogSpanMax != 0;
 
     /// <summary>Pages of guest memory.</summary>
     public long Pages => (long)(Memory / 4096);

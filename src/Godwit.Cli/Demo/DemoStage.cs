@@ -124,10 +124,9 @@ internal sealed class DemoStage : IAsyncDisposable
 
     private async Task StartAsync(DemoOptions options)
     {
-        string size = ByteSize.Exact(DemoOptions.DiskBytes);
-        GodwitProcess a = Start("source's device", "device", "nvme", "--socket", In("a.sock"), "--image", Image, "--size", size, "--serial", "demo");
+        GodwitProcess a = Start("source's device", Device(options, "a.sock"));
         await WatchAsync(a.WaitForLineAsync("listening on", _stop));
-        GodwitProcess b = Start("destination's device", "device", "nvme", "--socket", In("b.sock"), "--image", Image, "--size", size, "--serial", "demo");
+        GodwitProcess b = Start("destination's device", Device(options, "b.sock"));
         await WatchAsync(b.WaitForLineAsync("listening on", _stop));
 
         string incoming = options.Transport == DemoTransport.Unix ? $"unix:{In("mig.sock")}" : "tcp:127.0.0.1:0";
@@ -137,6 +136,18 @@ internal sealed class DemoStage : IAsyncDisposable
         Source = await ConnectAsync(source, "src.qmp");
         MigrationView waiting = MigrationView.From(await Destination.ExecuteAsync("query-migrate", cancellation: _stop));
         MigrationUri = waiting.ListeningAt ?? throw new CliException("The destination does not say where it waits");
+    }
+
+    private List<string> Device(DemoOptions options, string socket)
+    {
+        List<string> arguments =
+            ["device", "nvme", "--socket", In(socket), "--image", Image, "--size", ByteSize.Exact(DemoOptions.DiskBytes), "--serial", "demo"];
+        if (options.LimitsLog)
+        {
+            arguments.AddRange(["--log-ranges", $"{options.LogRanges}", "--log-span-max", ByteSize.Exact(options.LogSpanMax)]);
+        }
+
+        return arguments;
     }
 
     private List<string> Machine(DemoOptions options, string name, string socket)

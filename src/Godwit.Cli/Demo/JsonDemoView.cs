@@ -81,6 +81,8 @@ internal sealed class JsonDemoView : DemoView
         writer.WriteNumber("aw-bits", options.AddressWidth);
         writer.WriteNumber("downtime-limit-ms", (long)options.DowntimeLimit.TotalMilliseconds);
         writer.WriteNumber("bandwidth", options.Bandwidth);
+        writer.WriteNumber("log-ranges", options.LogRanges);
+        writer.WriteNumber("log-span-max", options.LogSpanMax);
         writer.WriteString("transport", options.Transport.ToString().ToLowerInvariant());
         writer.WriteNumber("seed", options.Seed);
         writer.WriteEndObject();
@@ -116,6 +118,8 @@ internal sealed class JsonDemoView : DemoView
         writer.WriteNumber("zero-pages", migration.ZeroPages);
         writer.WriteNumber("rounds", migration.Rounds);
         writer.WriteNumber("log-reports", migration.LogReports);
+        writer.WriteNumber("log-rearms", result.Tracking.Sum(device => device.Rearms));
+        writer.WriteNumber("uncovered-pages-at-worst", migration.UncoveredPages);
         writer.WriteNumber("mappings-live", migration.MappingsLive);
         writer.WriteNumber("mapping-changes", result.MappingChanges);
         writer.WriteNumber("pages-compared", migration.PagesCompared ?? 0);

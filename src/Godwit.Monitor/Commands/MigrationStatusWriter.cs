@@ -137,6 +137,11 @@ internal static class MigrationStatusWriter
         writer.WriteNumber("device", Number(status.DirtyPagesPerSecondDevice));
         writer.WriteNumber("vmm", Number(status.DirtyPagesPerSecondVmm));
         writer.WriteEndObject();
+        writer.WriteStartObject("convergence");
+        writer.WriteBoolean("outpaced", status.Outlook.Outpaced);
+        writer.WriteNumber("rounds-without-progress", status.Outlook.OutpacedRounds);
+        writer.WriteString("obstacle", QmpNames.Of(status.Outlook.Obstacle));
+        writer.WriteEndObject();
         writer.WriteStartObject("bytes");
         writer.WriteNumber("ram", status.RamTransferredBytes);
         writer.WriteNumber("device-state", status.DeviceStateBytes);
@@ -229,7 +234,12 @@ internal static class MigrationStatusWriter
             writer.WriteNumber("dirty-vmm", round.DirtyPagesVmm);
             writer.WriteNumber("log-reports", round.LogReports);
             writer.WriteNumber("remaining-pages", round.RemainingPages);
+            writer.WriteNumber("uncovered-pages", round.UncoveredPages);
+            writer.WriteNumber("unharvested-pages", round.UnharvestedPages);
+            writer.WriteNumber("device-bytes", round.DeviceBytes);
+            writer.WriteNumber("switchover-microseconds", Microseconds(round.SwitchoverTime));
             writer.WriteNumber("bytes-per-second", Number(round.BytesPerSecond));
+            writer.WriteNumber("link-bytes-per-second", Number(round.LinkBytesPerSecond));
             writer.WriteNumber("expected-downtime-microseconds", Microseconds(round.ExpectedDowntime));
             writer.WriteEndObject();
         }

@@ -1,5 +1,6 @@
 using Godwit.Machine;
 using Godwit.Migration;
+using Godwit.Vfio;
 
 namespace Godwit.Monitor;
 
@@ -29,6 +30,36 @@ internal static class QmpNames
         MigrationState.Failed => "failed",
         MigrationState.Cancelling => "cancelling",
         MigrationState.Cancelled => "cancelled",
+        _ => "none",
+    };
+
+    /// <summary>Name of what the user wants as a device's dirty source, as on the command line.</summary>
+    public static string Of(DirtyTrackingMode mode) => mode switch
+    {
+        DirtyTrackingMode.Auto => "auto",
+        DirtyTrackingMode.Device => "device",
+        DirtyTrackingMode.Iommu => "iommu",
+        DirtyTrackingMode.Pessimistic => "pessimistic",
+        _ => "off",
+    };
+
+    /// <summary>Name of a device's dirty source.</summary>
+    public static string Of(DirtySourceKind source) => source switch
+    {
+        DirtySourceKind.DeviceLog => "device-log",
+        DirtySourceKind.HostIommu => "host-iommu",
+        DirtySourceKind.Pessimistic => "pessimistic",
+        _ => "none",
+    };
+
+    /// <summary>Name of what keeps a migration from converging.</summary>
+    public static string Of(ConvergenceObstacle obstacle) => obstacle switch
+    {
+        ConvergenceObstacle.SwitchoverTime => "switchover-time",
+        ConvergenceObstacle.DeviceState => "device-state",
+        ConvergenceObstacle.UncoveredPages => "uncovered-pages",
+        ConvergenceObstacle.DeviceWrites => "device-writes",
+        ConvergenceObstacle.GuestWrites => "guest-writes",
         _ => "none",
     };
 }

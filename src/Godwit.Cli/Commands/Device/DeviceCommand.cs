@@ -17,6 +17,6 @@ internal static class DeviceCommand
     };
 
     /// <summary>Serves until told to stop.</summary>
-    public static void Serve(IVfioUserDevice device, string socket, CancellationToken stop) =>
-        VfioUserServer.Run(device, new VfioUserServerOptions { SocketPath = socket, Log = Console.WriteLine }, stop);
+    public static void Serve(IVfioUserDevice device, string socket, DmaLogLimits limits, CancellationToken stop) =>
+        VfioUserServer.Run(device, new VfioUserServerOptions { SocketPath = socket, Log = Console.WriteLine, LogLimits = limits }, stop);
 }
