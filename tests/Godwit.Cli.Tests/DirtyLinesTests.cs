@@ -7,7 +7,7 @@ public sealed class DirtyLinesTests
 {
     private const string ByUse = """
         [{"device": "nvme0", "mode": "auto", "source": "device-log", "active": true,
-          "coverage": {"text": "2 ranges around what is mapped", "by-use": true, "ranges": 2, "bytes": 16777216, "budget-used": 0.25},
+          "coverage": {"text": "what is mapped, with room around it", "by-use": true, "ranges": 2, "bytes": 16777216, "budget-used": 0.25},
           "limits": {"text": "logs 4 ranges of 4 KiB to 64 MiB together, by pages of 4 KiB", "takes-anything": true, "takes-whole-aperture": false,
                      "page-bytes": 4096, "max-ranges": 4, "min-span": 4096, "max-span": 67108864, "span-includes-gaps": false, "refusal": "ENOTSUP"},
           "uncovered-pages": 12, "rearms": 1, "syncs": 10, "sync-microseconds": 25000, "reports": 45, "bits-asked": 40960,
@@ -23,7 +23,7 @@ public sealed class DirtyLinesTests
                 ("source", "the device's log (dirty-tracking=auto)"),
                 ("accepts", "logs 4 ranges of 4 KiB to 64 MiB together, by pages of 4 KiB"),
                 ("state", "following a migration"),
-                ("coverage", "2 ranges around what is mapped: 16.0 MiB in 2 ranges, 25 % of the 64.0 MiB that it takes"),
+                ("coverage", "what is mapped, with room around it: 16.0 MiB in 2 ranges, 25 % of the 64.0 MiB that it takes"),
                 ("uncovered", "12 pages (48.0 KiB) at the last sync, sent in every round"),
                 ("re-arms", "1"),
                 ("syncs", "10, each with 4.5 reports of 4096 bits in all, 2.5 ms"),

@@ -21,8 +21,8 @@ public sealed class LimitedLogTests
         // What the device accepts was found out when it was plugged.
         GodwitProcess before = stage.Start("status", "--dirty", "--monitor", stage.In("src.qmp"));
         await before.SucceedAsync();
-        Assert.Contains(before.Output, line => line.Contains("source   the device's log (dirty-tracking=auto)", StringComparison.Ordinal));
-        Assert.Contains(before.Output, line => line.Contains("accepts  logs 2 ranges of 4 KiB to 2 MiB together, by pages of 4 KiB", StringComparison.Ordinal));
+        Assert.Contains(before.Output, line => line.Contains("source    the device's log (dirty-tracking=auto)", StringComparison.Ordinal));
+        Assert.Contains(before.Output, line => line.Contains("accepts   logs 2 ranges of 4 KiB to 2 MiB together, by pages of 4 KiB", StringComparison.Ordinal));
         Assert.Contains("its log follows what the guest maps", source.All, StringComparison.Ordinal);
 
         await src.SetAsync(("x-verify-pages", "true"), ("x-min-precopy", "1500"), ("downtime-limit", "1000"));

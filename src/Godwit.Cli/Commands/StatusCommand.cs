@@ -105,7 +105,7 @@ internal static class StatusCommand
 
         foreach ((string name, string value) in DirtyLines.Explain(view))
         {
-            Console.WriteLine($"  {name,-8} {value}");
+            Console.WriteLine($"  {name,-9} {value}");
         }
     }
 }
