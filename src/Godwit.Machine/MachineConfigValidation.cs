@@ -70,8 +70,22 @@ internal static class MachineConfigValidation
                 throw new ArgumentException($"Device id '{device.Id}' has {device.Id.Length} characters; it must have 1 to {MaxNameLength}.");
             if (!ids.Add(device.Id))
                 throw new ArgumentException($"Device id '{device.Id}' is used twice.");
-            if (device.Socket.Length == 0)
-                throw new ArgumentException($"Device '{device.Id}' has no socket path.");
+            CheckPlace(device);
+        }
+    }
+
+    private static void CheckPlace(VfioDeviceOptions device)
+    {
+        if (device.Kernel is { } kernel)
+        {
+            if (device.Socket is not null)
+                throw new ArgumentException($"Device '{device.Id}' has a socket path and is a device of the kernel; it can be one of both.");
+            if (string.IsNullOrEmpty(kernel.Host) == kernel.Descriptor is null)
+                throw new ArgumentException($"Device '{device.Id}' of the kernel needs a host address or a descriptor, not both.");
+        }
+        else if (string.IsNullOrEmpty(device.Socket))
+        {
+            throw new ArgumentException($"Device '{device.Id}' has no socket path.");
         }
     }
 }

@@ -7,8 +7,8 @@ using Godwit.VfioUser;
 namespace Godwit.Vfio;
 
 /// <summary>
-/// A passthrough PCI function: a vfio-user device seen by the guest as a function of its own bus, with its own DMA address space mapped into
-/// the device as the vIOMMU (or plain RAM) says, its DMA log as dirty source and its migration state machine.
+/// A passthrough PCI function: a device of the host's kernel or of a vfio-user server seen by the guest as a function of its own bus, with its
+/// own DMA address space mapped into the device as the vIOMMU (or plain RAM) says, its DMA log as dirty source and its migration state machine.
 /// </summary>
 /// <remarks>
 /// Migration members come on the migration's thread, one at a time; guest accesses on vCPU threads; the rest may be called from any thread.
@@ -45,14 +45,21 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
     }
 
     /// <summary>Connects to the device and probes it. Attach it to a bus afterwards; mapping starts then.</summary>
-    /// <exception cref="IOException">No device there, or it speaks another protocol; the text names the socket.</exception>
+    /// <exception cref="IOException">No device there, it cannot be had, or it speaks another protocol; the text names it.</exception>
     public static VfioPciFunction Connect(VfioDeviceOptions options, MemoryTopology topology, GuestRam ram)
     {
         ArgumentNullException.ThrowIfNull(options);
         ArgumentNullException.ThrowIfNull(topology);
         ArgumentNullException.ThrowIfNull(ram);
+        if (options.Kernel is { } kernel)
+            return Connect(options, KernelAttach.Open(kernel, LinuxKernelCalls.Instance, new HostPci()), null, topology, ram);
         var relay = new DmaMessageRelay();
-        VfioUserBackend device = VfioUserBackend.Connect(options.Socket, options.ReplyTimeout, relay);
+        return Connect(options, VfioUserBackend.Connect(options.Socket!, options.ReplyTimeout, relay), relay, topology, ram);
+    }
+
+    /// <summary>Takes over <paramref name="device"/>, which others may have used before; disposes it when that fails.</summary>
+    internal static VfioPciFunction Connect(VfioDeviceOptions options, IVfioBackend device, DmaMessageRelay? relay, MemoryTopology topology, GuestRam ram)
+    {
         VfioPciFunction function = Create(options, device, relay, topology, ram);
         try
         {
@@ -193,8 +200,11 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
         base.OnAttached();
         _relay?.Attach(this);
         _attached = true;
+        var reach = GuestReach.Of(IommuAttributes, _topology.System.View);
+        _device.CheckReach(reach);
         PrepareTracking();
         DmaSpace.AddListener(_shadow);
+        _device.CheckMapped(reach);
     }
 
     private void OnLost()
