@@ -24,7 +24,7 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
     private readonly DeviceStateMachine _states;
     private readonly NoticeBoard _notices = new();
     private readonly DmaMessageRelay? _relay;
-    private bool _attached, _disposed;
+    private bool _attached, _listening, _disposed;
 
     private VfioPciFunction(VfioDeviceOptions options, IVfioBackend device, DmaMessageRelay? relay, MemoryTopology topology, GuestRam ram)
         : base(options.Id)
@@ -189,7 +189,7 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
         // The device first: with its connection it loses all mappings, and what follows needs to ask it nothing.
         _shadow.Abandon();
         _device.Dispose();
-        if (_attached)
+        if (_listening)
             DmaSpace.RemoveListener(_shadow);
         _interrupts?.Dispose();
     }
@@ -204,6 +204,7 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
         _device.CheckReach(reach);
         PrepareTracking();
         DmaSpace.AddListener(_shadow);
+        _listening = true;
         _device.CheckMapped(reach);
     }
 

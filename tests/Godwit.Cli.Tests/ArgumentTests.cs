@@ -80,7 +80,25 @@ public sealed class ArgumentTests
         Assert.True(least.EnableMigration);
     }
 
+    [Fact]
+    public void A_device_of_the_kernel_has_an_address_a_path_or_a_descriptor()
+    {
+        VfioDeviceOptions byAddress = DeviceArgument.Parse("vfio,host=0000:3b:00.2,id=vf0,host-iommu=type1,dirty-tracking=iommu", 3);
+        Assert.Equal(new KernelDeviceOptions { Host = "0000:3b:00.2", Iommu = HostIommuKind.Type1 }, byAddress.Kernel);
+        Assert.Equal(("vf0", DirtyTrackingMode.Iommu, null), (byAddress.Id, byAddress.DirtyTracking, byAddress.Socket));
+        Assert.Equal("/sys/bus/pci/devices/0000:3b:00.2", DeviceArgument.Parse("vfio,host=/sys/bus/pci/devices/0000:3b:00.2", 0).Kernel!.Host);
+        Assert.Equal(new KernelDeviceOptions { Descriptor = 12 }, DeviceArgument.Parse("vfio,fd=12", 0).Kernel);
+    }
+
     [Theory]
+    [InlineData("vfio", "one of host=ADDRESS and fd=N")]
+    [InlineData("vfio,host=3b:00.2,fd=5", "one of host=ADDRESS and fd=N")]
+    [InlineData("vfio,host=3b:00.8", "not '3b:00.8'")]
+    [InlineData("vfio,fd=2", "above 2, not '2'")]
+    [InlineData("vfio,fd=-1", "above 2, not '-1'")]
+    [InlineData("vfio,host=3b:00.2,host-iommu=smmu", "not 'smmu'")]
+    [InlineData("vfio,socket=a", "'socket' is not a setting of vfio")]
+    [InlineData("vfio-user,host=3b:00.2", "'host' is not a setting of vfio-user")]
     [InlineData("vfio-user", "needs socket=PATH")]
     [InlineData("vfio-user,socket=", "needs socket=PATH")]
     [InlineData("virtio,socket=a", "'virtio' is not known")]

@@ -34,7 +34,7 @@ internal static class RunCommand
         DefaultedOption<bool> passThrough = OnOff("--pass-through", "VT-d ECAP.PT: whether the guest may exempt a device from translation.", true);
         var devices = new Option<VfioDeviceOptions[]>("--device")
         {
-            Description = "Plug a device: vfio-user,socket=PATH[,id=NAME][,enable-migration=on|off][,dirty-tracking=auto|device|iommu|pessimistic|off]. May be given several times; they get the slots "
+            Description = "Plug a device: vfio-user,socket=PATH or vfio,host=ADDRESS|SYSFS-PATH or vfio,fd=N (with host-iommu=auto|type1|iommufd), and [,id=NAME][,enable-migration=on|off][,dirty-tracking=auto|device|iommu|pessimistic|off]. May be given several times; they get the slots "
                 + "from 00:03.0 on.",
             HelpName = "DEVICE",
             CustomParser = static result => CommonOptions.Parsed(result, "--device", () => Devices(result.Tokens)),
@@ -101,6 +101,11 @@ internal static class RunCommand
     private static VfioDeviceOptions[] Devices(IReadOnlyList<Token> texts)
     {
         VfioDeviceOptions[] devices = [.. texts.Select((text, position) => DeviceArgument.Parse(text.Value, position))];
+        if (devices.GroupBy(device => device.Kernel?.Descriptor).FirstOrDefault(group => group.Key is not null && group.Skip(1).Any()) is { Key: { } number })
+        {
+            throw new FormatException($"two devices have the descriptor {number}");
+        }
+
         IGrouping<string, VfioDeviceOptions>? same = devices.GroupBy(device => device.Id, StringComparer.Ordinal).FirstOrDefault(group => group.Skip(1).Any());
         return same is null ? devices : throw new FormatException($"two devices have the id '{same.Key}'");
     }
@@ -132,6 +137,7 @@ internal static class RunCommand
 
             Examples:
               godwit run --name src --memory 1G --iommu intel --device vfio-user,socket=/tmp/a.sock --guest nvme-stress --monitor /tmp/src.qmp
+              godwit run --name pass --memory 1G --iommu intel --device vfio,host=0000:3b:00.2 --guest idle --monitor /tmp/pass.qmp
               godwit run --name dst --memory 1G --iommu intel --device vfio-user,socket=/tmp/b.sock --guest nvme-stress --monitor /tmp/dst.qmp \
                 --incoming unix:/tmp/mig.sock
 

@@ -17,7 +17,14 @@ internal sealed class FakeKernel : IKernelCalls, IDisposable
     private readonly List<string> _trace = [];
     private int _next = FirstNumber;
 
-    public FakeKernel() => Sysfs = new FakeSysfs();
+    private readonly bool _ownsSysfs;
+
+    /// <summary>With a directory of its own, unless one is given that others use too.</summary>
+    public FakeKernel(FakeSysfs? sysfs = null)
+    {
+        _ownsSysfs = sysfs is null;
+        Sysfs = sysfs ?? new FakeSysfs();
+    }
 
     public Lock Gate { get; } = new();
 
@@ -205,7 +212,11 @@ internal sealed class FakeKernel : IKernelCalls, IDisposable
         }
     }
 
-    public void Dispose() => Sysfs.Dispose();
+    public void Dispose()
+    {
+        if (_ownsSysfs)
+            Sysfs.Dispose();
+    }
 
     private Errno Begin(string call)
     {
