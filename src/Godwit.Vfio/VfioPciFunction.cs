@@ -174,6 +174,8 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
 
         if (_layout.Msix is { } msix)
             yield return Entry("msix", $"{msix.Vectors} vectors, table {msix.TableBar}:0x{msix.TableOffset:x}, pba {msix.PendingBar}:0x{msix.PendingOffset:x}");
+        if (_layout.Msi is { } msi)
+            yield return Entry("msi", $"{msi.Vectors} vectors, {(msi.Wide ? 64 : 32)}-bit addresses");
         yield return Entry("migration", _states.Support == MigrationSupport.None ? "none" : _states.Support.ToString());
         yield return Entry("dma-logging", _logsDma ? "yes" : "no");
 

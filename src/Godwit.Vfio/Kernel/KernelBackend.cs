@@ -53,6 +53,9 @@ internal sealed unsafe class KernelBackend : IVfioBackend
     /// <summary>The interface in use.</summary>
     public HostIommuKind Kind => _space.Kind;
 
+    /// <summary>Whether the host's IOMMU can tell which pages the device wrote.</summary>
+    public bool HostTracksDirty => _space is IommufdSpace { TracksDirty: true };
+
     /// <summary>What the host's IOMMU can translate; empty when the kernel does not tell.</summary>
     public ImmutableArray<UsableIovas> Usable => _space.Usable;
 

@@ -105,6 +105,44 @@ public sealed class KernelFunctionTests
         Assert.Null(host.Device.EnabledIrq);
     }
 
+    [Theory]
+    [InlineData(1, 0, 1)]
+    [InlineData(8, 3, 8)]
+    [InlineData(8, 1, 2)]
+    [InlineData(4, 7, 4)]
+    public void MSI_interrupts_arrive(int vectors, int enable, int enabled)
+    {
+        using var host = new FakeHost(new FakeDeviceTraits { MsiVectors = vectors, MsixVectors = 0 });
+        using VfioPciFunction function = host.Plug();
+        FakeHost.Boot(function);
+        int msi = function.Config.FindCapability(0x05)!.Value;
+        Assert.Equal(FakeVfioDevice.MsiAt, msi);
+        function.WriteConfig(msi + 4, (uint)(ModelBoard.InterruptWindow << 12), 4);
+        function.WriteConfig(msi + 12, 0x47, 2);
+        function.WriteConfig(msi + 2, 1u | ((uint)enable << 4), 2);
+        Assert.Equal((PciIrq.Msi, enabled), (host.Device.EnabledIrq, host.Device.Triggers.Count(t => t.Index == PciIrq.Msi)));
+        Assert.True(host.Device.Raise(PciIrq.Msi, enabled - 1));
+        Assert.Equal((0x47u & ~((uint)enabled - 1)) | ((uint)enabled - 1), host.TakeInterrupt());
+        function.WriteConfig(msi + 2, 0, 2);
+        Assert.Null(host.Device.EnabledIrq);
+    }
+
+    [Fact]
+    public void A_guest_may_go_from_MSI_to_MSIX()
+    {
+        using var host = new FakeHost();
+        using VfioPciFunction function = host.Plug();
+        FakeHost.Boot(function);
+        function.WriteConfig(FakeVfioDevice.MsiAt + 2, 1, 2);
+        Assert.Equal(PciIrq.Msi, host.Device.EnabledIrq);
+        function.WriteConfig(FakeVfioDevice.MsixAt + 2, 0x8000, 2);
+        Assert.Equal(PciIrq.Msix, host.Device.EnabledIrq);
+        Assert.DoesNotContain((PciIrq.Msi, 0), host.Device.Triggers);
+        function.Reset();
+        Assert.Null(host.Device.EnabledIrq);
+        Assert.Empty(host.Notices);
+    }
+
     [Fact]
     public void A_host_with_few_vectors_gives_those_it_has()
     {

@@ -1,4 +1,3 @@
-using System.Runtime.InteropServices;
 using Godwit.Interop.Linux;
 
 namespace Godwit.Vfio;

@@ -109,7 +109,7 @@ internal sealed class KernelRegions(DeviceCalls device)
     }
 
     /// <summary>The whole region, unless a sparse area list says which parts.</summary>
-    private static ImmutableArray<SparseArea> Mappable(in vfio_region_info info, ReadOnlySpan<byte> bytes)
+    private static ImmutableArray<SparseArea> Mappable(vfio_region_info info, ReadOnlySpan<byte> bytes)
     {
         if ((info.flags & vfio.VFIO_REGION_INFO_FLAG_CAPS) != 0)
         {

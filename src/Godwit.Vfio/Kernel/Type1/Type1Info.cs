@@ -40,7 +40,7 @@ internal sealed record Type1Info(ulong PageSizes, ImmutableArray<UsableIovas> Us
         }
     }
 
-    private static Type1Info Parse(in vfio_iommu_type1_info head, ReadOnlySpan<byte> bytes)
+    private static Type1Info Parse(vfio_iommu_type1_info head, ReadOnlySpan<byte> bytes)
     {
         ulong pages = (head.flags & vfio.VFIO_IOMMU_INFO_PGSIZES) != 0 ? head.iova_pgsizes : 4096;
         ImmutableArray<UsableIovas> usable = [];
