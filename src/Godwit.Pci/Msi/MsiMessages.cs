@@ -1,5 +1,3 @@
-using System.Buffers.Binary;
-using Godwit.Memory;
 using Godwit.Pci.Spec;
 
 namespace Godwit.Pci;
