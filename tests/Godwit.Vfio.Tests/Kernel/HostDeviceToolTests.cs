@@ -65,7 +65,7 @@ public sealed class HostDeviceToolTests
     {
         using var host = new FakeHost(Full, iommufd: true);
         ExaminationReport report = Examine(host, kind);
-        Assert.Equal([], report.Results.Where(r => r.Outcome != CheckOutcome.Pass && r.Name != "state.damaged").Select(r => $"{r.Name}: {r.Why}"));
+        Assert.Empty(report.Results.Where(r => r.Outcome != CheckOutcome.Pass && r.Name != "state.damaged").Select(r => $"{r.Name}: {r.Why}"));
         // The fake takes any state, which is what this check is for.
         Assert.Equal(CheckOutcome.Fail, report.Results.Single(r => r.Name == "state.damaged").Outcome);
         host.Kernel.AssertClean("an examination");

@@ -120,7 +120,8 @@ public sealed class KernelFunctionTests
         function.WriteConfig(msi + 4, (uint)(ModelBoard.InterruptWindow << 12), 4);
         function.WriteConfig(msi + 12, 0x47, 2);
         function.WriteConfig(msi + 2, 1u | ((uint)enable << 4), 2);
-        Assert.Equal((PciIrq.Msi, enabled), (host.Device.EnabledIrq, host.Device.Triggers.Count(t => t.Index == PciIrq.Msi)));
+        Assert.Equal(PciIrq.Msi, host.Device.EnabledIrq);
+        Assert.Equal(enabled, host.Device.Triggers.Count(t => t.Index == PciIrq.Msi));
         Assert.True(host.Device.Raise(PciIrq.Msi, enabled - 1));
         Assert.Equal((0x47u & ~((uint)enabled - 1)) | ((uint)enabled - 1), host.TakeInterrupt());
         function.WriteConfig(msi + 2, 0, 2);

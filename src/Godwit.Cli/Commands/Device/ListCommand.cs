@@ -85,10 +85,17 @@ internal static class ListCommand
         device.Facts is { } reach ? reach.WidestIommu is { } bits ? $"{bits} bits" : "none" : "?",
     ];
 
-    private static string Migration(MigrationSupport support) => support == MigrationSupport.None
-        ? "no"
-        : string.Join("+", ((MigrationSupport Flag, string Name)[])[(MigrationSupport.StopCopy, "stop-copy"), (MigrationSupport.P2P, "p2p"), (MigrationSupport.PreCopy, "pre-copy")]
-            is var names ? names.Where(n => support.HasFlag(n.Flag)).Select(n => n.Name) : []);
+    private static string Migration(MigrationSupport support)
+    {
+        List<string> offered = [];
+        if (support.HasFlag(MigrationSupport.StopCopy))
+            offered.Add("stop-copy");
+        if (support.HasFlag(MigrationSupport.P2P))
+            offered.Add("p2p");
+        if (support.HasFlag(MigrationSupport.PreCopy))
+            offered.Add("pre-copy");
+        return offered.Count == 0 ? "no" : string.Join('+', offered);
+    }
 
     private static void Write(Utf8JsonWriter writer, HostDeviceReport report)
     {
