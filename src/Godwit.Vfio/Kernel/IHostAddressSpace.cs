@@ -35,4 +35,16 @@ internal interface IHostAddressSpace : IDisposable
 
     /// <summary>Takes away all mappings.</summary>
     Errno UnmapAll();
+
+    /// <summary>What its dirty bits are like; null without any.</summary>
+    HostIommuTraits? DirtyTraits { get; }
+
+    /// <summary>Sets dirty bits from now on, or no more.</summary>
+    Errno SetDirtyTracking(bool on);
+
+    /// <inheritdoc cref="IHostIommu.QueryDirty"/>
+    Errno QueryDirty(IovaPages range, bool clear, Span<ulong> bitmap);
+
+    /// <inheritdoc cref="IHostIommu.UnmapWithDirty"/>
+    Errno UnmapWithDirty(IovaPages mapping, Span<ulong> bitmap);
 }

@@ -35,6 +35,7 @@ internal sealed unsafe class KernelBackend : IVfioBackend
         _interrupts = new KernelInterrupts(_calls);
         _migration = new KernelMigration(_calls);
         _log = new KernelDmaLog(_calls);
+        HostIommu = space.DirtyTraits is { } traits ? new KernelHostIommu(space, traits, Note) : null;
         _reset = new KernelReset(_calls, device.Address, (space as Type1Space)?.Group);
     }
 
@@ -43,6 +44,9 @@ internal sealed unsafe class KernelBackend : IVfioBackend
 
     /// <inheritdoc/>
     public Task<string> Lost => _lost.Task;
+
+    /// <inheritdoc/>
+    public IHostIommu? HostIommu { get; }
 
     /// <inheritdoc/>
     public int MaxMappings => _space.MaxMappings;
@@ -54,7 +58,7 @@ internal sealed unsafe class KernelBackend : IVfioBackend
     public HostIommuKind Kind => _space.Kind;
 
     /// <summary>Whether the host's IOMMU can tell which pages the device wrote.</summary>
-    public bool HostTracksDirty => _space is IommufdSpace { TracksDirty: true };
+    public bool HostTracksDirty => HostIommu is { Traits.TracksWrites: true };
 
     /// <summary>What the host's IOMMU can translate; empty when the kernel does not tell.</summary>
     public ImmutableArray<UsableIovas> Usable => _space.Usable;

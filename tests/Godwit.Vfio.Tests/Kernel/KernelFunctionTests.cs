@@ -286,7 +286,7 @@ public sealed class KernelFunctionTests
     {
         using var host = new FakeHost();
         using VfioPciFunction function = host.Plug();
-        Assert.Equal(["device-without-migration", "device-without-dma-logging"], function.QueryBlockers(1).Select(b => b.Code));
+        Assert.Equal(["device-without-migration", "no-dirty-source"], function.QueryBlockers(1).Select(b => b.Code));
     }
 
     private static bool Write(FakeHost host, ulong iovaPage, ulong value) => host.Device.Write(iovaPage << 12, BitConverter.GetBytes(value));

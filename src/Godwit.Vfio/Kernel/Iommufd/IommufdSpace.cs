@@ -9,7 +9,7 @@ namespace Godwit.Vfio;
 /// An address space of iommufd with one device attached through its own node (Linux Documentation/userspace-api/iommufd.rst; vfio.h,
 /// VFIO_DEVICE_BIND_IOMMUFD): through a page table with dirty tracking when the host's IOMMU has that, else through whatever the kernel picks.
 /// </summary>
-internal sealed unsafe class IommufdSpace : IHostAddressSpace
+internal sealed unsafe partial class IommufdSpace : IHostAddressSpace
 {
     /// <summary>Node of iommufd.</summary>
     public const string Node = "/dev/iommu";
@@ -33,9 +33,6 @@ internal sealed unsafe class IommufdSpace : IHostAddressSpace
 
     /// <inheritdoc/>
     public ImmutableArray<UsableIovas> Usable { get; private set; } = [];
-
-    /// <summary>Whether the host's IOMMU can tell which pages the device wrote.</summary>
-    public bool TracksDirty => _pageTable != 0;
 
     /// <summary>Opens iommufd, binds <paramref name="device"/> to it and attaches it to a new address space.</summary>
     /// <exception cref="VfioAttachException">It does not go; nothing is left open but <paramref name="device"/>, which is the caller's.</exception>

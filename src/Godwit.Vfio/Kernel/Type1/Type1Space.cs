@@ -8,7 +8,7 @@ namespace Godwit.Vfio;
 /// A group in a container of its own with the type1v2 IOMMU (Linux Documentation/driver-api/vfio.rst; vfio.h, "IOCTLs for GROUP" and "API for
 /// Type1 VFIO IOMMU").
 /// </summary>
-internal sealed class Type1Space : IHostAddressSpace
+internal sealed partial class Type1Space : IHostAddressSpace
 {
     /// <summary>Mappings of a container by default (Linux drivers/vfio/vfio_iommu_type1.c, dma_entry_limit), for kernels that do not tell.</summary>
     private const int DefaultMappings = 65535;
