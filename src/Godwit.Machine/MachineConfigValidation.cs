@@ -15,14 +15,19 @@ internal static class MachineConfigValidation
         if (config.Name.Length is 0 or > MaxNameLength)
             throw new ArgumentException($"The machine's name '{config.Name}' has {config.Name.Length} characters; it must have 1 to {MaxNameLength}.");
         CheckMemory(config);
+        CheckVcpus(config);
         CheckDevices(config.Devices);
 
         IReadOnlyList<KeyValuePair<string, string>> options = GuestPrograms.Resolve(config.Guest, config.GuestOptions);
         BoardLayout layout = BoardLayout.For(config.MemoryBytes);
         string commandLine = CommandLine(options);
-        _ = BootInfo.For(layout, iommu: false, commandLine).ToPage();
-        if (config.Guest == "nvme-stress")
-            StressSizing.Check(StressOptions.Parse(commandLine), layout, Math.Max(config.Devices.Count, 1));
+        _ = BootInfo.For(layout, commandLine).ToPage();
+        if (config.Guest != "nvme-stress")
+            return;
+        StressOptions stress = StressOptions.Parse(commandLine);
+        StressSizing.Check(stress, layout, Math.Max(config.Devices.Count, 1));
+        if (stress.InterruptCpu >= config.Vcpus)
+            throw new ArgumentException($"Guest option irq-cpu is {stress.InterruptCpu}; the machine has {config.Vcpus} vCPUs, with APIC ids from 0 on.");
     }
 
     /// <summary>How the firmware passes options to the guest.</summary>
@@ -56,6 +61,18 @@ internal static class MachineConfigValidation
         {
             throw new ArgumentException(
                 $"Memory of {bytes} bytes ends at 0x{end:x}, beyond what an IOMMU of {width} bits reaches (0x{1UL << width:x}); use aw-bits 48 or 57.");
+        }
+    }
+
+    private static void CheckVcpus(MachineConfig config)
+    {
+        if (config.Vcpus is < 1 or > MachineConfig.MaxVcpus)
+            throw new ArgumentException($"{config.Vcpus} vCPUs are out of range; there can be 1 to {MachineConfig.MaxVcpus}.");
+        if (config.Vcpus > MachineConfig.MaxVcpusWithoutRemapping && !(config.Iommu == IommuKind.Intel && config.Intel.ExtendedInterruptMode))
+        {
+            throw new ArgumentException(
+                $"{config.Vcpus} vCPUs need a vIOMMU with intremap=on,eim=on: without it interrupts reach APIC ids up to 254 only, so "
+                + $"{MachineConfig.MaxVcpusWithoutRemapping} vCPUs is the limit.");
         }
     }
 

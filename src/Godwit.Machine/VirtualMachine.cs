@@ -32,9 +32,17 @@ public sealed class VirtualMachine : IDisposable
         _board = board;
         _state = new RunStateMachine((from, to) => _events.Post(() => RunStateChanged?.Invoke(from, to)));
         _program = GuestPrograms.Create(config.Guest);
-        _vcpus = new VcpuSet([new ManagedVcpu(apicId: 0, _program, board.Bus, clock, OnPanicked)], clock);
-        board.ConnectInterrupts(_vcpus.All);
-        board.WriteBootInfo();
+        var apics = new LocalApics();
+        var vcpus = new IVcpu[config.Vcpus];
+        for (int i = 0; i < vcpus.Length; i++)
+        {
+            vcpus[i] = new ManagedVcpu((uint)i, _program, board.Bus, apics, clock, OnPanicked);
+            apics.Add(vcpus[i]);
+        }
+
+        _vcpus = new VcpuSet(vcpus, clock);
+        board.ConnectInterrupts(apics);
+        board.WriteFirmware();
         _host = new MachineMigrationHost(this);
         Migration = new MigrationController(_host, clock);
         Migration.IncomingFailed += OnIncomingFailed;
@@ -83,7 +91,7 @@ public sealed class VirtualMachine : IDisposable
     /// <exception cref="IOException">A device cannot be attached.</exception>
     public static VirtualMachine Build(MachineConfig config, TimeProvider clock)
     {
-        MachineConfigValidation.Validate(config);
+        config.Validate();
         Board board = Board.Build(config);
         try
         {

@@ -1,3 +1,4 @@
+using Godwit.Iommu.Intel;
 using Godwit.Vfio;
 
 namespace Godwit.Cli.Tests;
@@ -17,6 +18,39 @@ public sealed class ArgumentTests
         Assert.Equal((ulong)bytes, read);
         Assert.True(ByteSize.TryParse(ByteSize.Exact(read), out ulong again));
         Assert.Equal(read, again);
+    }
+
+    [Fact]
+    public void An_IOMMU_has_the_properties_that_were_given_and_defaults_for_the_rest()
+    {
+        IommuArgument read = IommuArgument.Parse(
+            "intel,aw-bits=57,caching-mode=off,intremap=on,eim=on,pt=off,device-iotlb=on,scalable-mode=on,snoop-control=on");
+        Assert.Equal(
+            new IntelIommuOptions
+            {
+                AddressWidth = 57,
+                CachingMode = false,
+                InterruptRemapping = true,
+                ExtendedInterruptMode = true,
+                PassThrough = false,
+                DeviceIotlb = true,
+                ScalableMode = true,
+                SnoopControl = true,
+            },
+            read.Intel);
+        Assert.Equal(read.Intel, IommuArgument.Parse(read.ToString()).Intel);
+        Assert.Equal(new IntelIommuOptions(), IommuArgument.Parse("intel").Intel);
+        Assert.Equal(new IntelIommuOptions { DmaTranslation = false, InterruptRemapping = true }, IommuArgument.Parse("intel,dma-translation=off,intremap=on").Intel);
+        Assert.Equal("none", IommuArgument.Parse("none").ToString());
+        Assert.Equal("intel,aw-bits=48", IommuArgument.Default.With("aw-bits", "48").ToString());
+    }
+
+    [Fact]
+    public void The_help_lists_every_property_of_the_unit()
+    {
+        string[] lines = IommuArgument.Page().Split('\n');
+        Assert.Equal(typeof(IntelIommuOptions).GetProperties().Count(property => property.CanWrite), lines.Length);
+        Assert.Contains(lines, line => line.TrimStart().StartsWith("aw-bits=39|48|57 ", StringComparison.Ordinal) && line.EndsWith("[default: 39]", StringComparison.Ordinal));
     }
 
     [Theory]

@@ -32,7 +32,7 @@ public sealed class DemoProofTests
         DemoResult result = Good();
         DemoSample still = result.Switch with { Migration = Migration(Completed.Replace("\"mapped\":6000,\"unmapped\":6000", "\"mapped\":10,\"unmapped\":5", StringComparison.Ordinal)) };
         Assert.Equal(["mappings changed during the migration"], Failed(result with { Switch = still }));
-        Assert.Empty(Failed(result with { Switch = still, Options = result.Options with { Iommu = IommuKind.None } }));
+        Assert.Empty(Failed(result with { Switch = still, Options = result.Options with { Iommu = IommuArgument.Parse("none") } }));
     }
 
     [Theory]
@@ -113,8 +113,8 @@ public sealed class DemoProofTests
             DirtyRate = 64,
             Churn = 1000,
             QueueDepth = 32,
-            Iommu = IommuKind.Intel,
-            AddressWidth = 39,
+            Iommu = IommuArgument.Default,
+            Vcpus = 1,
             DowntimeLimit = TimeSpan.FromMilliseconds(100),
             Bandwidth = 0,
             Transport = DemoTransport.Unix,

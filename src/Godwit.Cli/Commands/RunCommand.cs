@@ -1,7 +1,6 @@
 using System.CommandLine;
 using System.CommandLine.Parsing;
 using System.Text;
-using Godwit.Iommu.Intel;
 using Godwit.Machine;
 using Godwit.Vfio;
 
@@ -28,10 +27,6 @@ internal static class RunCommand
             }
         });
         DefaultedOption<ulong> memory = CommonOptions.Memory(1UL << 30);
-        DefaultedOption<IommuKind> iommu = IommuOption();
-        DefaultedOption<int> addressWidth = AddressWidthOption();
-        DefaultedOption<bool> cachingMode = OnOff("--caching-mode", "VT-d CAP.CM. Passthrough devices need it; 'off' shows the refusal.", true);
-        DefaultedOption<bool> passThrough = OnOff("--pass-through", "VT-d ECAP.PT: whether the guest may exempt a device from translation.", true);
         var devices = new Option<VfioDeviceOptions[]>("--device")
         {
             Description = "Plug a device: vfio-user,socket=PATH[,id=NAME][,enable-migration=on|off][,dirty-tracking=auto|device|iommu|pessimistic|off]. May be given several times; they get the slots "
@@ -61,22 +56,21 @@ internal static class RunCommand
         Option<bool> parent = CommonOptions.ExitWithParent();
         var command = new DocumentedCommand("run", "Run one machine in this process.", Page)
         {
-            name, memory, iommu, addressWidth, cachingMode, passThrough, devices, guest, monitor, incoming, parent,
+            name, memory, devices, guest, monitor, incoming, parent,
         };
+        var iommu = new IommuOptions(
+            command, ("--aw-bits", "aw-bits"), ("--caching-mode", "caching-mode"), ("--pass-through", "pt"));
         command.SetAction(async parsed =>
         {
+            IommuArgument unit = iommu.Read(parsed);
             KeyValueList program = parsed.GetRequiredValue(guest);
             var config = new MachineConfig
             {
                 Name = parsed.GetRequiredValue(name),
                 MemoryBytes = parsed.Value(memory),
-                Iommu = parsed.Value(iommu),
-                Intel = new IntelIommuOptions
-                {
-                    AddressWidth = parsed.Value(addressWidth),
-                    CachingMode = parsed.Value(cachingMode),
-                    PassThrough = parsed.Value(passThrough),
-                },
+                Vcpus = (int)parsed.Value(iommu.Vcpus),
+                Iommu = unit.Kind,
+                Intel = unit.Intel,
                 Devices = parsed.GetRequiredValue(devices),
                 Guest = program.Kind,
                 GuestOptions = program.Settings,
@@ -86,17 +80,6 @@ internal static class RunCommand
         });
         return command;
     }
-
-    /// <summary>Which vIOMMU.</summary>
-    public static DefaultedOption<IommuKind> IommuOption() => CommonOptions.Choice(
-        "--iommu", "The guest's IOMMU.", IommuKind.Intel, ("intel", IommuKind.Intel), ("none", IommuKind.None));
-
-    /// <summary>How wide its addresses are.</summary>
-    public static DefaultedOption<int> AddressWidthOption() => CommonOptions.Choice(
-        "--aw-bits", "Address width of the Intel IOMMU in bits.", 39, ("39", 39), ("48", 48));
-
-    private static DefaultedOption<bool> OnOff(string name, string description, bool byDefault) =>
-        CommonOptions.Choice(name, description, byDefault, ("on", true), ("off", false));
 
     private static VfioDeviceOptions[] Devices(IReadOnlyList<Token> texts)
     {
@@ -134,9 +117,13 @@ internal static class RunCommand
               godwit run --name src --memory 1G --iommu intel --device vfio-user,socket=/tmp/a.sock --guest nvme-stress --monitor /tmp/src.qmp
               godwit run --name dst --memory 1G --iommu intel --device vfio-user,socket=/tmp/b.sock --guest nvme-stress --monitor /tmp/dst.qmp \
                 --incoming unix:/tmp/mig.sock
+              godwit run --vcpus 300 --iommu intel,intremap=on,eim=on --guest idle --monitor /tmp/big.qmp
 
-            Guest programs:
+            Properties of --iommu intel (docs/viommu.md):
+
             """);
+        text.Append(IommuArgument.Page());
+        text.Append("\n\nGuest programs:");
         foreach (GuestProgramInfo program in GuestPrograms.All)
         {
             text.Append($"\n  {program.Name}: {program.Description}");

@@ -30,9 +30,9 @@ internal sealed record DemoOptions
 
     public required long QueueDepth { get; init; }
 
-    public required IommuKind Iommu { get; init; }
+    public required IommuArgument Iommu { get; init; }
 
-    public required int AddressWidth { get; init; }
+    public required int Vcpus { get; init; }
 
     public required TimeSpan DowntimeLimit { get; init; }
 
@@ -47,6 +47,30 @@ internal sealed record DemoOptions
 
     /// <summary>Least mappings made and withdrawn during the migration.</summary>
     public required long ExpectMappings { get; init; }
+
+    /// <summary>Whether the device's DMA goes through page tables of the guest's.</summary>
+    public bool Translates => Iommu is { Kind: IommuKind.Intel, Intel.DmaTranslation: true };
+
+    /// <summary>Options of the guest. It is interrupted at the last vCPU.</summary>
+    public IReadOnlyDictionary<string, string> GuestOptions => new Dictionary<string, string>(StringComparer.Ordinal)
+    {
+        ["queue-depth"] = $"{QueueDepth}",
+        ["dirty-rate"] = $"{DirtyRate}",
+        ["churn"] = $"{Churn}",
+        ["seed"] = $"{Seed}",
+        ["irq-cpu"] = $"{Vcpus - 1}",
+    };
+
+    /// <summary>What both machines are, but for their device.</summary>
+    public MachineConfig Machine => new()
+    {
+        MemoryBytes = Memory,
+        Vcpus = Vcpus,
+        Iommu = Iommu.Kind,
+        Intel = Iommu.Intel,
+        Guest = "nvme-stress",
+        GuestOptions = GuestOptions,
+    };
 
     /// <summary>A quarter of the time before the migration, and one after it; at least half is pre-copy.</summary>
     public TimeSpan Around => RunFor / 4;

@@ -1,4 +1,3 @@
-using Godwit.Machine;
 using Godwit.Monitor;
 
 namespace Godwit.Cli;
@@ -143,20 +142,11 @@ internal sealed class DemoStage : IAsyncDisposable
     {
         List<string> arguments =
         [
-            "run", "--name", name, "--memory", ByteSize.Exact(options.Memory),
-            "--iommu", options.Iommu == IommuKind.Intel ? "intel" : "none",
-        ];
-        if (options.Iommu == IommuKind.Intel)
-        {
-            arguments.AddRange(["--aw-bits", $"{options.AddressWidth}"]);
-        }
-
-        arguments.AddRange(
-        [
+            "run", "--name", name, "--memory", ByteSize.Exact(options.Memory), "--vcpus", $"{options.Vcpus}", "--iommu", $"{options.Iommu}",
             "--device", $"vfio-user,socket={KeyValueList.Escape(In(socket))},id=nvme0",
-            "--guest", $"nvme-stress,queue-depth={options.QueueDepth},dirty-rate={options.DirtyRate},churn={options.Churn},seed={options.Seed}",
+            "--guest", string.Concat(options.GuestOptions.Select(option => $",{option.Key}={option.Value}").Prepend(options.Machine.Guest)),
             "--monitor", In($"{name}.qmp"),
-        ]);
+        ];
         return arguments;
     }
 

@@ -43,6 +43,7 @@ internal static class DemoTables
             ("pages mapped", Row(guest => guest.Maps), null),
             ("pages unmapped", Row(guest => guest.Unmaps), null),
             ("interrupts", Row(guest => guest.Interrupts), null),
+            ("  of them at another vCPU", Row(guest => guest.RemoteInterrupts), null),
             ("pages dirtied by the CPU", Row(guest => guest.CpuPagesDirtied), null),
         ]);
     }

@@ -77,8 +77,9 @@ internal sealed class JsonDemoView : DemoView
         writer.WriteNumber("dirty-rate", options.DirtyRate);
         writer.WriteNumber("churn", options.Churn);
         writer.WriteNumber("queue-depth", options.QueueDepth);
-        writer.WriteString("iommu", options.Iommu.ToString().ToLowerInvariant());
-        writer.WriteNumber("aw-bits", options.AddressWidth);
+        writer.WriteString("iommu", options.Iommu.ToString());
+        writer.WriteNumber("aw-bits", options.Iommu.Intel.AddressWidth);
+        writer.WriteNumber("vcpus", options.Vcpus);
         writer.WriteNumber("downtime-limit-ms", (long)options.DowntimeLimit.TotalMilliseconds);
         writer.WriteNumber("bandwidth", options.Bandwidth);
         writer.WriteString("transport", options.Transport.ToString().ToLowerInvariant());
@@ -136,6 +137,7 @@ internal sealed class JsonDemoView : DemoView
         writer.WriteNumber("maps", guest.Maps);
         writer.WriteNumber("unmaps", guest.Unmaps);
         writer.WriteNumber("interrupts", guest.Interrupts);
+        writer.WriteNumber("remote-interrupts", guest.RemoteInterrupts);
         writer.WriteNumber("cpu-pages-dirtied", guest.CpuPagesDirtied);
         writer.WriteNumber("iommu-faults", guest.IommuFaults);
         writer.WriteEndObject();

@@ -27,6 +27,8 @@ internal sealed record GuestView
 
     public long Interrupts { get; private init; }
 
+    public long RemoteInterrupts { get; private init; }
+
     public long CpuPagesDirtied { get; private init; }
 
     public long IommuFaults { get; private init; }
@@ -49,6 +51,7 @@ internal sealed record GuestView
         Maps = reply.Long("maps"),
         Unmaps = reply.Long("unmaps"),
         Interrupts = reply.Long("interrupts"),
+        RemoteInterrupts = reply.Long("remote-interrupts"),
         CpuPagesDirtied = reply.Long("cpu-pages-dirtied"),
         IommuFaults = reply.Long("iommu-faults"),
         Panic = reply.Text("panic"),
@@ -64,6 +67,7 @@ internal sealed record GuestView
         Maps = Maps - earlier.Maps,
         Unmaps = Unmaps - earlier.Unmaps,
         Interrupts = Interrupts - earlier.Interrupts,
+        RemoteInterrupts = RemoteInterrupts - earlier.RemoteInterrupts,
         CpuPagesDirtied = CpuPagesDirtied - earlier.CpuPagesDirtied,
     };
 }

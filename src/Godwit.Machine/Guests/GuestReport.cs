@@ -42,6 +42,9 @@ public sealed record GuestReport
     /// <summary>Interrupts taken.</summary>
     public long Interrupts { get; init; }
 
+    /// <summary>Those of them that a device sent to another vCPU than the first.</summary>
+    public long RemoteInterrupts { get; init; }
+
     /// <summary>Pages written by the CPU to dirty them.</summary>
     public long CpuPagesDirtied { get; init; }
 

@@ -53,6 +53,7 @@ internal sealed class MachineCommands(VirtualMachine machine, TaskCompletionSour
         result.WriteNumber("maps", guest.Maps);
         result.WriteNumber("unmaps", guest.Unmaps);
         result.WriteNumber("interrupts", guest.Interrupts);
+        result.WriteNumber("remote-interrupts", guest.RemoteInterrupts);
         result.WriteNumber("cpu-pages-dirtied", guest.CpuPagesDirtied);
         result.WriteNumber("iommu-faults", guest.IommuFaults);
         if (guest.Panic is not null)

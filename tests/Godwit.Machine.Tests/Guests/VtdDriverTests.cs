@@ -28,6 +28,7 @@ public sealed class VtdDriverTests : IDisposable
     [Theory]
     [InlineData(39, 3)]
     [InlineData(48, 4)]
+    [InlineData(57, 5)]
     public void The_unit_sees_exactly_what_the_driver_maps(int bits, int levels)
     {
         Start(bits);
@@ -143,7 +144,8 @@ public sealed class VtdDriverTests : IDisposable
             Queue = Memory + 0x2000,
             WaitStatus = Memory + 0x3000,
         };
-        _unit.Enable(_cpu);
+        _unit.Start(_cpu);
+        _unit.EnableTranslation(_cpu);
         Assert.True(_unit.CachingMode);
         _table = SecondStageTable.Create(_ram.Bus, _unit.AddressBits, Tables, 64);
     }

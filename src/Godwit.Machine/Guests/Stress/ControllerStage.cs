@@ -17,16 +17,18 @@ internal static class ControllerStage
     {
         if (control.Unit.Registers.Value != 0 && control.Options.Iommu != IommuMode.Off)
         {
-            Gpa memory = control.Heap.Allocate(4 * RamPage.Size);
-            cpu.Bus.Fill(memory, 4 * RamPage.Size, 0);
+            Gpa memory = control.Heap.Allocate(StressSizing.UnitBytes);
+            cpu.Bus.Fill(memory, StressSizing.UnitBytes, 0);
             control.Unit.RootTable = memory;
             control.Unit.ContextTable = memory + RamPage.Size;
             control.Unit.Queue = memory + (2 * RamPage.Size);
             control.Unit.WaitStatus = memory + (3 * RamPage.Size);
-            control.Unit.Enable(cpu);
-            control.Translating = control.Options.Iommu == IommuMode.Translate;
-            if (!control.Translating && (control.Unit.ExtendedCapabilities & VtdRegisters.PassThrough) == 0)
-                throw new GuestPanicException("the IOMMU has no pass-through");
+            control.Unit.InterruptTable = memory + (4 * RamPage.Size);
+            control.Unit.Start(cpu);
+            if (control.Unit.OffersInterruptRemapping && control.Options.RemapInterrupts)
+                control.Unit.EnableInterruptRemapping(cpu);
+            if (control.Unit.OffersTranslation)
+                StartTranslation(cpu, ref control);
         }
         else
         {
@@ -37,11 +39,20 @@ internal static class ControllerStage
         {
             ControllerState device = StressState.LoadController(cpu.Bus, control, i);
             Prepare(cpu, ref control, ref device);
+            PciStage.RouteInterrupts(cpu, ref control, ref device, i);
             StressState.StoreController(cpu.Bus, i, device);
         }
 
         BootStage.LayOutFrames(ref control);
         control.Phase = StressPhase.StartControllers;
+    }
+
+    private static void StartTranslation(GuestCpu cpu, ref StressControl control)
+    {
+        control.Translating = control.Options.Iommu == IommuMode.Translate;
+        if (!control.Translating && (control.Unit.ExtendedCapabilities & VtdRegisters.PassThrough) == 0)
+            throw new GuestPanicException("the IOMMU has no pass-through");
+        control.Unit.EnableTranslation(cpu);
     }
 
     /// <summary>One step of every controller that is not ready; halts when all wait.</summary>
@@ -91,7 +102,7 @@ internal static class ControllerStage
         if (((device.Capabilities >> NvmeRegisters.CapMinPageShift) & 0xF) != 0)
             throw new GuestPanicException("the controller cannot use pages of 4 KiB");
 
-        if (control.Unit.Registers.Value != 0)
+        if (control.Unit.Translates)
         {
             if (control.Translating)
             {

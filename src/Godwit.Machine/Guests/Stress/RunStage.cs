@@ -34,6 +34,12 @@ internal static class RunStage
             worked |= busy;
         }
 
+        if (control.Unit.RemapsInterrupts && control.Options.InterruptMoves > 0)
+        {
+            RemoteInterrupts.Move(cpu, ref control, now);
+            wake = Math.Min(wake, control.InterruptMoves.Due(control.Options.InterruptMoves));
+        }
+
         Housekeeping.Run(cpu, ref control, now);
         if (!worked)
             cpu.Halt(wake);

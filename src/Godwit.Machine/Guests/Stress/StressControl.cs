@@ -54,6 +54,10 @@ internal struct StressControl
     public ulong SweepPosition;
     public Pacer Dirtying;
 
+    // Where interrupts go while they are moved about.
+    public Pacer InterruptMoves;
+    public bool InterruptsAtBootCpu;
+
     // Randomness and clocks.
     public ulong Random;
     public ulong Generation;

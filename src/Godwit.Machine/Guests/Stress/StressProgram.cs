@@ -14,6 +14,12 @@ internal sealed class StressProgram : GuestProgram
 
     public override void Step(GuestCpu cpu)
     {
+        if (cpu.ApicId != 0)
+        {
+            RemoteInterrupts.Sleep(cpu);
+            return;
+        }
+
         // The first step finds RAM as the firmware left it.
         if (cpu.Registers.ProgramCounter == 0)
         {
@@ -51,6 +57,12 @@ internal sealed class StressProgram : GuestProgram
 
     public override void Interrupt(GuestCpu cpu, byte vector)
     {
+        if (cpu.ApicId != 0)
+        {
+            RemoteInterrupts.Forward(cpu, vector);
+            return;
+        }
+
         StressControl control = StressState.LoadControl(cpu.Bus);
         control.Interrupts++;
         int index = PciStage.ControllerOf(vector, control.ControllerCount);
@@ -96,6 +108,7 @@ internal sealed class StressProgram : GuestProgram
             Maps = (long)control.Maps,
             Unmaps = (long)control.Unmaps,
             Interrupts = (long)control.Interrupts,
+            RemoteInterrupts = Stress.RemoteInterrupts.Count(memory),
             CpuPagesDirtied = (long)control.CpuPagesDirtied,
             IommuFaults = (long)control.IommuFaults,
             Panic = panic,

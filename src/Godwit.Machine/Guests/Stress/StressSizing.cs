@@ -50,9 +50,12 @@ internal static class StressSizing
     public static uint BufferPages(in StressOptions options, int controllers) => (uint)controllers
         * (((uint)options.QueueDepth * PagesPerSlot(options) * 2) + (ChurnBuffers * ChurnBuffer.Pages * 2));
 
-    /// <summary>Bytes of the heap in all: the unit's four pages, the buffer stack, the controllers.</summary>
+    /// <summary>The remapping unit: root table, context table, queue, wait status, interrupt table, a page each.</summary>
+    public const ulong UnitBytes = 5 * (ulong)RamPage.Size;
+
+    /// <summary>Bytes of the heap in all: the unit, the buffer stack, the controllers.</summary>
     public static ulong HeapBytes(in StressOptions options, int controllers) =>
-        (4 * (ulong)RamPage.Size) + Pages(BufferPages(options, controllers) * 8UL) + ((ulong)controllers * ControllerBytes(options));
+        UnitBytes + Pages(BufferPages(options, controllers) * 8UL) + ((ulong)controllers * ControllerBytes(options));
 
     /// <summary>Host side: whether the program will find room.</summary>
     /// <exception cref="ArgumentException">The machine's memory is too small for the options.</exception>

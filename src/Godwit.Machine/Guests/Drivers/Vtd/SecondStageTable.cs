@@ -5,7 +5,7 @@ using Godwit.Memory;
 namespace Godwit.Machine.Guests.Drivers;
 
 /// <summary>
-/// A domain's second-stage page table (VT-d 3.7, 9.8): 3 levels for 39 bits, 4 for 48, leaves of 4 KiB. Table pages come from a pool and
+/// A domain's second-stage page table (VT-d 3.7, 9.8): 3 levels for 39 bits, 4 for 48, 5 for 57, leaves of 4 KiB. Table pages come from a pool and
 /// stay. Changes reach the unit when the caller has invalidated.
 /// </summary>
 internal struct SecondStageTable
@@ -23,7 +23,7 @@ internal struct SecondStageTable
 
     public static SecondStageTable Create(GuestBus bus, int addressBits, Gpa poolBase, uint poolCount)
     {
-        var table = new SecondStageTable { Levels = addressBits == 48 ? 4u : 3u, PoolBase = poolBase, PoolCount = poolCount };
+        var table = new SecondStageTable { Levels = ((uint)addressBits - RamPage.Shift) / IndexBits, PoolBase = poolBase, PoolCount = poolCount };
         table.Root = table.NewPage(bus);
         return table;
     }
@@ -44,7 +44,7 @@ internal struct SecondStageTable
     private Gpa LeafEntry(GuestBus bus, Iova iova)
     {
         Gpa table = Root;
-        if (Levels is not (3 or 4) || iova.Value >> (RamPage.Shift + ((int)Levels * IndexBits)) != 0)
+        if (Levels is < 3 or > 5 || iova.Value >> (RamPage.Shift + ((int)Levels * IndexBits)) != 0)
             throw new GuestPanicException($"{iova} is outside a table of {Levels} levels");
         for (int level = (int)Levels - 1; level > 0; level--)
         {
