@@ -82,8 +82,8 @@ internal sealed class StressProgram : GuestProgram
     {
         byte[] bytes = Encoding.UTF8.GetBytes(text);
         int length = Math.Min(bytes.Length, StressLayout.MaxPanicText);
-        cpu.Bus.Store(StressLayout.PanicText, length);
         cpu.Bus.Store(StressLayout.PanicText + 4, bytes.AsSpan(0, length));
+        cpu.Bus.Store(StressLayout.PanicText, length); // last: whoever reads it finds the text complete
     }
 
     public override GuestReport ReadReport(GuestBus memory)
