@@ -26,6 +26,7 @@ public sealed class CommandLineTests
     [InlineData("run --monitor m --iommu intel,intremap=on,eim=on --aw-bits 48 --caching-mode on --pass-through off --vcpus 1024")]
     [InlineData("demo --iommu intel,intremap=on,eim=on --vcpus 300")]
     [InlineData("demo --iommu intel,dma-translation=off,intremap=on")]
+    [InlineData("demo --iommu intel,aw-bits=48,scalable-mode=on --guest-tables first --domain-switches 20")]
     [InlineData("demo")]
     [InlineData("demo --memory 64M --run-for 2s --dirty-rate 0 --churn 0 --queue-depth 1 --iommu none --aw-bits 39 --downtime-limit 1s --transport tcp --seed 0 --json --bandwidth 0")]
     public void What_the_documentation_shows_is_taken(string line) =>

@@ -115,6 +115,8 @@ public sealed class DemoProofTests
             QueueDepth = 32,
             Iommu = IommuArgument.Default,
             Vcpus = 1,
+            DomainSwitches = 0,
+            GuestTables = "second",
             DowntimeLimit = TimeSpan.FromMilliseconds(100),
             Bandwidth = 0,
             Transport = DemoTransport.Unix,

@@ -40,12 +40,14 @@ public sealed class DemoTests
     [Theory]
     [InlineData("intel,dma-translation=off,intremap=on", 2)]
     [InlineData("intel,intremap=on", 1)]
-    [InlineData("intel,aw-bits=57", 1)]
+    [InlineData("intel,aw-bits=57", 1, "--domain-switches", "50")]
+    [InlineData("intel,aw-bits=48,scalable-mode=on", 1)]
+    [InlineData("intel,aw-bits=57,scalable-mode=on", 1, "--guest-tables", "first", "--domain-switches", "50")]
     [InlineData("intel,intremap=on,eim=on", 300)]
-    public async Task The_proof_holds_with_every_kind_of_IOMMU(string iommu, int vcpus)
+    public async Task The_proof_holds_with_every_kind_of_IOMMU(string iommu, int vcpus, params string[] more)
     {
         await using var stage = new Stage();
-        GodwitProcess demo = stage.Start([.. Small, "--json", "--iommu", iommu, "--vcpus", $"{vcpus}"]);
+        GodwitProcess demo = stage.Start([.. Small, "--json", "--iommu", iommu, "--vcpus", $"{vcpus}", .. more]);
         int code = await demo.ExitAsync();
         Assert.True(code == 0, $"exit code {code}\n{demo.All}");
         JsonElement result = JsonDocument.Parse(string.Join('\n', demo.Output)).RootElement;

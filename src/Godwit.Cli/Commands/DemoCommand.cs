@@ -27,6 +27,19 @@ internal static class DemoCommand
             "--expect-io", "Least I/O commands during the migration for the proof to hold.", 1000, 0, long.MaxValue);
         DefaultedOption<long> expectMappings = CommonOptions.Number(
             "--expect-mappings", "Least mapping changes during the migration for the proof to hold, when the guest's DMA is translated.", 10_000, 0, long.MaxValue);
+        DefaultedOption<long> domainSwitches = CommonOptions.Number(
+            "--domain-switches",
+            "Times a second that the guest puts its device into another domain, or into pass-through.",
+            0,
+            0,
+            1000);
+        DefaultedOption<string> tables = CommonOptions.Choice(
+            "--guest-tables",
+            "Page tables that the guest uses with scalable-mode=on.",
+            "second",
+            ("second", "second"),
+            ("first", "first"),
+            ("legacy", "legacy"));
         Option<bool> json = CommonOptions.Json();
         Option<bool> parent = CommonOptions.ExitWithParent();
         var command = new DocumentedCommand(
@@ -45,6 +58,7 @@ internal static class DemoCommand
               godwit demo --iommu none --transport tcp --seed 7 --json
               godwit demo --iommu intel,dma-translation=off,intremap=on
               godwit demo --iommu intel,intremap=on,eim=on --vcpus 300
+              godwit demo --iommu intel,aw-bits=48,scalable-mode=on --guest-tables first --domain-switches 20
 
             With several vCPUs the device interrupts the last one, which tells the first.
 
@@ -52,7 +66,7 @@ internal static class DemoCommand
             {IommuArgument.Page()}
             """)
         {
-            memory, runFor, dirtyRate, churn, queueDepth, downtime, bandwidth, transport, seed, expectIo, expectMappings, json, parent,
+            memory, runFor, dirtyRate, churn, queueDepth, downtime, bandwidth, transport, seed, expectIo, expectMappings, domainSwitches, tables, json, parent,
         };
         var iommu = new IommuOptions(command, ("--aw-bits", "aw-bits"));
         command.SetAction(async parsed =>
@@ -66,6 +80,8 @@ internal static class DemoCommand
                 QueueDepth = parsed.Value(queueDepth),
                 Iommu = iommu.Read(parsed),
                 Vcpus = (int)parsed.Value(iommu.Vcpus),
+                DomainSwitches = parsed.Value(domainSwitches),
+                GuestTables = parsed.Value(tables),
                 DowntimeLimit = parsed.Value(downtime).GetValueOrDefault(),
                 Bandwidth = parsed.Value(bandwidth),
                 Transport = parsed.Value(transport),

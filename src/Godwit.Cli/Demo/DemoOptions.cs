@@ -34,6 +34,12 @@ internal sealed record DemoOptions
 
     public required int Vcpus { get; init; }
 
+    /// <summary>Times a second that the guest's device changes its domain.</summary>
+    public required long DomainSwitches { get; init; }
+
+    /// <summary>The guest's option <c>tables</c>.</summary>
+    public required string GuestTables { get; init; }
+
     public required TimeSpan DowntimeLimit { get; init; }
 
     public required ulong Bandwidth { get; init; }
@@ -58,6 +64,8 @@ internal sealed record DemoOptions
         ["dirty-rate"] = $"{DirtyRate}",
         ["churn"] = $"{Churn}",
         ["seed"] = $"{Seed}",
+        ["tables"] = GuestTables,
+        ["domain-switches"] = $"{DomainSwitches}",
         ["irq-cpu"] = $"{Vcpus - 1}",
     };
 

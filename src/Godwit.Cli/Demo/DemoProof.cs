@@ -18,6 +18,11 @@ internal static class DemoProof
             checks.Add(AtLeast("mappings changed during the migration", result.MappingChanges, result.Options.ExpectMappings, "changes"));
         }
 
+        if (result.Options.DomainSwitches > 0)
+        {
+            checks.Add(AtLeast("domain switches during the migration", result.During.DomainSwitches, 1, "switches"));
+        }
+
         if (result.Options.Vcpus > 1)
         {
             checks.Add(AtLeast($"interrupts at vCPU {result.Options.Vcpus - 1} during the migration", result.During.RemoteInterrupts, 1, "taken"));

@@ -44,6 +44,7 @@ internal static class DemoTables
             ("pages unmapped", Row(guest => guest.Unmaps), null),
             ("interrupts", Row(guest => guest.Interrupts), null),
             ("  of them at another vCPU", Row(guest => guest.RemoteInterrupts), null),
+            ("domain switches", Row(guest => guest.DomainSwitches), null),
             ("pages dirtied by the CPU", Row(guest => guest.CpuPagesDirtied), null),
         ]);
     }

@@ -80,6 +80,8 @@ internal sealed class JsonDemoView : DemoView
         writer.WriteString("iommu", options.Iommu.ToString());
         writer.WriteNumber("aw-bits", options.Iommu.Intel.AddressWidth);
         writer.WriteNumber("vcpus", options.Vcpus);
+        writer.WriteNumber("domain-switches", options.DomainSwitches);
+        writer.WriteString("guest-tables", options.GuestTables);
         writer.WriteNumber("downtime-limit-ms", (long)options.DowntimeLimit.TotalMilliseconds);
         writer.WriteNumber("bandwidth", options.Bandwidth);
         writer.WriteString("transport", options.Transport.ToString().ToLowerInvariant());
@@ -140,6 +142,7 @@ internal sealed class JsonDemoView : DemoView
         writer.WriteNumber("remote-interrupts", guest.RemoteInterrupts);
         writer.WriteNumber("cpu-pages-dirtied", guest.CpuPagesDirtied);
         writer.WriteNumber("iommu-faults", guest.IommuFaults);
+        writer.WriteNumber("domain-switches", guest.DomainSwitches);
         writer.WriteEndObject();
     }
 

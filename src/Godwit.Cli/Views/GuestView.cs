@@ -33,6 +33,8 @@ internal sealed record GuestView
 
     public long IommuFaults { get; private init; }
 
+    public long DomainSwitches { get; private init; }
+
     public string? Panic { get; private init; }
 
     /// <summary>Commands completed.</summary>
@@ -54,6 +56,7 @@ internal sealed record GuestView
         RemoteInterrupts = reply.Long("remote-interrupts"),
         CpuPagesDirtied = reply.Long("cpu-pages-dirtied"),
         IommuFaults = reply.Long("iommu-faults"),
+        DomainSwitches = reply.Long("domain-switches"),
         Panic = reply.Text("panic"),
     };
 
@@ -68,6 +71,7 @@ internal sealed record GuestView
         Unmaps = Unmaps - earlier.Unmaps,
         Interrupts = Interrupts - earlier.Interrupts,
         RemoteInterrupts = RemoteInterrupts - earlier.RemoteInterrupts,
+        DomainSwitches = DomainSwitches - earlier.DomainSwitches,
         CpuPagesDirtied = CpuPagesDirtied - earlier.CpuPagesDirtied,
     };
 }

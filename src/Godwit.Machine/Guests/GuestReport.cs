@@ -51,6 +51,9 @@ public sealed record GuestReport
     /// <summary>Faults that the vIOMMU recorded.</summary>
     public long IommuFaults { get; init; }
 
+    /// <summary>Times that a device was put into another domain or into pass-through.</summary>
+    public long DomainSwitches { get; init; }
+
     /// <summary>Why the guest cannot go on, or null.</summary>
     public string? Panic { get; init; }
 }

@@ -56,6 +56,7 @@ internal sealed class MachineCommands(VirtualMachine machine, TaskCompletionSour
         result.WriteNumber("remote-interrupts", guest.RemoteInterrupts);
         result.WriteNumber("cpu-pages-dirtied", guest.CpuPagesDirtied);
         result.WriteNumber("iommu-faults", guest.IommuFaults);
+        result.WriteNumber("domain-switches", guest.DomainSwitches);
         if (guest.Panic is not null)
         {
             result.WriteString("panic", guest.Panic);

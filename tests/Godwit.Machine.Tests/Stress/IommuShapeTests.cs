@@ -23,6 +23,16 @@ public sealed class IommuShapeTests : IDisposable
         { "vCPU 299", Machine(300, new() { InterruptRemapping = true, ExtendedInterruptMode = true }), ["irq-cpu=299"] },
         { "moved about", Machine(300, new() { InterruptRemapping = true, ExtendedInterruptMode = true }), ["irq-cpu=299", "irq-moves=500"] },
         { "57 bits", Machine(1, new() { AddressWidth = 57 }), ["map=lazy"] },
+        { "scalable, second stage", Machine(1, Scalable(48)), [] },
+        { "scalable, second stage of 5 levels, lazy", Machine(1, Scalable(57)), ["map=lazy"] },
+        { "scalable, first stage", Machine(1, Scalable(48)), ["tables=first"] },
+        { "scalable, first stage of 5 levels", Machine(1, Scalable(57)), ["tables=first"] },
+        { "scalable, pass-through", Machine(1, Scalable(48)), ["iommu=passthrough"] },
+        { "scalable offered, legacy used", Machine(1, Scalable(48)), ["tables=legacy"] },
+        { "switching, legacy", Machine(1, new()), ["domain-switches=50"] },
+        { "switching without pass-through", Machine(1, new() { PassThrough = false }), ["domain-switches=50", "map=lazy"] },
+        { "switching, scalable", Machine(1, Scalable(48)), ["domain-switches=50"] },
+        { "switching, first stage", Machine(1, Scalable(48)), ["domain-switches=50", "tables=first"] },
     };
 
     [Theory]
@@ -52,7 +62,9 @@ public sealed class IommuShapeTests : IDisposable
         Assert.Equal(remote, after.RemoteInterrupts > before.RemoteInterrupts);
         bool remapped = shape.Intel.InterruptRemapping && !options.Contains("intremap=off");
         Assert.Equal(remapped, destination.Machine.Board.Iommu!.Interrupts?.Fetches > 0);
-        Assert.Equal(shape.Intel.DmaTranslation, after.Maps > 0);
+        Assert.Equal(shape.Intel.DmaTranslation && !options.Contains("iommu=passthrough"), after.Maps > 0);
+        bool switching = options.Any(option => option.StartsWith("domain-switches=", StringComparison.Ordinal));
+        Assert.Equal(switching, after.DomainSwitches > before.DomainSwitches);
     }
 
     [Fact]
@@ -79,6 +91,8 @@ public sealed class IommuShapeTests : IDisposable
         StressRig.AssertClean(rig.Machine.QueryGuest());
         Assert.Equal(0, rig.Machine.IommuChurn!.Value.Mapped);
     }
+
+    private static IntelIommuOptions Scalable(int width) => new() { AddressWidth = width, ScalableMode = true };
 
     private static MachineConfig Machine(int vcpus, IntelIommuOptions intel) => new() { Vcpus = vcpus, Iommu = IommuKind.Intel, Intel = intel };
 }

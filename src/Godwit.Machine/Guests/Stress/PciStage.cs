@@ -83,7 +83,6 @@ internal static class PciStage
         {
             Phase = ControllerPhase.Found,
             Bdf = bdf,
-            Domain = (ushort)(index + 1),
             Registers = new Gpa(bars[0]),
         });
     }

@@ -75,6 +75,7 @@ internal struct StressControl
     public ulong Interrupts;
     public ulong CpuPagesDirtied;
     public ulong IommuFaults;
+    public ulong DomainSwitches;
 
     /// <summary>The next random number (xorshift64*).</summary>
     public ulong NextRandom()

@@ -111,6 +111,7 @@ internal sealed class StressProgram : GuestProgram
             RemoteInterrupts = Stress.RemoteInterrupts.Count(memory),
             CpuPagesDirtied = (long)control.CpuPagesDirtied,
             IommuFaults = (long)control.IommuFaults,
+            DomainSwitches = (long)control.DomainSwitches,
             Panic = panic,
         };
     }

@@ -7,11 +7,19 @@ namespace Godwit.Machine.Guests.Drivers;
 // The invalidation queue (VT-d 6.5.2).
 internal partial struct VtdUnit
 {
+    /// <summary>log2 of the bytes of a descriptor.</summary>
+    private readonly int DescriptorShift => Scalable ? 5 : 4;
+
+    /// <summary>Descriptors in the queue, which has one page (IQA.QS = 0).</summary>
+    private readonly uint QueueEntries => (uint)RamPage.Size >> DescriptorShift;
+
     /// <summary>
     /// Descriptors for the invalidation queue, submitted with one tail write and waited for. The queue is empty between batches.
     /// </summary>
     public struct InvalidationBatch(GuestCpu cpu)
     {
+        private const ulong SecondStage = VtdRegisters.IotlbInvalidate | VtdRegisters.IotlbDrainReads | VtdRegisters.IotlbDrainWrites;
+
         private readonly GuestCpu _cpu = cpu;
         private int _count;
 
@@ -24,16 +32,16 @@ internal partial struct VtdUnit
                 return;
             }
 
-            Add(ref unit,
-                VtdRegisters.IotlbInvalidate | VtdRegisters.IotlbPages | VtdRegisters.IotlbDrainReads | VtdRegisters.IotlbDrainWrites
-                | ((ulong)domain << VtdRegisters.IotlbDomainShift),
-                iova.Value | (uint)order);
+            ulong of = (ulong)domain << VtdRegisters.IotlbDomainShift;
+            Add(ref unit, of | (unit.FirstStage ? VtdRegisters.PasidIotlbInvalidate | VtdRegisters.PasidIotlbPages : SecondStage | VtdRegisters.IotlbPages), iova.Value | (uint)order);
         }
 
-        /// <summary>A whole domain.</summary>
-        public void AddDomain(ref VtdUnit unit, ushort domain) => Add(ref unit,
-            VtdRegisters.IotlbInvalidate | VtdRegisters.IotlbDomain | VtdRegisters.IotlbDrainReads | VtdRegisters.IotlbDrainWrites
-            | ((ulong)domain << VtdRegisters.IotlbDomainShift), 0);
+        /// <summary>A whole domain: of the first stage its PASID 0, which is all that it has here (VT-d 6.5.2.4).</summary>
+        public void AddDomain(ref VtdUnit unit, ushort domain)
+        {
+            ulong of = (ulong)domain << VtdRegisters.IotlbDomainShift;
+            Add(ref unit, of | (unit.FirstStage ? VtdRegisters.PasidIotlbInvalidate | VtdRegisters.PasidIotlbAll : SecondStage | VtdRegisters.IotlbDomain), 0);
+        }
 
         /// <summary>A wait of its own for what was added last: each unmap of a strict guest has one.</summary>
         public void AddWait(ref VtdUnit unit)
@@ -47,12 +55,9 @@ internal partial struct VtdUnit
         public void Add(ref VtdUnit unit, ulong low, ulong high)
         {
             // One descriptor stays free: head = tail means empty (6.5.2).
-            if (_count >= VtdRegisters.QueueEntries - 2)
+            if (_count >= unit.QueueEntries - 2)
                 Submit(ref unit);
-            Gpa entry = unit.Queue + ((ulong)(unit.QueueTail % VtdRegisters.QueueEntries) << VtdRegisters.QueueEntryShift);
-            _cpu.Bus.Store(entry, low);
-            _cpu.Bus.Store(entry + 8, high);
-            unit.QueueTail = (unit.QueueTail + 1) % VtdRegisters.QueueEntries;
+            Put(ref unit, low, high);
             _count++;
         }
 
@@ -63,12 +68,9 @@ internal partial struct VtdUnit
                 return;
             _count = 0;
             unit.WaitSequence++;
-            Gpa entry = unit.Queue + ((ulong)(unit.QueueTail % VtdRegisters.QueueEntries) << VtdRegisters.QueueEntryShift);
-            _cpu.Bus.Store(entry,
-                VtdRegisters.Wait | VtdRegisters.WaitStatusWrite | ((ulong)unit.WaitSequence << VtdRegisters.WaitStatusShift));
-            _cpu.Bus.Store(entry + 8, unit.WaitStatus.Value);
-            unit.QueueTail = (unit.QueueTail + 1) % VtdRegisters.QueueEntries;
-            _cpu.WriteMmio64(unit.Registers + VtdRegisters.QueueTail, (ulong)unit.QueueTail << VtdRegisters.QueueEntryShift);
+            Put(ref unit,
+                VtdRegisters.Wait | VtdRegisters.WaitStatusWrite | ((ulong)unit.WaitSequence << VtdRegisters.WaitStatusShift), unit.WaitStatus.Value);
+            _cpu.WriteMmio64(unit.Registers + VtdRegisters.QueueTail, (ulong)unit.QueueTail << unit.DescriptorShift);
 
             for (int poll = 0; poll < 1000; poll++)
             {
@@ -77,6 +79,15 @@ internal partial struct VtdUnit
             }
 
             WaitLonger(ref unit);
+        }
+
+        private readonly void Put(ref VtdUnit unit, ulong low, ulong high)
+        {
+            uint entries = unit.QueueEntries;
+            Gpa entry = unit.Queue + ((ulong)(unit.QueueTail % entries) << unit.DescriptorShift);
+            _cpu.Bus.Store(entry, low);
+            _cpu.Bus.Store(entry + 8, high); // the upper half of a wide one stays zero (6.5.2)
+            unit.QueueTail = (unit.QueueTail + 1) % entries;
         }
 
         private readonly void WaitLonger(ref VtdUnit unit)

@@ -24,6 +24,12 @@ internal partial struct VtdUnit
     /// <summary>Entries of <see cref="InterruptTable"/> given to interrupts.</summary>
     public uint InterruptsUsed;
 
+    /// <summary>Scalable mode, with descriptors of 256 bits (VT-d 3.4.4, 6.5.2).</summary>
+    public bool Scalable;
+
+    /// <summary>Page tables are first-stage ones.</summary>
+    public bool FirstStage;
+
     /// <summary>Translation has been switched on.</summary>
     public bool Translates;
 
@@ -51,17 +57,21 @@ internal partial struct VtdUnit
         (int)((Capabilities >> VtdRegisters.MgawShift) & VtdRegisters.MgawMask) + 1;
 
     /// <summary>
-    /// Learns what the unit offers and switches queued invalidation on, which everything else needs (VT-d 6.6). All memory is handed over
-    /// zeroed.
+    /// Learns what the unit offers, decides between legacy and scalable mode, and switches queued invalidation on, which everything else
+    /// needs (VT-d 6.6). All memory is handed over zeroed; the context table has two pages.
     /// </summary>
-    public void Start(GuestCpu cpu)
+    public void Start(GuestCpu cpu, TableKind tables)
     {
         Capabilities = cpu.ReadMmio64(Registers + VtdRegisters.Capability);
         ExtendedCapabilities = cpu.ReadMmio64(Registers + VtdRegisters.ExtendedCapability);
         if ((ExtendedCapabilities & VtdRegisters.QueuedInvalidation) == 0)
             throw new GuestPanicException("the IOMMU has no queued invalidation");
+        Scalable = tables != TableKind.Legacy && (ExtendedCapabilities & VtdRegisters.ScalableMode) != 0;
+        FirstStage = tables == TableKind.FirstStage;
+        if (FirstStage && (!Scalable || (ExtendedCapabilities & VtdRegisters.FirstStage) == 0))
+            throw new GuestPanicException("the IOMMU has no first-stage tables");
         cpu.WriteMmio64(Registers + VtdRegisters.QueueTail, 0);
-        cpu.WriteMmio64(Registers + VtdRegisters.QueueAddress, Queue.Value);
+        cpu.WriteMmio64(Registers + VtdRegisters.QueueAddress, Queue.Value | (Scalable ? VtdRegisters.WideDescriptors : 0));
         Command(cpu, VtdRegisters.QueueEnable);
     }
 
@@ -71,40 +81,21 @@ internal partial struct VtdUnit
         if ((Capabilities & VtdRegisters.PageSelective) == 0)
             throw new GuestPanicException("the IOMMU has no page-selective invalidation");
 
-        // Root entry of bus 0 (9.1): all devices of this board are there.
+        // Root entry of bus 0 (9.1, 9.2): all devices of this board are there. In scalable mode its halves serve devices 0-15 and 16-31.
+        if (Scalable)
+            cpu.Bus.StoreRelease64(RootTable + 8, (ContextTable + RamPage.Size).Value | VtdRegisters.Present);
         cpu.Bus.StoreRelease64(RootTable, ContextTable.Value | VtdRegisters.Present);
-        cpu.WriteMmio64(Registers + VtdRegisters.RootTableAddress, RootTable.Value);
+        cpu.WriteMmio64(Registers + VtdRegisters.RootTableAddress, RootTable.Value | (Scalable ? VtdRegisters.ScalableTables : 0));
         Command(cpu, VtdRegisters.SetRootTable);
 
         var batch = new InvalidationBatch(cpu);
         batch.Add(ref this, VtdRegisters.ContextInvalidate | VtdRegisters.ContextGlobal, 0);
+        if (Scalable)
+            batch.Add(ref this, VtdRegisters.PasidInvalidate | VtdRegisters.PasidGlobal, 0);
         batch.Add(ref this, VtdRegisters.IotlbInvalidate | VtdRegisters.IotlbGlobal | VtdRegisters.IotlbDrainReads | VtdRegisters.IotlbDrainWrites, 0);
         batch.Submit(ref this);
         Command(cpu, VtdRegisters.TranslationEnable);
         Translates = true;
-    }
-
-    /// <summary>Puts a device of bus 0 into a domain, or into pass-through when there is no table (VT-d 9.3, 6.5.3.3).</summary>
-    public void Attach(GuestCpu cpu, ushort bdf, ushort domain, Gpa? table)
-    {
-        if (bdf > 0xFF)
-            throw new GuestPanicException($"device 0x{bdf:x4} is not on bus 0");
-        int width = (AddressBits - 30) / 9; // AW: 1 is 39 bits, 2 is 48 bits, 3 is 57 bits
-        Gpa entry = ContextTable + (bdf * 16UL);
-        ulong low = table is { } root
-            ? root.Value | VtdRegisters.Present
-            : VtdRegisters.ContextPassThrough | VtdRegisters.Present;
-
-        // The half with the present bit last, so that the unit never sees half an entry.
-        cpu.Bus.StoreRelease64(entry + 8, ((ulong)domain << VtdRegisters.ContextDomainShift) | (uint)width);
-        cpu.Bus.StoreRelease64(entry, low);
-
-        // With caching mode not-present entries are cached under domain 0 (6.1).
-        var batch = new InvalidationBatch(cpu);
-        ulong source = (ulong)bdf << VtdRegisters.ContextSourceShift;
-        batch.Add(ref this, VtdRegisters.ContextInvalidate | VtdRegisters.ContextDevice | source, 0);
-        batch.Add(ref this, VtdRegisters.IotlbInvalidate | VtdRegisters.IotlbDomain | ((ulong)domain << VtdRegisters.IotlbDomainShift), 0);
-        batch.Submit(ref this);
     }
 
     /// <summary>Takes one recorded fault, if there is one, and clears it (VT-d 7.2).</summary>

@@ -28,8 +28,8 @@ internal static class VtdRegisters
     public const ulong FaultRecordSize = 16;           // 11.4.7.6
     public const ulong FaultRecordValid = 1UL << 63;   // F, in the high half
 
-    public const int QueueEntryShift = 4;              // 16-byte descriptors
-    public const int QueueEntries = 256;               // one page, IQA.QS = 0
+    public const ulong WideDescriptors = 1 << 11;      // IQA.DW, 11.4.10.3
+    public const ulong ScalableTables = 1 << 10;       // RTADDR.TTM = 01b, 11.4.6
 
     // Capability bits, 11.4.2 and 11.4.3.
     public const int MgawShift = 16;
@@ -51,14 +51,25 @@ internal static class VtdRegisters
     public const ulong ExtendedInterrupts = 1 << 4;    // ECAP.EIM
     public const ulong PassThrough = 1 << 6;           // ECAP.PT
 
+    public const ulong ScalableMode = 1UL << 43;       // ECAP.SMTS
+    public const ulong FirstStage = 1UL << 47;         // ECAP.FSTS
+
     // Root and context entries, 9.1 and 9.3.
     public const ulong Present = 1;
     public const ulong ContextPassThrough = 2 << 2;    // TT = 10b
     public const int ContextDomainShift = 8;           // DID, high half
 
-    // Second-stage entries, 9.8.
+    // PASID entries, 9.6.
+    public const int PasidWidthShift = 2;              // AW
+    public const ulong PasidFirstStage = 1 << 6;       // PGTT
+    public const ulong PasidSecondStage = 2 << 6;
+    public const ulong PasidPassThrough = 4 << 6;
+    public const ulong PasidFiveLevels = 1 << 2;       // FSPM = 01b, third word
+
+    // Second-stage entries, 9.8; bits 0 and 1 of first-stage entries are P and RW, 9.7.
     public const ulong EntryRead = 1;
     public const ulong EntryWrite = 2;
+    public const ulong EntryUser = 4;                  // U/S, first stage
     public const ulong EntryAddress = 0x000F_FFFF_FFFF_F000;
 
     // Interrupt remapping: IRTA (11.4.17), entries (9.10), messages (5.1.2.2).
@@ -85,6 +96,12 @@ internal static class VtdRegisters
     public const ulong IotlbDrainWrites = 1 << 6;
     public const ulong IotlbDrainReads = 1 << 7;
     public const int IotlbDomainShift = 16;
+    public const ulong PasidInvalidate = 0x7;          // 6.5.2.2
+    public const ulong PasidSelective = 1 << 4;
+    public const ulong PasidGlobal = 3 << 4;
+    public const ulong PasidIotlbInvalidate = 0x6;     // 6.5.2.4
+    public const ulong PasidIotlbAll = 2 << 4;
+    public const ulong PasidIotlbPages = 3 << 4;
     public const ulong InterruptInvalidate = 0x4;      // 6.5.2.7
     public const ulong InterruptSelective = 1 << 4;
     public const int InterruptMaskShift = 27;
