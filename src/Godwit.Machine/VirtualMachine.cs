@@ -41,7 +41,7 @@ public sealed class VirtualMachine : IDisposable
         }
 
         _vcpus = new VcpuSet(vcpus, clock);
-        board.ConnectInterrupts(apics);
+        board.ConnectInterrupts(apics, OnSwitchedOff);
         board.WriteFirmware();
         _host = new MachineMigrationHost(this);
         Migration = new MigrationController(_host, clock);
@@ -55,6 +55,9 @@ public sealed class VirtualMachine : IDisposable
 
     /// <summary>Something went wrong that an operator must know: a device was lost, the guest panicked. One line.</summary>
     public event Action<string>? Notice;
+
+    /// <summary>The guest has switched the machine off. On a pool thread.</summary>
+    public event Action? SwitchedOff;
 
     /// <summary>What it was built from.</summary>
     public MachineConfig Config { get; }
@@ -175,6 +178,14 @@ public sealed class VirtualMachine : IDisposable
         _vcpus.Run();
     });
 
+    /// <summary>Presses the power button: asks the guest to end what it does and to switch the machine off. It may never do so.</summary>
+    /// <exception cref="InvalidOperationException">The machine does not run.</exception>
+    public void PressPowerButton() => Change(() =>
+    {
+        Require(RunState.Running, "asked to power down");
+        _board.Power.PressButton();
+    });
+
     /// <summary>Every reason against migrating now.</summary>
     public IReadOnlyList<MigrationBlocker> QueryBlockers()
     {
@@ -256,6 +267,9 @@ public sealed class VirtualMachine : IDisposable
     }
 
     private void PostNotice(string text) => _events.Post(() => Notice?.Invoke(text));
+
+    /// <summary>On the vCPU's thread, which whoever is told may want to stop.</summary>
+    private void OnSwitchedOff() => ThreadPool.UnsafeQueueUserWorkItem(static machine => machine.SwitchedOff?.Invoke(), this, preferLocal: false);
 
     /// <summary>On a pool thread, after the vCPU has stopped for good.</summary>
     private void OnPanicked(ManagedVcpu vcpu) => Change(state =>

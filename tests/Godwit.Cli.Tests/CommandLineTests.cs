@@ -21,6 +21,7 @@ public sealed class CommandLineTests
     [InlineData("stop --monitor m")]
     [InlineData("cont --monitor m")]
     [InlineData("quit --monitor m")]
+    [InlineData("powerdown --monitor m")]
     [InlineData("run --monitor m --iommu intel,aw-bits=57,caching-mode=on,intremap=on,eim=on,pt=off,device-iotlb=on,scalable-mode=on,snoop-control=on")]
     [InlineData("run --monitor m --iommu intel,dma-translation=off,intremap=on --vcpus 255")]
     [InlineData("run --monitor m --iommu intel,intremap=on,eim=on --aw-bits 48 --caching-mode on --pass-through off --vcpus 1024")]

@@ -57,12 +57,25 @@ internal sealed class Board : IDisposable
         }
     }
 
-    /// <summary>Places the interrupt window in front of the vCPUs' local APICs.</summary>
-    public void ConnectInterrupts(LocalApics apics)
+    public IoApic IoApic { get; private set; } = null!;
+
+    public PowerManagement Power { get; private set; } = null!;
+
+    /// <summary>Places the interrupt window in front of the vCPUs' local APICs, and what interrupts without being a PCI function.</summary>
+    /// <param name="apics">The local APICs.</param>
+    /// <param name="off">Told, on its vCPU, that the guest has switched the machine off.</param>
+    public void ConnectInterrupts(LocalApics apics, Action off)
     {
         var handler = new InterruptWindow(apics, Iommu?.Interrupts, requester => Pci.BypassesIommu(new RequesterId(requester)));
         var window = new MmioRegion("interrupt-messages", BoardLayout.InterruptSize, handler, InterruptWindow.Rules);
         Topology.Add(Topology.SystemRoot, BusAddress.FromGpa(BoardLayout.InterruptBase), window);
+        IoApic = new IoApic((address, data) => handler.Send(IoApic.RequesterId, address, data));
+        Topology.Add(
+            Topology.SystemRoot, BusAddress.FromGpa(BoardLayout.IoApicBase),
+            new MmioRegion("io-apic", BoardLayout.IoApicSize, IoApic, new MmioAccessRules(4, 4, AllowUnaligned: false)));
+        Power = new PowerManagement(high => IoApic.Set(PowerManagement.SciPin, high), off);
+        Topology.Add(
+            Topology.SystemRoot, BusAddress.FromGpa(BoardLayout.PowerBase), new MmioRegion("power", PowerManagement.Size, Power, PowerManagement.Rules));
     }
 
     /// <summary>Writes what a firmware and a boot loader would leave for the guest.</summary>

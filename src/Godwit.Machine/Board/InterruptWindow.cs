@@ -28,9 +28,18 @@ internal sealed class InterruptWindow(IInterruptSink apics, InterruptRemapper? r
         if (attributes.Source == DirtySource.Vcpu)
             return;
         ulong address = BoardLayout.InterruptBase.Value + offset;
-        if (remapper is not null && attributes.RequesterId is { } requester && !bypasses(requester))
-            remapper.Deliver(requester, address, (uint)value, apics);
+        if (attributes.RequesterId is { } requester && !bypasses(requester))
+            Send(requester, address, (uint)value);
         else
             apics.Deliver(InterruptMessage.FromCompatibility(address, (uint)value));
+    }
+
+    /// <summary>A message of <paramref name="requester"/>, which is under the unit, if there is one.</summary>
+    public void Send(ushort requester, ulong address, uint data)
+    {
+        if (remapper is not null)
+            remapper.Deliver(requester, address, data, apics);
+        else
+            apics.Deliver(InterruptMessage.FromCompatibility(address, data));
     }
 }

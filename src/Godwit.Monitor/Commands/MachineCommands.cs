@@ -13,6 +13,7 @@ internal sealed class MachineCommands(VirtualMachine machine, TaskCompletionSour
         commands.Add("x-query-guest", QueryGuest);
         commands.AddBlocking("stop", (_, _) => machine.Stop());
         commands.AddBlocking("cont", (_, _) => machine.Continue());
+        commands.AddBlocking("system_powerdown", (_, _) => machine.PressPowerButton());
         commands.Add("quit", (_, _) => quit.TrySetResult());
     }
 

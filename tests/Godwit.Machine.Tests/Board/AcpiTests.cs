@@ -28,11 +28,14 @@ public sealed class AcpiTests : IDisposable
     [InlineData(300, true)]
     [InlineData(1024, true)]
     [InlineData(2, false)]
-    public void A_guest_finds_CPUs_ECAM_and_the_unit(int cpus, bool iommu)
+    public void A_guest_finds_all_that_is_there(int cpus, bool iommu)
     {
         Place(Shape(cpus, new() { InterruptRemapping = true, ExtendedInterruptMode = true }) with { Iommu = iommu ? IommuKind.Intel : IommuKind.None });
         AcpiTables found = AcpiTables.Read(_ram.Bus);
-        Assert.Equal(new AcpiTables(BoardLayout.EcamBase, cpus, iommu ? IntelIommu.RegisterBase : null), found);
+        var expected = new AcpiTables(
+            BoardLayout.EcamBase, cpus, iommu ? IntelIommu.RegisterBase : null, BoardLayout.IoApicBase, (ushort)(iommu ? 0xFF00 : 0),
+            PowerInterrupt: 9, BoardLayout.PowerBase, BoardLayout.PowerBase + 4);
+        Assert.Equal(expected, found);
     }
 
     [Fact]

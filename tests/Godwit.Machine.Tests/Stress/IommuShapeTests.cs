@@ -67,6 +67,39 @@ public sealed class IommuShapeTests : IDisposable
         Assert.Equal(switching, after.DomainSwitches > before.DomainSwitches);
     }
 
+    /// <summary>Button, I/O APIC pin, remapping table, vCPU; then the guest ends its I/O and switches off. On the machine that it migrated to.</summary>
+    [Theory]
+    [InlineData(false, false)]
+    [InlineData(true, false)]
+    [InlineData(true, true)]
+    public void The_power_button_reaches_the_guest_through_the_remapper_and_it_switches_off(bool remapping, bool extended)
+    {
+        MachineConfig shape = Machine(2, new() { InterruptRemapping = remapping, ExtendedInterruptMode = extended });
+        using var source = new StressRig(_image.FilePath, shape, options: "region=8M");
+        using var destination = new StressRig(_image.FilePath, shape, options: "region=8M");
+        destination.Machine.StartIncoming(_uri);
+        Assert.Throws<InvalidOperationException>(destination.Machine.PressPowerButton);
+        source.Machine.Start();
+        source.WaitFor(r => StressRig.Commands(r) > 300, "commands before");
+        source.Machine.Migration.Start(_uri);
+        source.WaitFor(_ => destination.Machine.RunState == RunState.Running || source.Machine.Migration.Status.State == MigrationState.Failed, "arrival");
+        Assert.Equal((null, RunState.Running), (source.Machine.Migration.Status.Error, destination.Machine.RunState));
+        using var off = new SemaphoreSlim(0);
+        destination.Machine.SwitchedOff += () => off.Release();
+        long before = StressRig.Commands(source.Machine.QueryGuest());
+        destination.WaitFor(r => StressRig.Commands(r) > before + 100, "commands after");
+
+        long faults = destination.Machine.QueryGuest().IommuFaults;
+        destination.Machine.PressPowerButton();
+        Assert.True(off.Wait(Deadline.Generous), $"the guest did not switch off: {destination.Machine.QueryGuest()}");
+        GuestReport report = destination.Machine.QueryGuest();
+        StressRig.AssertClean(report);
+        Assert.Equal(("off", faults), (report.Phase, report.IommuFaults));
+        var control = Guests.Stress.StressState.LoadControl(destination.Machine.Board.Bus);
+        var device = Guests.Stress.StressState.LoadController(destination.Machine.Board.Bus, control, 0);
+        Assert.Equal(device.SlotCount, device.FreeCount);
+    }
+
     [Fact]
     public void A_vCPU_beyond_254_cannot_be_named_by_a_message_that_is_not_remapped()
     {

@@ -8,8 +8,8 @@ namespace Godwit.Machine.Acpi;
 
 /// <summary>
 /// All tables as they lie in guest memory: the root pointer at the beginning of the area in which a guest looks for it, then the tables,
-/// then the list of them (ACPI 6.5, 5.2.5 and 5.2.8). What the firmware of a PC would leave about CPUs, PCI and the vIOMMU; there is no
-/// FADT and no AML, because no guest here needs them.
+/// then the list of them (ACPI 6.5, 5.2.5 and 5.2.8). What the firmware of a PC would leave about CPUs, PCI, power and the vIOMMU;
+/// there is no AML, because no guest here needs it.
 /// </summary>
 internal static class AcpiImage
 {
@@ -27,11 +27,12 @@ internal static class AcpiImage
     /// <exception cref="ArgumentException">It would take more than <paramref name="limit"/>.</exception>
     public static byte[] Build(Gpa at, ulong limit, MachineConfig config, PciHostBridge host)
     {
-        var tables = new List<byte[]> { MadtTable.Build(config.Vcpus), Mcfg(host) };
+        var tables = new List<byte[]> { MadtTable.Build(config.Vcpus), Mcfg(host), FadtTable.Build(BoardLayout.PowerBase) };
         if (config.Iommu == IommuKind.Intel)
         {
             bool all = host.RootBuses.All(bus => !bus.BypassIommu);
-            tables.Add(DmarTable.Build(config.Intel, IntelIommu.RegisterBase, all ? [] : DeviceScope.Under(host), all));
+            DeviceScope[] scopes = [DeviceScope.OfIoApic, .. all ? [] : DeviceScope.Under(host)];
+            tables.Add(DmarTable.Build(config.Intel, IntelIommu.RegisterBase, scopes, all));
         }
 
         var image = new MemoryStream();

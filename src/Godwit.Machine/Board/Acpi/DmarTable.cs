@@ -39,6 +39,10 @@ internal sealed record DeviceScope(ScopeType Type, byte EnumerationId, byte Star
 {
     private const int HeaderSize = 6;
 
+    /// <summary>The I/O APIC, by the id that its messages bear.</summary>
+    public static DeviceScope OfIoApic { get; } = new(
+        ScopeType.IoApic, IoApic.Id, new RequesterId(IoApic.RequesterId).Bus, [new RequesterId(IoApic.RequesterId).DevFn]);
+
     public int Size => HeaderSize + (2 * Path.Count);
 
     /// <summary>

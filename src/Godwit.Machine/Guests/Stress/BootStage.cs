@@ -29,6 +29,8 @@ internal static class BootStage
         control.MmioBase = control.MmioNext = info.MmioBase;
         control.MmioEnd = info.MmioBase + info.MmioSize;
         control.Unit.Registers = acpi.RemappingUnit ?? default;
+        control.Power = new PowerButton { IoApic = acpi.IoApic, Pin = acpi.PowerInterrupt, Events = acpi.PowerEvents, Control = acpi.PowerControl };
+        control.PowerSource = acpi.IoApicSource;
         control.Heap = new BumpAllocator { Next = StressLayout.Heap, End = info.LowRamBase + info.LowRamSize };
         control.Frames = new FramePermutation { HighBase = info.HighRamBase, Frames = info.HighRamSize >> RamPage.Shift };
         control.Random = Patterns.SectorPattern.Mix(control.Options.Seed + 1);

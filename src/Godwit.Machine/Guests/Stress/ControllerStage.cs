@@ -43,6 +43,7 @@ internal static class ControllerStage
             StressState.StoreController(cpu.Bus, i, device);
         }
 
+        PowerStage.Start(cpu, ref control);
         BootStage.LayOutFrames(ref control);
         control.Phase = StressPhase.StartControllers;
     }

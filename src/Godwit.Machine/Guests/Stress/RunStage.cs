@@ -25,7 +25,7 @@ internal static class RunStage
                 DmaMapping.FlushLazy(cpu, ref control, ref device);
 
             // Without a rate the next command is started by a completion, which is an interrupt.
-            if (device.FreeCount > 0 && !device.SwitchPending)
+            if (device.FreeCount > 0 && !device.SwitchPending && !control.PoweringDown)
                 wake = Math.Min(wake, device.IoPacing.Due(control.Options.IoRate));
             if (!device.SwitchPending)
                 wake = Math.Min(wake, device.Switching.Due(control.Options.DomainSwitches));

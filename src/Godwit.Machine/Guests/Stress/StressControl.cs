@@ -13,6 +13,9 @@ internal enum StressPhase : uint
     StartControllers,
     Populate,
     Running,
+
+    /// <summary>All I/O has ended and the machine was switched off.</summary>
+    Off,
 }
 
 /// <summary>
@@ -45,6 +48,11 @@ internal struct StressControl
     // Remapping unit; Registers is 0 without one.
     public VtdUnit Unit;
     public bool Translating;
+
+    // The power button; once it was pressed no I/O is started any more.
+    public PowerButton Power;
+    public ushort PowerSource;
+    public bool PoweringDown;
 
     // The CPU's working set: frames from WorkingSetFirst on.
     public ulong WorkingSetFirst;

@@ -1,5 +1,6 @@
 using System.Runtime.InteropServices;
 using System.Text;
+using Godwit.Machine.Guests.Drivers;
 using Godwit.Machine.Managed;
 
 namespace Godwit.Machine.Guests.Stress;
@@ -47,6 +48,11 @@ internal sealed class StressProgram : GuestProgram
                 break;
             case StressPhase.Running:
                 RunStage.Run(cpu, ref control);
+                if (control.PoweringDown)
+                    PowerStage.SwitchOffWhenIdle(cpu, ref control);
+                break;
+            case StressPhase.Off:
+                cpu.Halt();
                 break;
             default:
                 throw new GuestPanicException($"control block damaged: phase {(uint)control.Phase}");
@@ -65,6 +71,8 @@ internal sealed class StressProgram : GuestProgram
 
         StressControl control = StressState.LoadControl(cpu.Bus);
         control.Interrupts++;
+        if (vector == PowerButton.Vector)
+            PowerStage.Interrupt(cpu, ref control);
         int index = PciStage.ControllerOf(vector, control.ControllerCount);
         if (index >= 0)
         {
@@ -133,6 +141,7 @@ internal sealed class StressProgram : GuestProgram
         StressPhase.StartControllers => "starting controllers",
         StressPhase.Populate => "filling memory",
         StressPhase.Running => "running",
+        StressPhase.Off => "off",
         _ => "damaged",
     };
 }

@@ -19,7 +19,7 @@ internal static class SubmitStage
     /// <summary>Starts as many commands as a step may. False: nothing could be started.</summary>
     public static bool Run(GuestCpu cpu, ref StressControl control, ref ControllerState device, ulong now)
     {
-        if (device.SwitchPending)
+        if (device.SwitchPending || control.PoweringDown)
             return false; // what is in flight ends first
         uint allowed = Math.Min(device.FreeCount, CommandsPerStep);
         if (control.Options.IoRate > 0)

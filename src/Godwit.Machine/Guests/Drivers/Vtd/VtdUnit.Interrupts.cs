@@ -26,9 +26,9 @@ internal partial struct VtdUnit
 
     /// <summary>
     /// An entry of the table for an interrupt of the device <paramref name="source"/>, and the message that the device must send for it
-    /// (VT-d 5.1.2.2, 9.10). Edge, fixed, physical destination.
+    /// (VT-d 5.1.2.2, 9.10). Fixed delivery, physical destination.
     /// </summary>
-    public MsiMessage AddInterrupt(GuestCpu cpu, ushort source, uint destination, byte vector)
+    public MsiMessage AddInterrupt(GuestCpu cpu, ushort source, uint destination, byte vector, bool level = false)
     {
         uint index = InterruptsUsed;
         if (index >= VtdRegisters.InterruptEntries)
@@ -36,7 +36,7 @@ internal partial struct VtdUnit
         InterruptsUsed++;
         Gpa entry = InterruptTable + (index * 16UL);
         cpu.Bus.StoreRelease64(entry + 8, VtdRegisters.VerifySource | source);
-        cpu.Bus.StoreRelease64(entry, EntryFor(destination, vector));
+        cpu.Bus.StoreRelease64(entry, EntryFor(destination, vector) | (level ? VtdRegisters.EntryLevel : 0));
         InvalidateInterrupts(cpu, index, order: 0);
         return new MsiMessage(VtdRegisters.RemappableFormat | (index << VtdRegisters.HandleShift), 0);
     }

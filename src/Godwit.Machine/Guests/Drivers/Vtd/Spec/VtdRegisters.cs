@@ -76,6 +76,7 @@ internal static class VtdRegisters
     public const uint InterruptEntries = 256;          // one page
     public const ulong InterruptTableSize = 7;         // S: 2^(S + 1) entries
     public const ulong ExtendedMode = 1 << 11;         // EIME
+    public const ulong EntryLevel = 1 << 4;            // TM
     public const int EntryVectorShift = 16;
     public const int EntryDestinationShift = 32;
     public const int EntryShortDestinationShift = 40;  // an xAPIC id stands in 47:40
