@@ -35,7 +35,7 @@ internal static class AcpiImage
             tables.Add(DmarTable.Build(config.Intel, IntelIommu.RegisterBase, scopes, all));
         }
 
-        var image = new MemoryStream();
+        using var image = new MemoryStream();
         image.SetLength(Align(RootPointerSize));
         image.Position = image.Length;
         var list = new AcpiTable("XSDT", 1);

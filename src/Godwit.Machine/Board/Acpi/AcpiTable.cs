@@ -21,7 +21,7 @@ internal sealed class AcpiTable
     private const string OemTable = "GODWIT-1";
     private const string Creator = "GDWT";
 
-    private readonly MemoryStream _bytes = new();
+    private readonly List<byte> _bytes = [];
 
     /// <summary>Begins a table.</summary>
     /// <param name="signature">Four characters.</param>
@@ -37,7 +37,7 @@ internal sealed class AcpiTable
     /// <summary>Appends ASCII characters as they are.</summary>
     public AcpiTable Text(string text)
     {
-        _bytes.Write(Encoding.ASCII.GetBytes(text));
+        _bytes.AddRange(Encoding.ASCII.GetBytes(text));
         return this;
     }
 
@@ -46,32 +46,24 @@ internal sealed class AcpiTable
     {
         Span<byte> word = stackalloc byte[sizeof(ulong)];
         BinaryPrimitives.WriteUInt64LittleEndian(word, value);
-        _bytes.Write(word[..size]);
+        _bytes.AddRange(word[..size]);
         return this;
     }
 
     /// <summary>Appends bytes that are reserved.</summary>
     public AcpiTable Reserved(int size)
     {
-        for (int i = 0; i < size; i++)
-            _bytes.WriteByte(0);
+        _bytes.AddRange(new byte[size]);
         return this;
     }
 
     /// <summary>Appends an address.</summary>
     public AcpiTable Address(Gpa address) => Number(address.Value, sizeof(ulong));
 
-    /// <summary>Appends what is ready.</summary>
-    public AcpiTable Bytes(ReadOnlySpan<byte> bytes)
-    {
-        _bytes.Write(bytes);
-        return this;
-    }
-
     /// <summary>The table, whole: its bytes sum up to 0.</summary>
     public byte[] ToBytes()
     {
-        byte[] table = _bytes.ToArray();
+        byte[] table = [.. _bytes];
         BinaryPrimitives.WriteInt32LittleEndian(table.AsSpan(LengthOffset), table.Length);
         table[ChecksumOffset] = Checksum(table);
         return table;
