@@ -1,5 +1,3 @@
-using Godwit.Memory;
-
 namespace Godwit.Machine;
 
 /// <summary>
