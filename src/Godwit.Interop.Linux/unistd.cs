@@ -7,6 +7,7 @@ public static unsafe partial class unistd
 {
 #pragma warning disable CS1591 // C names; see the man page of each call
     public const int F_GETFD = 1;
+    public const int FD_CLOEXEC = 1;
     public const int F_SETFL = 4;
     public const int F_GETFL = 3;
     public const int F_ADD_SEALS = 1033;
@@ -43,5 +44,9 @@ public static unsafe partial class unistd
 
     [LibraryImport("libc", SetLastError = true)]
     public static partial int fcntl(FileDescriptor fd, int command, nint argument);
+
+    /// <summary>fcntl(2) on a number that nobody here owns yet.</summary>
+    [LibraryImport("libc", EntryPoint = "fcntl", SetLastError = true)]
+    public static partial int fcntl_number(int fd, int command, nint argument);
 #pragma warning restore CS1591
 }

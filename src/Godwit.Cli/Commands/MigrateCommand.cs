@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.Text;
 using System.Text.Json;
+using Godwit.Migration;
 using Godwit.Monitor;
 using Spectre.Console;
 
@@ -17,7 +18,7 @@ internal static class MigrateCommand
         Option<string> monitor = CommonOptions.Monitor();
         var uri = new Argument<string>("URI")
         {
-            Description = "Where the destination waits: unix:PATH or tcp:HOST:PORT.",
+            Description = $"Where the destination waits: {MigrationUri.Forms}. Numbers and commands are the machine's process's.",
             Arity = ArgumentArity.ZeroOrOne, // the library's own error does not say what is missing
         };
         DefaultedOption<TimeSpan?> downtime = DowntimeLimitOption(null);
@@ -46,6 +47,7 @@ internal static class MigrateCommand
               godwit migrate --monitor /tmp/src.qmp unix:/tmp/mig.sock
               godwit migrate --monitor /tmp/src.qmp tcp:192.0.2.7:4444 --downtime-limit 50ms --bandwidth 1G
               godwit migrate --monitor /tmp/src.qmp --report migration.html unix:/tmp/mig.sock
+              godwit migrate --monitor /tmp/src.qmp "exec:ssh host socat - UNIX-CONNECT:/tmp/mig.sock"
             """)
         {
             monitor, uri, downtime, bandwidth, verify, precopy, json, report,
@@ -54,7 +56,7 @@ internal static class MigrateCommand
         {
             if (result.GetResult(uri) is not { Tokens.Count: > 0 })
             {
-                result.AddError("the URI of the destination is missing: unix:PATH or tcp:HOST:PORT");
+                result.AddError($"the URI of the destination is missing: {MigrationUri.Forms}");
             }
         });
         command.SetAction(async parsed =>

@@ -3,6 +3,7 @@ using System.CommandLine.Parsing;
 using System.Text;
 using Godwit.Iommu.Intel;
 using Godwit.Machine;
+using Godwit.Migration;
 using Godwit.Vfio;
 
 namespace Godwit.Cli;
@@ -55,7 +56,7 @@ internal static class RunCommand
         };
         var incoming = new Option<string?>("--incoming")
         {
-            Description = "Wait for a migration at unix:PATH or tcp:HOST:PORT instead of booting; 'defer' waits for the command migrate-incoming.",
+            Description = $"Wait for a migration at URI instead of booting: {MigrationUri.Forms}; 'defer' waits for the command migrate-incoming.",
             HelpName = "URI",
         };
         Option<bool> parent = CommonOptions.ExitWithParent();

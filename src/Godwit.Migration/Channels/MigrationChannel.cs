@@ -15,16 +15,18 @@ internal sealed class MigrationChannel : Stream
     private const int WritePiece = 256 << 10;
 
     private readonly Socket _socket;
+    private readonly RelayCommand? _relay;
     private readonly TimeProvider _clock;
     private long _lastRead;
     private long _lastWrite;
     private long _writing; // when the write under way began, or 0
     private string? _abortReason;
 
-    /// <summary>Takes over a connected socket.</summary>
-    internal MigrationChannel(Socket socket, TimeProvider clock)
+    /// <summary>Takes over a connected socket, and the command at its other end if there is one.</summary>
+    internal MigrationChannel(Socket socket, TimeProvider clock, RelayCommand? relay = null)
     {
         _socket = socket;
+        _relay = relay;
         _clock = clock;
         _lastRead = _lastWrite = clock.GetTimestamp();
         socket.SendBufferSize = SocketBuffer;
@@ -35,6 +37,9 @@ internal sealed class MigrationChannel : Stream
 
     /// <summary>Why it was aborted, or null.</summary>
     internal string? AbortReason => Volatile.Read(ref _abortReason);
+
+    /// <summary>What is known of how the other end went away, as the end of a sentence, or nothing.</summary>
+    internal string EndNote => _relay?.EndNote ?? "";
 
     /// <summary>How long nothing has arrived.</summary>
     internal TimeSpan QuietFor => _clock.GetElapsedTime(Volatile.Read(ref _lastRead));
@@ -181,7 +186,11 @@ internal sealed class MigrationChannel : Stream
     protected override void Dispose(bool disposing)
     {
         if (disposing)
+        {
             Close(_socket);
+            _relay?.Dispose();
+        }
+
         base.Dispose(disposing);
     }
 

@@ -126,6 +126,8 @@ internal sealed class IncomingEndpoint : IDisposable
     {
         migration.StateChanged += state => StateChanged?.Invoke(state);
         IncomingOutcome outcome = migration.Run();
+        if (outcome == IncomingOutcome.MayRetry && _listener.Once)
+            outcome = IncomingOutcome.Lost; // the only connection there will be
         MigrationStatus status = migration.Status;
         if (outcome == IncomingOutcome.MayRetry)
             status = status with { State = MigrationState.Setup };
@@ -134,11 +136,16 @@ internal sealed class IncomingEndpoint : IDisposable
         _last = status;
         _completed = outcome == IncomingOutcome.Completed;
         lock (_gate)
-        {
             _current = null;
+        if (outcome == IncomingOutcome.Completed)
+        {
+            StateChanged?.Invoke(status.State);
+            migration.SayGoodbye();
             migration.Dispose();
+            return;
         }
 
+        migration.Dispose();
         StateChanged?.Invoke(status.State);
         if (outcome == IncomingOutcome.Lost)
             Failed?.Invoke(migration.Error!);

@@ -80,6 +80,12 @@ internal sealed class IncomingMigration : IDisposable
     /// <summary>Ends it from another thread.</summary>
     internal void Abort(string reason) => _channel.Abort(reason);
 
+    /// <summary>
+    /// After a migration that completed: leaves the connection open until the source closes it. A relay between the two that finds one of its
+    /// ends closed ends at once, and with it goes what it has not passed on yet: the answer that the machine runs here.
+    /// </summary>
+    internal void SayGoodbye() => _channel.FinishAndDrain(Goodbye);
+
     /// <inheritdoc/>
     public void Dispose()
     {
@@ -329,6 +335,6 @@ internal sealed class IncomingMigration : IDisposable
         _progress.Publish();
     }
 
-    private static string Explain(Exception e) =>
-        e is MigrationStreamException { Ended: true } ? $"the source closed the connection ({e.Message})" : e.Message;
+    private string Explain(Exception e) =>
+        e is MigrationStreamException { Ended: true } ? $"the source closed the connection{_channel.EndNote} ({e.Message})" : e.Message;
 }

@@ -198,7 +198,7 @@ internal sealed class DestinationLink : IDisposable
         }
         catch (MigrationStreamException e) when (e.Ended)
         {
-            _down = "The destination closed the connection";
+            _down = $"The destination closed the connection{_channel.EndNote}";
         }
         catch (IOException e)
         {

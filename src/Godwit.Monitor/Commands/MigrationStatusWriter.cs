@@ -91,14 +91,16 @@ internal static class MigrationStatusWriter
     /// <summary>Where a destination listens, in the shape of qapi SocketAddress.</summary>
     private static void WriteListening(Utf8JsonWriter writer, string? listeningAt)
     {
-        if (listeningAt is null)
+        // Only sockets have an address there; exec: and fd: are connections that exist already.
+        bool unix = listeningAt?.StartsWith("unix:", StringComparison.Ordinal) == true;
+        if (listeningAt is null || (!unix && !listeningAt.StartsWith("tcp:", StringComparison.Ordinal)))
         {
             return;
         }
 
         writer.WriteStartArray("socket-address");
         writer.WriteStartObject();
-        if (listeningAt.StartsWith("unix:", StringComparison.Ordinal))
+        if (unix)
         {
             writer.WriteString("type", "unix");
             writer.WriteString("path", listeningAt["unix:".Length..]);
