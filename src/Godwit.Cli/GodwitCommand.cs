@@ -28,6 +28,10 @@ internal static class GodwitCommand
         BlockersCommand.Create(),
         ControlCommands.Create("stop", "Pause the machine: vCPUs and devices stop."),
         ControlCommands.Create("cont", "Let a paused machine go on."),
+        ControlCommands.Create(
+            "migrate-continue",
+            "Let a migration go on that waits before its switchover (migrate --pause-before-switchover).",
+            static writer => writer.WriteString("state", "pre-switchover")),
         ControlCommands.Create("quit", "End the machine's process."),
         DeviceCommand.Create(),
     };

@@ -29,6 +29,10 @@ internal static class MigrateCommand
         };
         DefaultedOption<TimeSpan?> precopy = CommonOptions.Time(
             "--min-precopy", "Shortest time of pre-copy.", null, TimeSpan.FromSeconds(1), TimeSpan.Zero, TimeSpan.FromDays(1));
+        var pause = new Option<bool>("--pause-before-switchover")
+        {
+            Description = "Stop the guest and then wait for 'godwit migrate-continue'.",
+        };
         Option<bool> json = CommonOptions.Json();
         var report = new Option<string?>("--report")
         {
@@ -50,7 +54,7 @@ internal static class MigrateCommand
               godwit migrate --monitor /tmp/src.qmp "exec:ssh host socat - UNIX-CONNECT:/tmp/mig.sock"
             """)
         {
-            monitor, uri, downtime, bandwidth, verify, precopy, json, report,
+            monitor, uri, downtime, bandwidth, verify, precopy, pause, json, report,
         };
         command.Validators.Add(result =>
         {
@@ -67,6 +71,7 @@ internal static class MigrateCommand
             await using QmpClient client = await QmpClient.ConnectAsync(parsed.GetRequiredValue(monitor), signals.Requested);
             await SetParametersAsync(
                 client, parsed.Value(downtime), parsed.Value(bandwidth), parsed.GetValue(verify), parsed.Value(precopy));
+            await SetPauseAsync(client, parsed.GetValue(pause));
             string target = parsed.GetRequiredValue(uri);
             await client.ExecuteAsync("migrate", writer => writer.WriteString("uri", target));
             bool quiet = parsed.GetValue(json);
@@ -107,6 +112,17 @@ internal static class MigrateCommand
             writer.WriteNumber("max-bandwidth", bandwidth);
             writer.WriteBoolean("x-verify-pages", verify);
             writer.WriteNumber("x-min-precopy", (long)(precopy ?? TimeSpan.Zero).TotalMilliseconds);
+        });
+
+    private static Task<JsonElement> SetPauseAsync(QmpClient client, bool pause) =>
+        client.ExecuteAsync("migrate-set-capabilities", writer =>
+        {
+            writer.WriteStartArray("capabilities");
+            writer.WriteStartObject();
+            writer.WriteString("capability", "pause-before-switchover");
+            writer.WriteBoolean("state", pause);
+            writer.WriteEndObject();
+            writer.WriteEndArray();
         });
 
     private static async Task<JsonElement> FollowAsync(QmpClient client, MigrationTrace trace, bool quiet, CancellationToken stop)

@@ -81,7 +81,7 @@ internal sealed record MigrationView
     /// <summary>Whether it will change no more.</summary>
     public bool Ended => Status is "completed" or "failed" or "cancelled";
 
-    public bool Running => Status is "setup" or "active" or "device" or "cancelling";
+    public bool Running => Status is "setup" or "active" or "pre-switchover" or "device" or "cancelling";
 
     public static MigrationView From(JsonElement reply)
     {

@@ -61,6 +61,8 @@ internal static class InheritedSocket
 
     private static void Check(FdMigrationUri uri, Socket socket)
     {
+        if (socket.SocketType == SocketType.Unknown)
+            throw new IOException($"Cannot use {uri}: it is no socket");
         if (socket.SocketType != SocketType.Stream)
             throw new IOException($"Cannot use {uri}: it is a {socket.SocketType} socket; a migration needs a stream");
         if (!socket.Connected)

@@ -195,5 +195,5 @@ internal sealed class MigrationChannel : Stream
     }
 
     private IOException Failure(string what, Exception e) =>
-        AbortReason is { } reason ? new IOException(reason, e) : new IOException($"The connection broke while {what}: {e.Message}", e);
+        AbortReason is { } reason ? new IOException(reason, e) : new IOException($"The connection broke while {what}: {e.Message}{EndNote}", e);
 }

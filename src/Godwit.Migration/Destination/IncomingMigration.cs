@@ -21,6 +21,8 @@ internal enum IncomingOutcome
 /// </summary>
 internal sealed class IncomingMigration : IDisposable
 {
+    private const string AwaitingCommit = "waiting for the commit";
+
     private static readonly TimeSpan Goodbye = TimeSpan.FromSeconds(2);
 
     private readonly IMigrationHost _host;
@@ -33,6 +35,7 @@ internal sealed class IncomingMigration : IDisposable
     private string _phase = "comparing the machines";
     private IncomingStates? _states;
     private bool _committed;
+    private string? _untold;
 
     internal IncomingMigration(IMigrationHost host, MigrationChannel channel, MigrationTimes times, TimeProvider clock)
     {
@@ -63,12 +66,12 @@ internal sealed class IncomingMigration : IDisposable
         try
         {
             Take();
-            End(MigrationState.Completed, null);
+            End(MigrationState.Completed, _untold);
             return IncomingOutcome.Completed;
         }
         catch (Exception e)
         {
-            string error = $"Destination, {_states?.Work ?? _phase}: {Explain(e)}";
+            string error = $"Destination, {_states?.Work ?? _phase}: {Explain(e)}{WhoRuns()}";
             Cause = e;
             bool lost = _committed || _states is { Touched: true };
             SayFailed(error);
@@ -103,14 +106,14 @@ internal sealed class IncomingMigration : IDisposable
         TakeRounds(receiver);
         _phase = "loading";
         _states.Load(phase => _phase = phase);
-        _phase = "waiting for the commit";
+        _phase = AwaitingCommit;
         Say(FrameType.Prepared);
         FrameHeader header = NextHeader();
         if (header.Type == FrameType.VerifyBegin)
         {
             _reader.ReadPayload(header);
             Verify(receiver);
-            _phase = "waiting for the commit";
+            _phase = AwaitingCommit;
             header = NextHeader();
         }
 
@@ -264,9 +267,10 @@ internal sealed class IncomingMigration : IDisposable
         {
             Say(FrameType.Running);
         }
-        catch (IOException)
+        catch (IOException e)
         {
-            // The machine runs here; that the source does not hear of it changes nothing. It stays stopped and says so.
+            // That the source does not hear of it changes nothing: it stays stopped and says so.
+            _untold = $"The machine runs here, but the source could not be told ({e.Message}): it stays stopped and must not be continued";
         }
     }
 
@@ -318,6 +322,14 @@ internal sealed class IncomingMigration : IDisposable
 
         _channel.FinishAndDrain(Goodbye);
     }
+
+    /// <summary>What this side knows of who runs, when the link is lost at the one moment at which it matters.</summary>
+    private string WhoRuns() => (_phase, _committed) switch
+    {
+        (AwaitingCommit, false) => ". Everything was loaded and no commit has arrived, so this side never runs; the source runs on unless it "
+            + "reports that it has sent a commit",
+        _ => "",
+    };
 
     private void SetState(MigrationState state)
     {

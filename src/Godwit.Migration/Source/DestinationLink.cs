@@ -127,10 +127,13 @@ internal sealed class DestinationLink : IDisposable
     /// <summary>Waits, at most <paramref name="time"/>, or until <paramref name="done"/>.</summary>
     internal void Pause(TimeSpan time, Func<bool> done) => _wakeup.Wait(() => CheckDown(done), time);
 
-    /// <summary>A write that makes no progress ends now; called some time after a cancel.</summary>
-    internal void AbortIfBlocked(string reason)
+    /// <summary>Waits for <paramref name="done"/> as long as it takes; the link is kept alive meanwhile.</summary>
+    internal void WaitForOperator(Func<bool> done) => WaitFor(done);
+
+    /// <summary>A write that has made no progress for <paramref name="time"/> ends now; called some time after a cancel.</summary>
+    internal void AbortIfBlocked(TimeSpan time, string reason)
     {
-        if (_channel.BlockedFor > TimeSpan.Zero)
+        if (_channel.BlockedFor >= time)
             _channel.Abort(reason);
     }
 

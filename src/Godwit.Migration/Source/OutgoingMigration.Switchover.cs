@@ -14,12 +14,19 @@ internal sealed partial class OutgoingMigration
 
     private void SwitchOver()
     {
-        SetState(MigrationState.Device);
+        if (!_settings.PauseBeforeSwitchover)
+            SetState(MigrationState.Device);
         _unlimited = true;
         var downtime = new DowntimeClock(_clock);
         _phase = "stopping the vCPUs";
         _undo.StopForSwitchover();
         downtime.Lap(static (parts, time) => parts with { StopVcpus = parts.StopVcpus + time });
+
+        if (_settings.PauseBeforeSwitchover)
+        {
+            Pause();
+            downtime.Lap(static (parts, time) => parts with { Pause = time });
+        }
 
         StopDevices();
         downtime.Lap(static (parts, time) => parts with { StopDevices = parts.StopDevices + time });
@@ -54,6 +61,14 @@ internal sealed partial class OutgoingMigration
         }
 
         Commit(downtime);
+    }
+
+    private void Pause()
+    {
+        _phase = "waiting for migrate-continue";
+        SetState(MigrationState.PreSwitchover);
+        Link.WaitForOperator(() => _continued);
+        SetState(MigrationState.Device);
     }
 
     private void StopDevices()

@@ -24,6 +24,7 @@ internal sealed partial class OutgoingMigration : IDisposable
     private readonly Lock _linkGate = new();
     private DestinationLink? _link;
     private ITimer? _cancelTimer;
+    private volatile bool _continued;
     private string _phase = "connecting";
     private bool _committed;
     private MigrationState _outcome;
@@ -50,6 +51,9 @@ internal sealed partial class OutgoingMigration : IDisposable
     /// <summary>A round began.</summary>
     internal event Action<int>? PassStarted;
 
+    /// <summary>Where it goes.</summary>
+    internal string Address => _uri.ToString();
+
     /// <summary>Snapshot now.</summary>
     internal MigrationStatus Status => _progress.Status;
 
@@ -69,6 +73,16 @@ internal sealed partial class OutgoingMigration : IDisposable
             _cancelTimer ??= _clock.CreateTimer(
                 static state => ((OutgoingMigration)state!).AbortIfBlocked(), this, _times.CancelGrace, _times.CancelGrace);
         }
+    }
+
+    /// <summary>Ends the pause before the switchover; false when it is not pausing.</summary>
+    internal bool Continue()
+    {
+        if (Status.State != MigrationState.PreSwitchover || _continued)
+            return false;
+        _continued = true;
+        _wakeup.Poke();
+        return true;
     }
 
     /// <summary>The bandwidth or the downtime limit may have changed.</summary>
@@ -195,6 +209,6 @@ internal sealed partial class OutgoingMigration : IDisposable
     private void AbortIfBlocked()
     {
         lock (_linkGate)
-            _link?.AbortIfBlocked("The migration was cancelled");
+            _link?.AbortIfBlocked(_times.CancelGrace, "The migration was cancelled");
     }
 }

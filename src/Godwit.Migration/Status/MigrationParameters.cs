@@ -21,6 +21,13 @@ public sealed record MigrationParameters
     /// <summary>Shortest time of pre-copy before the switchover, to watch a guest under migration (<c>x-min-precopy</c>, milliseconds; at most a day).</summary>
     public TimeSpan MinimumPrecopy { get; init; }
 
+    /// <summary>
+    /// Stop the guest and then wait in <see cref="MigrationState.PreSwitchover"/> for <see cref="MigrationController.Continue"/>
+    /// (<c>pause-before-switchover</c>), so that what is shared with the other side can be handed over by hand. A cancel, or a link that is
+    /// lost meanwhile, lets the guest run on.
+    /// </summary>
+    public bool PauseBeforeSwitchover { get; init; }
+
     /// <summary>Checks the ranges.</summary>
     /// <exception cref="ArgumentOutOfRangeException">A setting is outside its range; the text names both.</exception>
     internal void Check()

@@ -18,6 +18,11 @@ internal sealed class MigrationCommands(VirtualMachine machine)
         commands.AddBlocking("migrate", Migrate, "uri", "channels");
         commands.AddBlocking("query-migrate", QueryMigrate);
 
+        commands.AddBlocking("migrate-recover", Recover, "uri");
+        commands.Add("migrate-continue", Continue, "state");
+        commands.Add("migrate-start-postcopy", (_, _) => throw MigrationCapabilities.PostCopyRefused(machine));
+        new MigrationCapabilities(machine, _parameters).AddTo(commands);
+
         commands.Add("migrate_cancel", (_, _) => machine.Migration.Cancel());
         commands.Add("migrate-incoming", MigrateIncoming, "uri", "channels");
         commands.Add(
@@ -34,6 +39,19 @@ internal sealed class MigrationCommands(VirtualMachine machine)
     private void Migrate(QmpArguments arguments, Utf8JsonWriter result) => machine.Migration.Start(MigrationUri.From(arguments));
 
     private void MigrateIncoming(QmpArguments arguments, Utf8JsonWriter result) => machine.StartIncoming(MigrationUri.From(arguments));
+
+    private void Recover(QmpArguments arguments, Utf8JsonWriter result) => machine.Migration.Retry(arguments.FindString("uri"));
+
+    private void Continue(QmpArguments arguments, Utf8JsonWriter result)
+    {
+        string state = arguments.RequireString("state");
+        if (state != QmpNames.PreSwitchover)
+        {
+            throw new QmpException($"Argument 'state' is '{state}'; the only state that waits is '{QmpNames.PreSwitchover}'");
+        }
+
+        machine.Migration.Continue();
+    }
 
     private void QueryMigrate(QmpArguments arguments, Utf8JsonWriter result) =>
         MigrationStatusWriter.Write(

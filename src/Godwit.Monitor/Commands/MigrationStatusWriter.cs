@@ -193,6 +193,7 @@ internal static class MigrationStatusWriter
         writer.WriteNumber("total", Microseconds(parts.Total));
         writer.WriteEndObject();
         writer.WriteNumber("verification-microseconds", Microseconds(parts.Verification));
+        writer.WriteNumber("pause-microseconds", Microseconds(parts.Pause));
     }
 
     private static void WriteVerification(Utf8JsonWriter writer, PageVerification? verification)

@@ -6,6 +6,9 @@ namespace Godwit.Monitor;
 /// <summary>QEMU's names of states (qapi RunState, MigrationStatus).</summary>
 internal static class QmpNames
 {
+    /// <summary>The state that <c>migrate-continue</c> ends.</summary>
+    public const string PreSwitchover = "pre-switchover";
+
     /// <summary>Name of a run state.</summary>
     public static string Of(RunState state) => state switch
     {
@@ -24,6 +27,7 @@ internal static class QmpNames
     {
         MigrationState.Setup => "setup",
         MigrationState.Active => "active",
+        MigrationState.PreSwitchover => PreSwitchover,
         MigrationState.Device => "device",
         MigrationState.Completed => "completed",
         MigrationState.Failed => "failed",
