@@ -16,39 +16,39 @@ public static unsafe partial class spawn
     internal const int OpaqueBytes = 512;
     internal const int SignalSetBytes = 128;
 
-    [LibraryImport("libc", EntryPoint = "posix_spawn")]
+    [LibraryImport("libc", EntryPoint = "posix_spawn", SetLastError = true)]
     internal static partial int start(int* pid, byte* path, byte* actions, byte* attributes, byte** arguments, byte** environment);
 
-    [LibraryImport("libc")]
+    [LibraryImport("libc", SetLastError = true)]
     internal static partial int posix_spawn_file_actions_init(byte* actions);
 
-    [LibraryImport("libc")]
+    [LibraryImport("libc", SetLastError = true)]
     internal static partial int posix_spawn_file_actions_destroy(byte* actions);
 
-    [LibraryImport("libc")]
+    [LibraryImport("libc", SetLastError = true)]
     internal static partial int posix_spawn_file_actions_adddup2(byte* actions, int from, int to);
 
-    [LibraryImport("libc")]
+    [LibraryImport("libc", SetLastError = true)]
     internal static partial int posix_spawnattr_init(byte* attributes);
 
-    [LibraryImport("libc")]
+    [LibraryImport("libc", SetLastError = true)]
     internal static partial int posix_spawnattr_destroy(byte* attributes);
 
-    [LibraryImport("libc")]
+    [LibraryImport("libc", SetLastError = true)]
     internal static partial int posix_spawnattr_setflags(byte* attributes, short flags);
 
-    [LibraryImport("libc")]
+    [LibraryImport("libc", SetLastError = true)]
     internal static partial int posix_spawnattr_setpgroup(byte* attributes, int group);
 
-    [LibraryImport("libc")]
+    [LibraryImport("libc", SetLastError = true)]
     internal static partial int posix_spawnattr_setsigdefault(byte* attributes, byte* signals);
 
-    [LibraryImport("libc")]
+    [LibraryImport("libc", SetLastError = true)]
     internal static partial int posix_spawnattr_setsigmask(byte* attributes, byte* signals);
 
-    [LibraryImport("libc")]
+    [LibraryImport("libc", SetLastError = true)]
     internal static partial int sigemptyset(byte* signals);
 
-    [LibraryImport("libc")]
+    [LibraryImport("libc", SetLastError = true)]
     internal static partial int sigfillset(byte* signals);
 }

@@ -72,7 +72,7 @@ public sealed class PauseTests
         pair.WaitForSource(MigrationState.Failed);
         pair.WaitForDestination(MigrationState.Failed);
         Assert.Contains("no commit has arrived, so this side never runs", pair.Destination.Status.Error, StringComparison.Ordinal);
-        Assert.Contains("The destination may be running the guest", pair.Source.Status.Error, StringComparison.Ordinal);
+        Assert.Contains("the destination reports after the commit: Destination, waiting for the commit", pair.Source.Status.Error, StringComparison.Ordinal);
         Assert.False(pair.SourceMachine.Executing || pair.DestinationMachine.Executing);
     }
 
