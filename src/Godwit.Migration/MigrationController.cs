@@ -133,7 +133,7 @@ public sealed class MigrationController : IDisposable
     }
 
     /// <summary>
-    /// Destination: listens on <paramref name="uri"/> and takes one migration. The listener is open when this returns. A failed one listens
+    /// Destination: listens on <paramref name="uri"/> and takes one migration, with the TLS that the parameters name now. The listener is open when this returns. A failed one listens
     /// again while nothing has been loaded into devices; afterwards <see cref="IncomingFailed"/> ends the machine.
     /// </summary>
     /// <exception cref="InvalidOperationException">A migration is running or listened for.</exception>
@@ -149,7 +149,7 @@ public sealed class MigrationController : IDisposable
                 throw new InvalidOperationException("A migration is already running");
             if (_incoming is not null)
                 throw new InvalidOperationException("The machine already listens, or has listened, for an incoming migration");
-            var endpoint = new IncomingEndpoint(_host, address, _times, _clock);
+            var endpoint = new IncomingEndpoint(_host, address, _parameters.Tls, _times, _clock);
             endpoint.StateChanged += OnStateChanged;
             endpoint.Failed += text => IncomingFailed?.Invoke(text);
             _incoming = endpoint;

@@ -11,9 +11,10 @@ internal static class MachineProcess
     private const string Deferred = "defer";
 
     /// <summary>Runs until quit, a stop request, or an incoming migration that failed for good.</summary>
-    public static async Task<int> RunAsync(MachineConfig config, string monitorPath, string? incoming, CancellationToken stop)
+    public static async Task<int> RunAsync(MachineConfig config, string monitorPath, string? incoming, TlsCredentials? tls, CancellationToken stop)
     {
         using VirtualMachine machine = Build(config);
+        machine.Migration.Parameters = machine.Migration.Parameters with { Tls = tls };
         var incomingFailed = new TaskCompletionSource<string>(TaskCreationOptions.RunContinuationsAsynchronously);
         machine.RunStateChanged += (_, now) => Say(config, NameOf(now));
         machine.Notice += text => Say(config, text);

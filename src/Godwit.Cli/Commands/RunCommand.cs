@@ -59,10 +59,21 @@ internal static class RunCommand
             Description = $"Wait for a migration at URI instead of booting: {MigrationUri.Forms}; 'defer' waits for the command migrate-incoming.",
             HelpName = "URI",
         };
+        var tls = new Option<string?>("--tls")
+        {
+            Description = $"Take and make migrations over TLS 1.3 only, with {TlsCredentials.AuthorityFile}, {TlsCredentials.CertificateFile} and {TlsCredentials.KeyFile} in this directory.",
+            HelpName = "DIRECTORY",
+        };
+        var tlsPeers = new Option<string[]>("--tls-peer")
+        {
+            Description = "Name that the other side's certificate must have; of several, one. Without, a source wants the host of its tcp: address.",
+            HelpName = "NAME",
+            DefaultValueFactory = static _ => [],
+        };
         Option<bool> parent = CommonOptions.ExitWithParent();
         var command = new DocumentedCommand("run", "Run one machine in this process.", Page)
         {
-            name, memory, iommu, addressWidth, cachingMode, passThrough, devices, guest, monitor, incoming, parent,
+            name, memory, iommu, addressWidth, cachingMode, passThrough, devices, guest, monitor, incoming, tls, tlsPeers, parent,
         };
         command.SetAction(async parsed =>
         {
@@ -82,8 +93,9 @@ internal static class RunCommand
                 Guest = program.Kind,
                 GuestOptions = program.Settings,
             };
+            TlsCredentials? credentials = parsed.GetValue(tls) is { } directory ? TlsCredentials.Load(directory, parsed.GetRequiredValue(tlsPeers)) : null;
             using var signals = new StopSignals(parsed.GetValue(parent));
-            return await MachineProcess.RunAsync(config, parsed.GetRequiredValue(monitor), parsed.GetValue(incoming), signals.Requested);
+            return await MachineProcess.RunAsync(config, parsed.GetRequiredValue(monitor), parsed.GetValue(incoming), credentials, signals.Requested);
         });
         return command;
     }

@@ -1,10 +1,11 @@
+using System.Net.Security;
 using System.Net.Sockets;
 
 namespace Godwit.Migration;
 
 /// <summary>
 /// One connection between source and destination. One thread reads and one writes at a time; <see cref="Abort"/> may come from any other
-/// and makes both return at once.
+/// and makes both return at once. In plain text until <see cref="Secure"/>.
 /// </summary>
 internal sealed class MigrationChannel : Stream
 {
@@ -21,6 +22,8 @@ internal sealed class MigrationChannel : Stream
     private long _lastWrite;
     private long _writing; // when the write under way began, or 0
     private string? _abortReason;
+    private SslStream? _secure;
+    private int _firstByte = -1; // of what has been read, or -1
 
     /// <summary>Takes over a connected socket, and the command at its other end if there is one.</summary>
     internal MigrationChannel(Socket socket, TimeProvider clock, RelayCommand? relay = null)
@@ -40,6 +43,12 @@ internal sealed class MigrationChannel : Stream
 
     /// <summary>What is known of how the other end went away, as the end of a sentence, or nothing.</summary>
     internal string EndNote => _relay?.EndNote ?? "";
+
+    /// <summary>The first byte that was ever read, or null.</summary>
+    internal byte? FirstByte => _firstByte < 0 ? null : (byte)_firstByte;
+
+    /// <summary>Whether it speaks TLS.</summary>
+    internal bool IsSecure => _secure is not null;
 
     /// <summary>How long nothing has arrived.</summary>
     internal TimeSpan QuietFor => _clock.GetElapsedTime(Volatile.Read(ref _lastRead));
@@ -65,6 +74,38 @@ internal sealed class MigrationChannel : Stream
     {
         Interlocked.CompareExchange(ref _abortReason, reason, null);
         Close(_socket);
+    }
+
+    /// <summary>From now on everything goes through TLS. Before anything else is read or written, on the thread that will do both.</summary>
+    /// <param name="authenticate">Does the handshake; what it throws is thrown.</param>
+    internal void Secure(Action<SslStream> authenticate)
+    {
+        var secure = new SslStream(new RawStream(this), leaveInnerStreamOpen: true);
+        try
+        {
+            authenticate(secure);
+        }
+        catch
+        {
+            secure.Dispose();
+            throw;
+        }
+
+        _secure = secure;
+    }
+
+    /// <summary>Waits for the first byte and leaves it where it is; null at the end of the stream.</summary>
+    internal byte? Peek()
+    {
+        Span<byte> first = stackalloc byte[1];
+        try
+        {
+            return _socket.Receive(first, SocketFlags.Peek) == 0 ? null : first[0];
+        }
+        catch (Exception e) when (e is SocketException or ObjectDisposedException)
+        {
+            throw Failure("reading", e);
+        }
     }
 
     /// <summary>From now on a write that takes longer fails.</summary>
@@ -118,6 +159,39 @@ internal sealed class MigrationChannel : Stream
 
     public override int Read(Span<byte> buffer)
     {
+        if (_secure is not { } secure)
+            return ReadRaw(buffer);
+        try
+        {
+            int read = secure.Read(buffer);
+            return read > 0 || AbortReason is not { } reason ? read : throw new IOException(reason);
+        }
+        catch (Exception e) when (e is IOException or ObjectDisposedException)
+        {
+            throw Failure("reading", e.GetBaseException());
+        }
+    }
+
+    public override void Write(ReadOnlySpan<byte> buffer)
+    {
+        if (_secure is not { } secure)
+        {
+            WriteRaw(buffer);
+            return;
+        }
+
+        try
+        {
+            secure.Write(buffer);
+        }
+        catch (Exception e) when (e is IOException or ObjectDisposedException)
+        {
+            throw Failure("writing", e.GetBaseException());
+        }
+    }
+
+    private int ReadRaw(Span<byte> buffer)
+    {
         int read;
         try
         {
@@ -130,11 +204,13 @@ internal sealed class MigrationChannel : Stream
 
         if (read == 0 && AbortReason is { } reason)
             throw new IOException(reason);
+        if (_firstByte < 0 && read > 0)
+            _firstByte = buffer[0];
         Volatile.Write(ref _lastRead, _clock.GetTimestamp());
         return read;
     }
 
-    public override void Write(ReadOnlySpan<byte> buffer)
+    private void WriteRaw(ReadOnlySpan<byte> buffer)
     {
         try
         {
@@ -188,6 +264,7 @@ internal sealed class MigrationChannel : Stream
         if (disposing)
         {
             Close(_socket);
+            _secure?.Dispose();
             _relay?.Dispose();
         }
 
@@ -196,4 +273,34 @@ internal sealed class MigrationChannel : Stream
 
     private IOException Failure(string what, Exception e) =>
         AbortReason is { } reason ? new IOException(reason, e) : new IOException($"The connection broke while {what}: {e.Message}{EndNote}", e);
+
+    /// <summary>The socket below TLS.</summary>
+    private sealed class RawStream(MigrationChannel channel) : Stream
+    {
+        public override bool CanRead => true;
+
+        public override bool CanWrite => true;
+
+        public override bool CanSeek => false;
+
+        public override long Length => throw new NotSupportedException();
+
+        public override long Position { get => throw new NotSupportedException(); set => throw new NotSupportedException(); }
+
+        public override int Read(Span<byte> buffer) => channel.ReadRaw(buffer);
+
+        public override void Write(ReadOnlySpan<byte> buffer) => channel.WriteRaw(buffer);
+
+        public override int Read(byte[] buffer, int offset, int count) => Read(buffer.AsSpan(offset, count));
+
+        public override void Write(byte[] buffer, int offset, int count) => Write(buffer.AsSpan(offset, count));
+
+        public override void Flush()
+        {
+        }
+
+        public override long Seek(long offset, SeekOrigin origin) => throw new NotSupportedException();
+
+        public override void SetLength(long value) => throw new NotSupportedException();
+    }
 }

@@ -9,6 +9,7 @@ namespace Godwit.Migration;
 internal sealed class IncomingEndpoint : IDisposable
 {
     private readonly IMigrationHost _host;
+    private readonly TlsCredentials? _tls;
     private readonly MigrationTimes _times;
     private readonly TimeProvider _clock;
     private readonly MigrationListener _listener;
@@ -23,9 +24,10 @@ internal sealed class IncomingEndpoint : IDisposable
 
     /// <summary>Opens the listener; connections are taken from <see cref="Begin"/> on.</summary>
     /// <exception cref="IOException">The address cannot be listened on.</exception>
-    internal IncomingEndpoint(IMigrationHost host, MigrationUri uri, MigrationTimes times, TimeProvider clock)
+    internal IncomingEndpoint(IMigrationHost host, MigrationUri uri, TlsCredentials? tls, MigrationTimes times, TimeProvider clock)
     {
         _host = host;
+        _tls = tls;
         _times = times;
         _clock = clock;
         _listener = MigrationListener.Open(uri, clock);
@@ -111,7 +113,7 @@ internal sealed class IncomingEndpoint : IDisposable
 
             if (_current is null)
             {
-                var migration = new IncomingMigration(_host, channel, _times, _clock);
+                var migration = new IncomingMigration(_host, channel, _tls, _times, _clock);
                 _current = migration;
                 _worker = new Thread(() => Work(migration)) { Name = "godwit-incoming", IsBackground = true };
                 _worker.Start();
@@ -119,7 +121,11 @@ internal sealed class IncomingEndpoint : IDisposable
             }
         }
 
-        TurnAway(channel);
+        // Over TLS it is only hung up on: a handshake would let a slow source hold up this thread.
+        if (_tls is null)
+            TurnAway(channel);
+        else
+            channel.Dispose();
     }
 
     private void Work(IncomingMigration migration)

@@ -29,21 +29,26 @@ internal sealed class IncomingMigration : IDisposable
     private readonly MigrationChannel _channel;
     private readonly FrameReader _reader;
     private readonly FrameWriter _writer;
-    private readonly LinkWatch _watch;
+    private readonly TlsCredentials? _tls;
+    private readonly MigrationTimes _times;
+    private readonly TimeProvider _clock;
     private readonly MigrationProgress _progress;
     private readonly ArrayBufferWriter<byte> _payload = new();
     private string _phase = "comparing the machines";
+    private LinkWatch? _watch;
     private IncomingStates? _states;
     private bool _committed;
     private string? _untold;
 
-    internal IncomingMigration(IMigrationHost host, MigrationChannel channel, MigrationTimes times, TimeProvider clock)
+    internal IncomingMigration(IMigrationHost host, MigrationChannel channel, TlsCredentials? tls, MigrationTimes times, TimeProvider clock)
     {
         _host = host;
+        _tls = tls;
+        _times = times;
+        _clock = clock;
         _channel = channel;
         _reader = new FrameReader(channel);
         _writer = new FrameWriter(channel);
-        _watch = new LinkWatch(channel, _writer, "source", times.SilentPeer, clock);
         _progress = new MigrationProgress(host, clock, incoming: true);
         _progress.Publish();
     }
@@ -92,13 +97,16 @@ internal sealed class IncomingMigration : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
-        _watch.Dispose();
+        _watch?.Dispose();
         _writer.Dispose();
         _channel.Dispose();
     }
 
     private void Take()
     {
+        if (_tls is not null)
+            SecureLink(_tls);
+        _watch = new LinkWatch(_channel, _writer, "source", _times.SilentPeer, _clock);
         ShakeHands();
         SetState(MigrationState.Active);
         var receiver = new RamReceiver(_host.Ram);
@@ -123,6 +131,20 @@ internal sealed class IncomingMigration : IDisposable
         // From here on the source does not run any more; this side must.
         _committed = true;
         StartMachine(commit.Running);
+    }
+
+    private void SecureLink(TlsCredentials tls)
+    {
+        string phase = _phase;
+        _phase = "securing the link";
+        if (TlsHandshake.WaitForFirstByte(_channel, _clock) == TlsHandshake.PlainStream)
+        {
+            _writer.WritePreface(); // so that it understands what it is told
+            throw new MigrationFailedException("the source speaks plain text; this side takes TLS only");
+        }
+
+        TlsHandshake.AsDestination(_channel, tls, _clock);
+        _phase = phase;
     }
 
     private void ShakeHands()
@@ -308,6 +330,12 @@ internal sealed class IncomingMigration : IDisposable
     {
         if (_channel.AbortReason is not null)
             return;
+        if (_tls is not null && !_channel.IsSecure && !_writer.Begun)
+        {
+            _channel.FinishAndDrain(Goodbye); // the handshake failed, and its own alert is on the way
+            return;
+        }
+
         try
         {
             _channel.LimitWrites(Goodbye);

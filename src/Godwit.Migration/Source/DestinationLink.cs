@@ -23,6 +23,7 @@ internal sealed class DestinationLink : IDisposable
     private volatile bool _running;
     private volatile string? _peerFailure;
     private volatile string? _down;
+    private bool _heard; // the listening thread's
 
     /// <summary>Starts talking: sends the preface and reads from now on.</summary>
     internal DestinationLink(MigrationChannel channel, Wakeup wakeup, MigrationTimes times, TimeProvider clock)
@@ -196,6 +197,7 @@ internal sealed class DestinationLink : IDisposable
         {
             var reader = new FrameReader(_channel);
             reader.ReadPreface();
+            _heard = true;
             while (TakeFrame(reader))
                 _wakeup.Poke();
         }
@@ -208,6 +210,9 @@ internal sealed class DestinationLink : IDisposable
             _down = e.Message;
         }
 
+        // In TLS 1.3 the client's handshake is done before the server has looked at its certificate (RFC 8446, 2).
+        if (_down is not null && !_heard && _channel.IsSecure)
+            _down += "; it may have refused this side's certificate, and then its own message says why";
         _down ??= "The destination has ended the migration";
         // A write under way would only wait for a peer that takes nothing any more.
         _channel.Abort(_down);

@@ -128,12 +128,29 @@ internal sealed partial class OutgoingMigration : IDisposable
     private void Connect()
     {
         MigrationChannel channel = MigrationConnector.Connect(_uri, _clock, _wakeup.Token);
+        if (_settings.Tls is { } tls)
+            SecureLink(channel, tls);
         lock (_linkGate)
             _link = new DestinationLink(channel, _wakeup, _times, _clock);
         _phase = "comparing the machines";
         Link.ShakeHands(StreamDescription.Of(_host));
         if (_host.QueryBlockers() is { Count: > 0 } blockers)
             throw new MigrationBlockedException(blockers);
+    }
+
+    private void SecureLink(MigrationChannel channel, TlsCredentials tls)
+    {
+        _phase = "securing the link";
+        try
+        {
+            using (_wakeup.Token.Register(static state => ((MigrationChannel)state!).Abort("The migration was cancelled"), channel))
+                TlsHandshake.AsSource(channel, tls, _uri, _clock);
+        }
+        catch
+        {
+            channel.Dispose();
+            throw;
+        }
     }
 
     private void StartTracking()

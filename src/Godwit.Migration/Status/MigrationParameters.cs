@@ -28,6 +28,11 @@ public sealed record MigrationParameters
     /// </summary>
     public bool PauseBeforeSwitchover { get; init; }
 
+    /// <summary>
+    /// TLS for every migration of this machine, outgoing and incoming, or null for plain text (<c>x-tls-directory</c>, <c>x-tls-peers</c>).
+    /// </summary>
+    public TlsCredentials? Tls { get; init; }
+
     /// <summary>Checks the ranges.</summary>
     /// <exception cref="ArgumentOutOfRangeException">A setting is outside its range; the text names both.</exception>
     internal void Check()

@@ -32,7 +32,9 @@ internal sealed class MigrationCommands(VirtualMachine machine)
             "downtime-limit",
             "x-verify-pages",
             "x-max-rounds",
-            "x-min-precopy");
+            "x-min-precopy",
+            "x-tls-directory",
+            "x-tls-peers");
         commands.Add("query-migrate-parameters", QueryParameters);
     }
 
@@ -70,12 +72,16 @@ internal sealed class MigrationCommands(VirtualMachine machine)
         long? rounds = arguments.FindInteger("x-max-rounds", 1, int.MaxValue);
         long? precopy = arguments.FindInteger("x-min-precopy", 0, LongestPrecopyMilliseconds);
 
+        string? tlsDirectory = arguments.FindString("x-tls-directory");
+        string? tlsPeers = arguments.FindString("x-tls-peers");
+
         // Two clients may each set one parameter at the same time.
         lock (_parameters)
         {
             MigrationParameters now = machine.Migration.Parameters;
             machine.Migration.Parameters = now with
             {
+                Tls = tlsDirectory is null && tlsPeers is null ? now.Tls : Tls(now.Tls, tlsDirectory, tlsPeers),
                 MaxBandwidth = bandwidth ?? now.MaxBandwidth,
                 DowntimeLimit = downtime is { } limit ? TimeSpan.FromMilliseconds(limit) : now.DowntimeLimit,
                 VerifyPages = verify ?? now.VerifyPages,
@@ -83,6 +89,16 @@ internal sealed class MigrationCommands(VirtualMachine machine)
                 MinimumPrecopy = precopy is { } time ? TimeSpan.FromMilliseconds(time) : now.MinimumPrecopy,
             };
         }
+    }
+
+    /// <summary>What is not given stays; an empty directory turns TLS off.</summary>
+    private static TlsCredentials? Tls(TlsCredentials? now, string? directory, string? peers)
+    {
+        directory ??= now?.Directory ?? throw new QmpException("Argument 'x-tls-peers' needs 'x-tls-directory'");
+        IReadOnlyList<string> names = peers is null
+            ? now?.Peers ?? []
+            : peers.Split(',', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries);
+        return directory.Length == 0 ? null : TlsCredentials.Load(directory, names);
     }
 
     private void QueryParameters(QmpArguments arguments, Utf8JsonWriter result)
@@ -94,6 +110,8 @@ internal sealed class MigrationCommands(VirtualMachine machine)
         result.WriteBoolean("x-verify-pages", now.VerifyPages);
         result.WriteNumber("x-max-rounds", now.MaxRounds);
         result.WriteNumber("x-min-precopy", (long)now.MinimumPrecopy.TotalMilliseconds);
+        result.WriteString("x-tls-directory", now.Tls?.Directory ?? "");
+        result.WriteString("x-tls-peers", string.Join(',', now.Tls?.Peers ?? []));
         result.WriteEndObject();
     }
 }
