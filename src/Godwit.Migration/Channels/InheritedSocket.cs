@@ -59,6 +59,17 @@ internal static class InheritedSocket
         }
     }
 
+    /// <summary>Two connected sockets of this process.</summary>
+    internal static (Socket First, Socket Second) CreatePair()
+    {
+        (SocketHandle first, SocketHandle second) = SocketHandle.CreatePair();
+        using (first)
+        using (second)
+        {
+            return (AdoptDuplicate(unistd.fcntl(first, unistd.F_DUPFD_CLOEXEC, 0)), AdoptDuplicate(unistd.fcntl(second, unistd.F_DUPFD_CLOEXEC, 0)));
+        }
+    }
+
     private static void Check(FdMigrationUri uri, Socket socket)
     {
         if (socket.SocketType == SocketType.Unknown)

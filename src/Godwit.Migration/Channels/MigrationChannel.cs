@@ -16,7 +16,7 @@ internal sealed class MigrationChannel : Stream
     private const int WritePiece = 256 << 10;
 
     private readonly Socket _socket;
-    private readonly RelayCommand? _relay;
+    private readonly IChannelPeer? _peer;
     private readonly TimeProvider _clock;
     private long _lastRead;
     private long _lastWrite;
@@ -25,11 +25,11 @@ internal sealed class MigrationChannel : Stream
     private SslStream? _secure;
     private int _firstByte = -1; // of what has been read, or -1
 
-    /// <summary>Takes over a connected socket, and the command at its other end if there is one.</summary>
-    internal MigrationChannel(Socket socket, TimeProvider clock, RelayCommand? relay = null)
+    /// <summary>Takes over a connected socket, and what stands at its other end if that ends with it.</summary>
+    internal MigrationChannel(Socket socket, TimeProvider clock, IChannelPeer? peer = null)
     {
         _socket = socket;
-        _relay = relay;
+        _peer = peer;
         _clock = clock;
         _lastRead = _lastWrite = clock.GetTimestamp();
         socket.SendBufferSize = SocketBuffer;
@@ -42,7 +42,7 @@ internal sealed class MigrationChannel : Stream
     internal string? AbortReason => Volatile.Read(ref _abortReason);
 
     /// <summary>What is known of how the other end went away, as the end of a sentence, or nothing.</summary>
-    internal string EndNote => _relay?.EndNote ?? "";
+    internal string EndNote => _peer?.EndNote ?? "";
 
     /// <summary>The first byte that was ever read, or null.</summary>
     internal byte? FirstByte => _firstByte < 0 ? null : (byte)_firstByte;
@@ -265,7 +265,7 @@ internal sealed class MigrationChannel : Stream
         {
             Close(_socket);
             _secure?.Dispose();
-            _relay?.Dispose();
+            _peer?.Dispose();
         }
 
         base.Dispose(disposing);

@@ -17,6 +17,7 @@ internal abstract class MigrationListener(MigrationUri address, bool once) : IDi
     internal static MigrationListener Open(MigrationUri uri, TimeProvider clock) => uri switch
     {
         FdMigrationUri fd => new SingleConnection(fd, InheritedSocket.Open(fd, clock)),
+        FileMigrationUri file => new SingleConnection(file, SavedMachinePlayer.Open(file, clock)),
         ExecMigrationUri exec => new SingleConnection(exec, RelayCommand.Open(exec, clock)),
         _ => SocketListener.Open(uri, clock),
     };

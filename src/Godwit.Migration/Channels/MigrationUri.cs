@@ -4,12 +4,13 @@ using System.Text;
 namespace Godwit.Migration;
 
 /// <summary>
-/// Where a migration goes to or comes in, in QEMU's forms: <c>unix:PATH</c>, <c>tcp:HOST:PORT</c>, <c>fd:NUMBER</c>, <c>exec:COMMAND</c>.
+/// Where a migration goes to or comes in, in QEMU's forms: <c>unix:PATH</c>, <c>tcp:HOST:PORT</c>, <c>fd:NUMBER</c>, <c>exec:COMMAND</c>,
+/// <c>file:PATH</c>.
 /// </summary>
 public abstract record MigrationUri
 {
     /// <summary>The forms, for messages.</summary>
-    public const string Forms = "unix:PATH, tcp:HOST:PORT, fd:NUMBER and exec:COMMAND";
+    public const string Forms = "unix:PATH, tcp:HOST:PORT, fd:NUMBER, exec:COMMAND and file:PATH";
 
     private protected MigrationUri()
     {
@@ -28,6 +29,8 @@ public abstract record MigrationUri
             return ParseFd(text);
         if (text.StartsWith("exec:", StringComparison.Ordinal))
             return ParseExec(text);
+        if (text.StartsWith("file:", StringComparison.Ordinal))
+            return ParseFile(text);
         throw new FormatException($"'{text}' is no migration address; the forms are {Forms}");
     }
 
@@ -37,6 +40,16 @@ public abstract record MigrationUri
         if (!int.TryParse(number, NumberStyles.None, CultureInfo.InvariantCulture, out int value))
             throw new FormatException($"'{text}': the descriptor is '{number}'; it must be a number from 0 to {int.MaxValue}");
         return new FdMigrationUri(value);
+    }
+
+    private static FileMigrationUri ParseFile(string text)
+    {
+        string path = text["file:".Length..];
+        if (path.Length == 0)
+            throw new FormatException("'file:' has no path; the form is file:PATH");
+        if (path.Contains('\0', StringComparison.Ordinal))
+            throw new FormatException("The path of file: holds a zero byte");
+        return new FileMigrationUri(path);
     }
 
     private static ExecMigrationUri ParseExec(string text)
@@ -120,4 +133,12 @@ public sealed record ExecMigrationUri(string Command) : MigrationUri
 {
     /// <inheritdoc/>
     public override string ToString() => $"exec:{Command}";
+}
+
+/// <summary>A file that a machine is saved to, or restored from.</summary>
+/// <param name="Path">Its path.</param>
+public sealed record FileMigrationUri(string Path) : MigrationUri
+{
+    /// <inheritdoc/>
+    public override string ToString() => $"file:{Path}";
 }

@@ -6,7 +6,7 @@ namespace Godwit.Migration;
 /// The command of an <c>exec:</c> address. Its standard input and output are one end of a socket pair, so that everything a connection can do
 /// (half closing, timeouts, ending a blocked write from another thread) can be done with it.
 /// </summary>
-internal sealed class RelayCommand : IDisposable
+internal sealed class RelayCommand : IChannelPeer
 {
     private const string Shell = "/bin/sh";
 
@@ -25,8 +25,8 @@ internal sealed class RelayCommand : IDisposable
         _process = process;
     }
 
-    /// <summary>How it ended, when it has.</summary>
-    internal string EndNote => _process.WaitForEnd(EndDelay) && _process.End is { } end ? $" (the command '{_command}' ended with {end})" : "";
+    /// <inheritdoc/>
+    public string EndNote => _process.WaitForEnd(EndDelay) && _process.End is { } end ? $" (the command '{_command}' ended with {end})" : "";
 
     /// <summary>Starts the command.</summary>
     /// <exception cref="IOException">It cannot be started; what the shell makes of it shows only later.</exception>

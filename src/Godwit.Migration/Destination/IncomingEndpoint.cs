@@ -27,7 +27,7 @@ internal sealed class IncomingEndpoint : IDisposable
     internal IncomingEndpoint(IMigrationHost host, MigrationUri uri, TlsCredentials? tls, MigrationTimes times, TimeProvider clock)
     {
         _host = host;
-        _tls = tls;
+        _tls = uri is FileMigrationUri ? null : tls; // a file comes through this process
         _times = times;
         _clock = clock;
         _listener = MigrationListener.Open(uri, clock);

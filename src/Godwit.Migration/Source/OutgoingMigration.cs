@@ -127,9 +127,18 @@ internal sealed partial class OutgoingMigration : IDisposable
 
     private void Connect()
     {
-        MigrationChannel channel = MigrationConnector.Connect(_uri, _clock, _wakeup.Token);
-        if (_settings.Tls is { } tls)
-            SecureLink(channel, tls);
+        MigrationChannel channel;
+        if (_uri is FileMigrationUri file)
+        {
+            channel = SavedMachineRecorder.Open(file, _host.Ram.Blocks, _clock); // within this process, so nothing to secure
+        }
+        else
+        {
+            channel = MigrationConnector.Connect(_uri, _clock, _wakeup.Token);
+            if (_settings.Tls is { } tls)
+                SecureLink(channel, tls);
+        }
+
         lock (_linkGate)
             _link = new DestinationLink(channel, _wakeup, _times, _clock);
         _phase = "comparing the machines";

@@ -9,6 +9,7 @@ public sealed class MigrationUriTests
     [InlineData("tcp:127.0.0.1:0")]
     [InlineData("tcp:[::1]:65535")]
     [InlineData("fd:7")]
+    [InlineData("file:saved machine")]
     [InlineData("exec:ssh host socat - UNIX:a | cat")]
     public void What_is_read_is_written_the_same(string text) => Assert.Equal(text, MigrationUri.Parse(text).ToString());
 
@@ -24,6 +25,7 @@ public sealed class MigrationUriTests
     [InlineData("", "unix:PATH")]
     [InlineData("ftp:cat", "exec:COMMAND")]
     [InlineData("exec:", "no command")]
+    [InlineData("file:", "no path")]
     [InlineData("exec: ", "no command")]
     [InlineData("exec:a\0b", "zero byte")]
     [InlineData("fd:", "descriptor is ''")]
