@@ -29,6 +29,19 @@ internal static class MigrateCommand
         };
         DefaultedOption<TimeSpan?> precopy = CommonOptions.Time(
             "--min-precopy", "Shortest time of pre-copy.", null, TimeSpan.FromSeconds(1), TimeSpan.Zero, TimeSpan.FromDays(1));
+        var channels = new Option<int>("--channels")
+        {
+            Description = $"Connections for pages, 1 to {StreamFormat.MaxChannels}; needs unix: or tcp:.",
+            HelpName = "N",
+            DefaultValueFactory = static _ => 1,
+        };
+        channels.Validators.Add(static result =>
+        {
+            if (result.GetValueOrDefault<int>() is var count && count is < 1 or > StreamFormat.MaxChannels)
+            {
+                result.AddError($"--channels must be 1 to {StreamFormat.MaxChannels}, not {count}");
+            }
+        });
         var pause = new Option<bool>("--pause-before-switchover")
         {
             Description = "Stop the guest and then wait for 'godwit migrate-continue'.",
@@ -54,7 +67,7 @@ internal static class MigrateCommand
               godwit migrate --monitor /tmp/src.qmp "exec:ssh host socat - UNIX-CONNECT:/tmp/mig.sock"
             """)
         {
-            monitor, uri, downtime, bandwidth, verify, precopy, pause, json, report,
+            monitor, uri, downtime, bandwidth, verify, precopy, channels, pause, json, report,
         };
         command.Validators.Add(result =>
         {
@@ -71,6 +84,8 @@ internal static class MigrateCommand
             await using QmpClient client = await QmpClient.ConnectAsync(parsed.GetRequiredValue(monitor), signals.Requested);
             await SetParametersAsync(
                 client, parsed.Value(downtime), parsed.Value(bandwidth), parsed.GetValue(verify), parsed.Value(precopy));
+            int count = parsed.GetValue(channels);
+            await client.ExecuteAsync("migrate-set-parameters", writer => writer.WriteNumber("multifd-channels", count));
             await SetPauseAsync(client, parsed.GetValue(pause));
             string target = parsed.GetRequiredValue(uri);
             await client.ExecuteAsync("migrate", writer => writer.WriteString("uri", target));

@@ -94,6 +94,10 @@ internal sealed class MigrationChannel : Stream
         _secure = secure;
     }
 
+    /// <summary>Aborts when the timer that is returned has not been disposed of within the time of a handshake.</summary>
+    internal ITimer StartDeadline(TimeProvider clock, string what) => clock.CreateTimer(
+        state => Abort($"{what} within {TlsHandshake.Deadline.TotalSeconds} s"), null, TlsHandshake.Deadline, Timeout.InfiniteTimeSpan);
+
     /// <summary>Waits for the first byte and leaves it where it is; null at the end of the stream.</summary>
     internal byte? Peek()
     {

@@ -8,6 +8,9 @@ namespace Godwit.Migration;
 /// </summary>
 internal sealed class IncomingEndpoint : IDisposable
 {
+    // Connections that are being looked at at once. Arbitrary, above what one migration may have.
+    private const int MostNewcomers = 2 * StreamFormat.MaxChannels;
+
     private readonly IMigrationHost _host;
     private readonly TlsCredentials? _tls;
     private readonly MigrationTimes _times;
@@ -21,6 +24,7 @@ internal sealed class IncomingEndpoint : IDisposable
     private volatile MigrationStatus? _last;
     private volatile bool _completed;
     private bool _closed;
+    private int _newcomers;
 
     /// <summary>Opens the listener; connections are taken from <see cref="Begin"/> on.</summary>
     /// <exception cref="IOException">The address cannot be listened on.</exception>
@@ -103,6 +107,7 @@ internal sealed class IncomingEndpoint : IDisposable
 
     private void Admit(MigrationChannel channel)
     {
+        IncomingMigration current;
         lock (_gate)
         {
             if (_closed)
@@ -119,6 +124,15 @@ internal sealed class IncomingEndpoint : IDisposable
                 _worker.Start();
                 return;
             }
+
+            current = _current;
+        }
+
+        if (current.ExpectsChannels && Interlocked.Increment(ref _newcomers) <= MostNewcomers)
+        {
+            // Not on this thread: who connects may say nothing for long.
+            new Thread(() => Attach(current, channel)) { Name = "godwit-incoming-attach", IsBackground = true }.Start();
+            return;
         }
 
         // Over TLS it is only hung up on: a handshake would let a slow source hold up this thread.
@@ -126,6 +140,35 @@ internal sealed class IncomingEndpoint : IDisposable
             TurnAway(channel);
         else
             channel.Dispose();
+    }
+
+    private void Attach(IncomingMigration migration, MigrationChannel channel)
+    {
+        try
+        {
+            if (_tls is not null)
+                TlsHandshake.AsDestination(channel, _tls, _clock);
+            var reader = new FrameReader(channel);
+            AttachMessage? attach = null;
+            using (channel.StartDeadline(_clock, "The source did not say what the connection is for"))
+            {
+                reader.ReadPreface();
+                FrameHeader header = reader.ReadHeader();
+                if (header.Type == FrameType.Attach)
+                    attach = AttachMessage.Read(header, reader.ReadPayload(header));
+            }
+
+            if (attach is not { } message || !migration.TryAttach(message, channel, reader))
+                TurnAway(channel);
+        }
+        catch (IOException)
+        {
+            channel.Dispose(); // whoever it was has gone, or is no source
+        }
+        finally
+        {
+            Interlocked.Decrement(ref _newcomers);
+        }
     }
 
     private void Work(IncomingMigration migration)

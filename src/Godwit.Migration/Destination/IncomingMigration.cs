@@ -37,7 +37,9 @@ internal sealed class IncomingMigration : IDisposable
     private string _phase = "comparing the machines";
     private LinkWatch? _watch;
     private IncomingStates? _states;
+    private volatile IncomingChannels? _channels;
     private bool _committed;
+    private volatile bool _told;
     private string? _untold;
 
     internal IncomingMigration(IMigrationHost host, MigrationChannel channel, TlsCredentials? tls, MigrationTimes times, TimeProvider clock)
@@ -63,7 +65,7 @@ internal sealed class IncomingMigration : IDisposable
     internal string? Error { get; private set; }
 
     /// <summary>What <see cref="Error"/> was made from.</summary>
-    internal Exception? Cause { get; private set; }
+    internal Exception? Source { get; private set; }
 
     /// <summary>Takes the migration.</summary>
     internal IncomingOutcome Run()
@@ -74,10 +76,11 @@ internal sealed class IncomingMigration : IDisposable
             End(MigrationState.Completed, _untold);
             return IncomingOutcome.Completed;
         }
-        catch (Exception e)
+        catch (Exception failure)
         {
+            Exception e = Cause(failure);
             string error = $"Destination, {_states?.Work ?? _phase}: {Explain(e)}{WhoRuns()}";
-            Cause = e;
+            Source = e;
             bool lost = _committed || _states is { Touched: true };
             SayFailed(error);
             End(MigrationState.Failed, error);
@@ -85,8 +88,19 @@ internal sealed class IncomingMigration : IDisposable
         }
     }
 
+    /// <summary>Whether more connections may be for it.</summary>
+    internal bool ExpectsChannels => _channels is not null;
+
+    /// <summary>Takes a further connection, unless it is not for this migration. Any thread.</summary>
+    internal bool TryAttach(in AttachMessage attach, MigrationChannel channel, FrameReader reader) =>
+        _channels?.TryAttach(attach, channel, reader) == true;
+
     /// <summary>Ends it from another thread.</summary>
-    internal void Abort(string reason) => _channel.Abort(reason);
+    internal void Abort(string reason)
+    {
+        _channel.Abort(reason);
+        _channels?.Close();
+    }
 
     /// <summary>
     /// After a migration that completed: leaves the connection open until the source closes it. A relay between the two that finds one of its
@@ -98,6 +112,7 @@ internal sealed class IncomingMigration : IDisposable
     public void Dispose()
     {
         _watch?.Dispose();
+        _channels?.Dispose();
         _writer.Dispose();
         _channel.Dispose();
     }
@@ -187,8 +202,13 @@ internal sealed class IncomingMigration : IDisposable
                 ReadOnlySpan<byte> payload = _reader.ReadPayload(header);
                 switch (header.Type)
                 {
+                    case FrameType.Channels:
+                        ExpectChannels(header, ChannelsMessage.Read(header, payload), rounds, receiver);
+                        break;
                     case FrameType.RoundBegin:
-                        rounds.Begin(header, RoundBeginMessage.Read(header, payload));
+                        RoundBeginMessage begin = RoundBeginMessage.Read(header, payload);
+                        rounds.Begin(header, begin);
+                        _channels?.BeginRound(begin.Number);
                         if (rounds.Final && _progress.State == MigrationState.Active)
                             SetState(MigrationState.Device);
                         break;
@@ -198,6 +218,8 @@ internal sealed class IncomingMigration : IDisposable
                         break;
                     case FrameType.RoundEnd:
                         RoundEndMessage end = RoundEndMessage.Read(header, payload);
+                        rounds.CheckInRound(header);
+                        _channels?.EndRound(end.Number);
                         rounds.End(header, end);
                         new RoundAckMessage(end.Number).Write(_payload);
                         Say(FrameType.RoundAck);
@@ -224,6 +246,7 @@ internal sealed class IncomingMigration : IDisposable
                         rounds.CheckPrepare(header, prepare);
                         receiver.CheckComplete(header);
                         _states!.CheckComplete(header, prepare);
+                        _channels?.Close(); // all pages are there; from here on a closed one means nothing
                         return;
                     default:
                         MigrationStreamException.Throw(header, "type", header.Type.ToString(), "the source may not say this now");
@@ -237,6 +260,14 @@ internal sealed class IncomingMigration : IDisposable
             _progress.RamRemainingBytes = _progress.RamTotalBytes - (long)(receiver.Arrived * Memory.RamPage.Size);
             _progress.PublishSometimes();
         }
+    }
+
+    private void ExpectChannels(in FrameHeader header, in ChannelsMessage announced, IncomingRounds rounds, RamReceiver receiver)
+    {
+        if (_channels is not null || rounds.Begun)
+            MigrationStreamException.Throw(header, "type", header.Type.ToString(), "it comes once, before the first round");
+        _channels = new IncomingChannels(receiver, announced, TellFailed, () => _channel.AbortReason);
+        Say(FrameType.ChannelsReady);
     }
 
     private void Verify(RamReceiver receiver)
@@ -326,13 +357,59 @@ internal sealed class IncomingMigration : IDisposable
         _writer.Flush();
     }
 
+    /// <summary>
+    /// A page channel has failed, on its thread; the one that reads the control connection may wait for the source, which this makes give up.
+    /// </summary>
+    private void TellFailed(Exception error)
+    {
+        if (error is PageChannelException { Ended: true })
+            return; // the source did it
+        try
+        {
+            _told = true;
+            var payload = new ArrayBufferWriter<byte>();
+            new FailureMessage(false, $"Destination, {_phase}: {error.Message}").Write(payload);
+            _writer.Write(FrameType.Failure, payload.WrittenSpan);
+            _writer.Flush();
+        }
+        catch (IOException)
+        {
+            // The source has gone, which its control connection shows.
+        }
+    }
+
+    /// <summary>What is behind an error: a page channel's, or what the source has said when it closed that.</summary>
+    private Exception Cause(Exception e)
+    {
+        if (_channels?.Error is not { } channel)
+            return e;
+        if (!channel.Ended)
+            return channel; // the first thing that went wrong; what came over the control connection is its consequence
+        if (e != channel)
+            return e;
+        using ITimer limit = _clock.CreateTimer(_ => _channel.Abort(channel.Message), null, Goodbye, Timeout.InfiniteTimeSpan);
+        try
+        {
+            for (; ; )
+                _reader.ReadPayload(NextHeader());
+        }
+        catch (MigrationFailedException said)
+        {
+            return said;
+        }
+        catch (IOException)
+        {
+            return channel;
+        }
+    }
+
     private void SayFailed(string error)
     {
         if (_channel.AbortReason is not null)
             return;
-        if (_tls is not null && !_channel.IsSecure && !_writer.Begun)
+        if (_told || (_tls is not null && !_channel.IsSecure && !_writer.Begun))
         {
-            _channel.FinishAndDrain(Goodbye); // the handshake failed, and its own alert is on the way
+            _channel.FinishAndDrain(Goodbye); // said already; or the handshake failed, and its own alert is on the way
             return;
         }
 

@@ -60,20 +60,16 @@ internal static class TlsHandshake
     /// <exception cref="IOException">It says nothing within the deadline, or the link is gone.</exception>
     internal static byte? WaitForFirstByte(MigrationChannel channel, TimeProvider clock)
     {
-        using ITimer deadline = StartDeadline(channel, clock);
+        using ITimer deadline = channel.StartDeadline(clock, "The TLS handshake was not done");
         return channel.Peek();
     }
 
     private static SslStreamCertificateContext Context(TlsCredentials credentials) =>
         SslStreamCertificateContext.Create(credentials.Own, credentials.Chain, offline: true);
 
-    private static ITimer StartDeadline(MigrationChannel channel, TimeProvider clock) => clock.CreateTimer(
-        static state => ((MigrationChannel)state!).Abort($"The TLS handshake was not done within {Deadline.TotalSeconds} s"), channel,
-        Deadline, Timeout.InfiniteTimeSpan);
-
     private static void Run(MigrationChannel channel, string peer, PeerCheck check, TimeProvider clock, Action<SslStream> authenticate)
     {
-        using ITimer deadline = StartDeadline(channel, clock);
+        using ITimer deadline = channel.StartDeadline(clock, "The TLS handshake was not done");
         try
         {
             channel.Secure(authenticate);

@@ -13,6 +13,8 @@ internal sealed class DestinationLink : IDisposable
     private readonly Thread _thread;
     private volatile MachineDescription? _description;
     private volatile bool _accepted;
+    private volatile bool _channelsSent;
+    private volatile bool _channelsReady;
     private volatile uint _acked;
     private volatile uint _roundsSent;
     private volatile bool _prepareSent;
@@ -64,6 +66,17 @@ internal sealed class DestinationLink : IDisposable
         }
 
         WaitFor(() => _accepted);
+    }
+
+    /// <summary>Tells the destination of more connections, and waits until it expects them.</summary>
+    internal void AnnounceChannels(in ChannelsMessage message)
+    {
+        _channelsSent = true;
+        var payload = new System.Buffers.ArrayBufferWriter<byte>();
+        message.Write(payload);
+        Writer.Write(FrameType.Channels, payload.WrittenSpan);
+        Writer.Flush();
+        WaitFor(() => _channelsReady);
     }
 
     /// <summary>Waits until the destination has counted a round.</summary>
@@ -240,6 +253,9 @@ internal sealed class DestinationLink : IDisposable
                 break;
             case FrameType.Accept when _description is not null && !_accepted:
                 _accepted = true;
+                break;
+            case FrameType.ChannelsReady when _channelsSent && !_channelsReady:
+                _channelsReady = true;
                 break;
             case FrameType.RoundAck when _acked < _roundsSent:
                 TakeAck(header, RoundAckMessage.Read(header, payload));

@@ -24,7 +24,7 @@ internal sealed partial class OutgoingMigration : ISendPace
     private readonly byte[] _chunk = GC.AllocateUninitializedArray<byte>(StreamFormat.MaxDeviceChunk);
     private RamSender? _sender;
     private long[] _deviceBytes = [];
-    private bool _unlimited; // the guest is stopped: no bandwidth limit
+    private volatile bool _unlimited; // the guest is stopped: no bandwidth limit
     private uint _round;
     private long _metered;
     private TimeSpan _ackTime = TimeSpan.MaxValue; // the shortest so far: a round trip
@@ -33,7 +33,10 @@ internal sealed partial class OutgoingMigration : ISendPace
     private long _zerosBefore;
     private long _remainingBefore;
 
-    private RamSender Sender => _sender ??= new RamSender(_host.Ram, Link.Writer);
+    private RamSender Sender => _sender ??= new RamSender(_host.Ram, Link.Writer, _channels, this);
+
+    /// <summary>Bytes on all connections.</summary>
+    private long SentBytes => Link.Writer.Bytes + (_channels?.Bytes ?? 0);
 
     /// <inheritdoc/>
     void ISendPace.PagesSent()
@@ -122,13 +125,15 @@ internal sealed partial class OutgoingMigration : ISendPace
         _phase = final ? "sending the last pages" : $"round {_round}";
         PassStarted?.Invoke((int)_round);
         long began = _clock.GetTimestamp();
-        long bytesBefore = Link.Writer.Bytes;
+        long bytesBefore = SentBytes;
         _payload.ResetWrittenCount();
         new RoundBeginMessage(_round, final).Write(_payload);
         Link.Writer.Write(FrameType.RoundBegin, _payload.WrittenSpan);
+        if (_channels is not null)
+            Link.Writer.Flush(); // the destination takes their pages once the round has begun
         Sender.BeginRound();
         (_pagesBefore, _zerosBefore, _remainingBefore) = (_progress.NormalPages, _progress.ZeroPages, _progress.RamRemainingBytes);
-        Sender.SendDirty(this);
+        Sender.SendDirty(_round);
         CountSent();
         if (!final)
             SendDeviceData(DeviceBytesPerRound);
@@ -143,7 +148,7 @@ internal sealed partial class OutgoingMigration : ISendPace
         }
 
         TimeSpan time = _clock.GetElapsedTime(began);
-        long bytes = Link.Writer.Bytes - bytesBefore;
+        long bytes = SentBytes - bytesBefore;
         if (!final)
         {
             _rate.Add(bytes, time);
@@ -158,14 +163,14 @@ internal sealed partial class OutgoingMigration : ISendPace
         _progress.NormalPages = _pagesBefore + (long)Sender.Pages;
         _progress.ZeroPages = _zerosBefore + (long)Sender.ZeroPages;
         _progress.RamRemainingBytes = _remainingBefore - PageBytes(Sender.Pages + Sender.ZeroPages);
-        _progress.StreamBytes = Link.Writer.Bytes;
+        _progress.StreamBytes = SentBytes;
     }
 
     /// <summary>Waits while the bandwidth limit says so. The limit may change while it does.</summary>
     private void Meter()
     {
         long bytes = Link.Writer.Bytes;
-        TimeSpan wait = _bucket.Take(bytes - _metered, _unlimited ? 0 : _live().MaxBandwidth);
+        TimeSpan wait = _bandwidth.Take(bytes - _metered);
         _metered = bytes;
         while (wait > TimeSpan.Zero)
         {
@@ -173,7 +178,7 @@ internal sealed partial class OutgoingMigration : ISendPace
             _progress.Publish();
             long rate = _live().MaxBandwidth;
             Link.Pause(wait < LongestPause ? wait : LongestPause, () => _live().MaxBandwidth != rate);
-            wait = _bucket.Remaining(_live().MaxBandwidth);
+            wait = _bandwidth.Remaining();
         }
     }
 

@@ -198,6 +198,6 @@ internal sealed partial class OutgoingMigration
         downtime.Lap(static (parts, time) => parts with { CommitAndStart = parts.CommitAndStart + time });
         _progress.Downtime = downtime.Parts;
         _progress.ExpectedDowntime = null;
-        _progress.StreamBytes = Link.Writer.Bytes;
+        _progress.StreamBytes = SentBytes;
     }
 }

@@ -29,6 +29,12 @@ public sealed record MigrationParameters
     public bool PauseBeforeSwitchover { get; init; }
 
     /// <summary>
+    /// Connections that carry pages (<c>multifd-channels</c>, 1 to <see cref="StreamFormat.MaxChannels"/>). With 1, pages go over the control
+    /// connection; with more, over so many beside it.
+    /// </summary>
+    public int Channels { get; init; } = 1;
+
+    /// <summary>
     /// TLS for every migration of this machine, outgoing and incoming, or null for plain text (<c>x-tls-directory</c>, <c>x-tls-peers</c>).
     /// </summary>
     public TlsCredentials? Tls { get; init; }
@@ -40,6 +46,8 @@ public sealed record MigrationParameters
         ArgumentOutOfRangeException.ThrowIfNegative(MaxBandwidth, "max-bandwidth");
         CheckTime(DowntimeLimit, TimeSpan.FromMilliseconds(1), TimeSpan.FromSeconds(2000), "downtime-limit");
         CheckTime(MinimumPrecopy, TimeSpan.Zero, TimeSpan.FromDays(1), "x-min-precopy");
+        if (Channels is < 1 or > StreamFormat.MaxChannels)
+            throw new ArgumentOutOfRangeException("multifd-channels", Channels, $"multifd-channels must be 1 to {StreamFormat.MaxChannels}");
         if (MaxRounds < 1)
             throw new ArgumentOutOfRangeException("x-max-rounds", MaxRounds, "x-max-rounds must be at least 1");
     }

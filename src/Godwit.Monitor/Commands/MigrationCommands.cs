@@ -33,6 +33,7 @@ internal sealed class MigrationCommands(VirtualMachine machine)
             "x-verify-pages",
             "x-max-rounds",
             "x-min-precopy",
+            "multifd-channels",
             "x-tls-directory",
             "x-tls-peers");
         commands.Add("query-migrate-parameters", QueryParameters);
@@ -72,6 +73,7 @@ internal sealed class MigrationCommands(VirtualMachine machine)
         long? rounds = arguments.FindInteger("x-max-rounds", 1, int.MaxValue);
         long? precopy = arguments.FindInteger("x-min-precopy", 0, LongestPrecopyMilliseconds);
 
+        long? channels = arguments.FindInteger("multifd-channels", 1, StreamFormat.MaxChannels);
         string? tlsDirectory = arguments.FindString("x-tls-directory");
         string? tlsPeers = arguments.FindString("x-tls-peers");
 
@@ -81,6 +83,7 @@ internal sealed class MigrationCommands(VirtualMachine machine)
             MigrationParameters now = machine.Migration.Parameters;
             machine.Migration.Parameters = now with
             {
+                Channels = (int?)channels ?? now.Channels,
                 Tls = tlsDirectory is null && tlsPeers is null ? now.Tls : Tls(now.Tls, tlsDirectory, tlsPeers),
                 MaxBandwidth = bandwidth ?? now.MaxBandwidth,
                 DowntimeLimit = downtime is { } limit ? TimeSpan.FromMilliseconds(limit) : now.DowntimeLimit,
@@ -110,6 +113,7 @@ internal sealed class MigrationCommands(VirtualMachine machine)
         result.WriteBoolean("x-verify-pages", now.VerifyPages);
         result.WriteNumber("x-max-rounds", now.MaxRounds);
         result.WriteNumber("x-min-precopy", (long)now.MinimumPrecopy.TotalMilliseconds);
+        result.WriteNumber("multifd-channels", now.Channels);
         result.WriteString("x-tls-directory", now.Tls?.Directory ?? "");
         result.WriteString("x-tls-peers", string.Join(',', now.Tls?.Peers ?? []));
         result.WriteEndObject();

@@ -93,7 +93,7 @@ internal sealed class Recording : IDisposable
         IncomingOutcome outcome = incoming.Run();
         channel.Dispose();
         sender?.Join();
-        return (outcome, incoming.Cause, machine);
+        return (outcome, incoming.Source, machine);
     }
 
     public void Dispose()
