@@ -11,7 +11,7 @@ internal static class MachineProcess
     private const string Deferred = "defer";
 
     /// <summary>Runs until quit, a stop request, or an incoming migration that failed for good.</summary>
-    public static async Task<int> RunAsync(MachineConfig config, string monitorPath, string? incoming, TlsCredentials? tls, CancellationToken stop)
+    public static async Task<int> RunAsync(MachineConfig config, string monitorPath, string? incoming, TlsCredentials? tls, string? metrics, CancellationToken stop)
     {
         using VirtualMachine machine = Build(config);
         machine.Migration.Parameters = machine.Migration.Parameters with { Tls = tls };
@@ -23,6 +23,7 @@ internal static class MachineProcess
 
         await using MonitorServer monitor = MonitorServer.Start(
             machine, new MonitorOptions { SocketPath = monitorPath, Log = text => Say(config, text) });
+        await using MetricsServer? numbers = metrics is null ? null : StartMetrics(machine, metrics);
         foreach (VfioPciFunction device in machine.Devices)
         {
             Say(config, $"device {device.Id} at {device.Bus.Number:x2}:{device.DevFn}");
@@ -52,6 +53,18 @@ internal static class MachineProcess
             return VirtualMachine.Build(config, TimeProvider.System);
         }
         catch (ArgumentException e)
+        {
+            throw new CliException(e.Message, e);
+        }
+    }
+
+    private static MetricsServer StartMetrics(VirtualMachine machine, string address)
+    {
+        try
+        {
+            return MetricsServer.Start(machine, address);
+        }
+        catch (FormatException e)
         {
             throw new CliException(e.Message, e);
         }

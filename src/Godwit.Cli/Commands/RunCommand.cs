@@ -70,10 +70,15 @@ internal static class RunCommand
             HelpName = "NAME",
             DefaultValueFactory = static _ => [],
         };
+        var metrics = new Option<string?>("--metrics")
+        {
+            Description = "Serve counters for Prometheus at http://HOST:PORT/metrics.",
+            HelpName = "HOST:PORT",
+        };
         Option<bool> parent = CommonOptions.ExitWithParent();
         var command = new DocumentedCommand("run", "Run one machine in this process.", Page)
         {
-            name, memory, iommu, addressWidth, cachingMode, passThrough, devices, guest, monitor, incoming, tls, tlsPeers, parent,
+            name, memory, iommu, addressWidth, cachingMode, passThrough, devices, guest, monitor, incoming, tls, tlsPeers, metrics, parent,
         };
         command.SetAction(async parsed =>
         {
@@ -95,7 +100,7 @@ internal static class RunCommand
             };
             TlsCredentials? credentials = parsed.GetValue(tls) is { } directory ? TlsCredentials.Load(directory, parsed.GetRequiredValue(tlsPeers)) : null;
             using var signals = new StopSignals(parsed.GetValue(parent));
-            return await MachineProcess.RunAsync(config, parsed.GetRequiredValue(monitor), parsed.GetValue(incoming), credentials, signals.Requested);
+            return await MachineProcess.RunAsync(config, parsed.GetRequiredValue(monitor), parsed.GetValue(incoming), credentials, parsed.GetValue(metrics), signals.Requested);
         });
         return command;
     }
