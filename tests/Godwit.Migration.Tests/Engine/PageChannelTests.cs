@@ -163,7 +163,7 @@ public sealed class PageChannelTests
         Assert.Contains(says, control.Expect(FrameType.Failure), StringComparison.Ordinal);
         control.Dispose();
         pair.WaitForDestination(MigrationState.Setup);
-        Assert.Contains($"page channel 0: ", pair.Destination.Status.Error, StringComparison.Ordinal);
+        Assert.Contains("page channel 0: ", pair.Destination.Status.Error, StringComparison.Ordinal);
         pair.Migrate();
         Assert.True(pair.Source.Status.State == MigrationState.Completed, pair.Source.Status.Error);
     }
