@@ -184,17 +184,20 @@ internal sealed class IncomingEndpoint : IDisposable
             _listener.Dispose(); // before anybody is told, so that the address is free when they hear of it
         _last = status;
         _completed = outcome == IncomingOutcome.Completed;
-        lock (_gate)
-            _current = null;
         if (outcome == IncomingOutcome.Completed)
         {
+            lock (_gate)
+                _current = null;
             StateChanged?.Invoke(status.State);
             migration.SayGoodbye();
             migration.Dispose();
             return;
         }
 
+        // First all of its threads end: the next source's pages go into the same RAM.
         migration.Dispose();
+        lock (_gate)
+            _current = null;
         StateChanged?.Invoke(status.State);
         if (outcome == IncomingOutcome.Lost)
             Failed?.Invoke(migration.Error!);
