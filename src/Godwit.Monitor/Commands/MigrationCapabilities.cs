@@ -1,6 +1,5 @@
 using System.Text.Json;
 using Godwit.Machine;
-using Godwit.Migration;
 
 namespace Godwit.Monitor;
 
