@@ -28,6 +28,11 @@ internal static class GodwitCommand
         BlockersCommand.Create(),
         ControlCommands.Create("stop", "Pause the machine: vCPUs and devices stop."),
         ControlCommands.Create("cont", "Let a paused machine go on."),
+        ControlCommands.Create("powerdown", "Press the power button: the guest ends its I/O and switches the machine off.", "system_powerdown"),
+        ControlCommands.Create(
+            "migrate-continue",
+            "Let a migration go on that waits before its switchover (migrate --pause-before-switchover).",
+            arguments: static writer => writer.WriteString("state", "pre-switchover")),
         ControlCommands.Create("quit", "End the machine's process."),
         DeviceCommand.Create(),
     };

@@ -10,6 +10,7 @@ public static unsafe partial class stat
     private const ushort S_IFMT = 0xf000;
     private const ushort S_IFREG = 0x8000;
     private const ushort S_IFBLK = 0x6000;
+    private const ushort S_IFCHR = 0x2000;
     private const ushort S_IFSOCK = 0xc000;
     private const int AT_FDCWD = -100;
     private const int AT_SYMLINK_NOFOLLOW = 0x100;
@@ -37,13 +38,30 @@ public static unsafe partial class stat
         return null;
     }
 
+    /// <summary>The file behind a descriptor that somebody else owns; null when <paramref name="number"/> is not open.</summary>
+    /// <exception cref="LinuxException">It cannot be looked at.</exception>
+    public static FileStatus? OfNumber(int number)
+    {
+        statx_t buffer;
+        if (number >= 0 && statx_path(number, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &buffer) == 0)
+            return From(buffer);
+        if (number >= 0 && (Errno)Marshal.GetLastPInvokeError() != Errno.EBADF)
+            LinuxException.ThrowLast("statx", $"descriptor {number}");
+        return null;
+    }
+
     private static FileStatus From(statx_t status) => new(
         ((ulong)status.stx_dev_major << 32) | status.stx_dev_minor,
         status.stx_ino,
         status.stx_size,
         (status.stx_mode & S_IFMT) == S_IFREG,
         (status.stx_mode & S_IFMT) == S_IFSOCK,
-        (status.stx_mode & S_IFMT) == S_IFBLK);
+        (status.stx_mode & S_IFMT) == S_IFBLK)
+    {
+        IsCharacterDevice = (status.stx_mode & S_IFMT) == S_IFCHR,
+        RepresentedMajor = status.stx_rdev_major,
+        RepresentedMinor = status.stx_rdev_minor,
+    };
 
     [LibraryImport("libc", EntryPoint = "statx", SetLastError = true)]
     private static partial int statx_fd(FileDescriptor directory, byte* path, int flags, uint mask, statx_t* buffer);
@@ -58,6 +76,8 @@ public static unsafe partial class stat
         [FieldOffset(28)] public ushort stx_mode;
         [FieldOffset(32)] public ulong stx_ino;
         [FieldOffset(40)] public ulong stx_size;
+        [FieldOffset(128)] public uint stx_rdev_major;
+        [FieldOffset(132)] public uint stx_rdev_minor;
         [FieldOffset(136)] public uint stx_dev_major;
         [FieldOffset(140)] public uint stx_dev_minor;
     }
@@ -70,4 +90,14 @@ public static unsafe partial class stat
 /// <param name="IsRegular">A regular file, which includes memfds.</param>
 /// <param name="IsSocket">A socket in the file system.</param>
 /// <param name="IsBlockDevice">A block device.</param>
-public readonly record struct FileStatus(ulong Device, ulong Inode, ulong Size, bool IsRegular, bool IsSocket, bool IsBlockDevice);
+public readonly record struct FileStatus(ulong Device, ulong Inode, ulong Size, bool IsRegular, bool IsSocket, bool IsBlockDevice)
+{
+    /// <summary>A character device.</summary>
+    public bool IsCharacterDevice { get; init; }
+
+    /// <summary>Major number of the device that the file stands for; 0 when it stands for none.</summary>
+    public uint RepresentedMajor { get; init; }
+
+    /// <summary>Minor number of it.</summary>
+    public uint RepresentedMinor { get; init; }
+}

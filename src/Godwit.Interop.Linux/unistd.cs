@@ -7,6 +7,8 @@ public static unsafe partial class unistd
 {
 #pragma warning disable CS1591 // C names; see the man page of each call
     public const int F_GETFD = 1;
+    public const int F_SETFD = 2;
+    public const int FD_CLOEXEC = 1;
     public const int F_SETFL = 4;
     public const int F_GETFL = 3;
     public const int F_ADD_SEALS = 1033;
@@ -44,4 +46,8 @@ public static unsafe partial class unistd
     [LibraryImport("libc", SetLastError = true)]
     public static partial int fcntl(FileDescriptor fd, int command, nint argument);
 #pragma warning restore CS1591
+
+    /// <summary>fcntl(2) on a descriptor that somebody else owns, or nobody here yet.</summary>
+    [LibraryImport("libc", EntryPoint = "fcntl", SetLastError = true)]
+    public static partial int fcntl_number(int fd, int command, nint argument);
 }

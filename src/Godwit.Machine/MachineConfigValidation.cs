@@ -15,14 +15,19 @@ internal static class MachineConfigValidation
         if (config.Name.Length is 0 or > MaxNameLength)
             throw new ArgumentException($"The machine's name '{config.Name}' has {config.Name.Length} characters; it must have 1 to {MaxNameLength}.");
         CheckMemory(config);
+        CheckVcpus(config);
         CheckDevices(config.Devices);
 
         IReadOnlyList<KeyValuePair<string, string>> options = GuestPrograms.Resolve(config.Guest, config.GuestOptions);
         BoardLayout layout = BoardLayout.For(config.MemoryBytes);
         string commandLine = CommandLine(options);
-        _ = BootInfo.For(layout, iommu: false, commandLine).ToPage();
-        if (config.Guest == "nvme-stress")
-            StressSizing.Check(StressOptions.Parse(commandLine), layout, Math.Max(config.Devices.Count, 1));
+        _ = BootInfo.For(layout, commandLine).ToPage();
+        if (config.Guest != "nvme-stress")
+            return;
+        StressOptions stress = StressOptions.Parse(commandLine);
+        StressSizing.Check(stress, layout, Math.Max(config.Devices.Count, 1));
+        if (stress.InterruptCpu >= config.Vcpus)
+            throw new ArgumentException($"Guest option irq-cpu is {stress.InterruptCpu}; the machine has {config.Vcpus} vCPUs, with APIC ids from 0 on.");
     }
 
     /// <summary>How the firmware passes options to the guest.</summary>
@@ -59,6 +64,18 @@ internal static class MachineConfigValidation
         }
     }
 
+    private static void CheckVcpus(MachineConfig config)
+    {
+        if (config.Vcpus is < 1 or > MachineConfig.MaxVcpus)
+            throw new ArgumentException($"{config.Vcpus} vCPUs are out of range; there can be 1 to {MachineConfig.MaxVcpus}.");
+        if (config.Vcpus > MachineConfig.MaxVcpusWithoutRemapping && !(config.Iommu == IommuKind.Intel && config.Intel.ExtendedInterruptMode))
+        {
+            throw new ArgumentException(
+                $"{config.Vcpus} vCPUs need a vIOMMU with intremap=on,eim=on: without it interrupts reach APIC ids up to 254 only, so "
+                + $"{MachineConfig.MaxVcpusWithoutRemapping} vCPUs is the limit.");
+        }
+    }
+
     private static void CheckDevices(IReadOnlyList<VfioDeviceOptions> devices)
     {
         if (devices.Count > MachineConfig.MaxDevices)
@@ -70,8 +87,22 @@ internal static class MachineConfigValidation
                 throw new ArgumentException($"Device id '{device.Id}' has {device.Id.Length} characters; it must have 1 to {MaxNameLength}.");
             if (!ids.Add(device.Id))
                 throw new ArgumentException($"Device id '{device.Id}' is used twice.");
-            if (device.Socket.Length == 0)
-                throw new ArgumentException($"Device '{device.Id}' has no socket path.");
+            CheckPlace(device);
+        }
+    }
+
+    private static void CheckPlace(VfioDeviceOptions device)
+    {
+        if (device.Kernel is { } kernel)
+        {
+            if (device.Socket is not null)
+                throw new ArgumentException($"Device '{device.Id}' has a socket path and is a device of the kernel; it can be one of both.");
+            if (string.IsNullOrEmpty(kernel.Host) == kernel.Descriptor is null)
+                throw new ArgumentException($"Device '{device.Id}' of the kernel needs a host address or a descriptor, not both.");
+        }
+        else if (string.IsNullOrEmpty(device.Socket))
+        {
+            throw new ArgumentException($"Device '{device.Id}' has no socket path.");
         }
     }
 }

@@ -32,9 +32,17 @@ public sealed class VirtualMachine : IDisposable
         _board = board;
         _state = new RunStateMachine((from, to) => _events.Post(() => RunStateChanged?.Invoke(from, to)));
         _program = GuestPrograms.Create(config.Guest);
-        _vcpus = new VcpuSet([new ManagedVcpu(apicId: 0, _program, board.Bus, clock, OnPanicked)], clock);
-        board.ConnectInterrupts(_vcpus.All);
-        board.WriteBootInfo();
+        var apics = new LocalApics();
+        var vcpus = new IVcpu[config.Vcpus];
+        for (int i = 0; i < vcpus.Length; i++)
+        {
+            vcpus[i] = new ManagedVcpu((uint)i, _program, board.Bus, apics, clock, OnPanicked);
+            apics.Add(vcpus[i]);
+        }
+
+        _vcpus = new VcpuSet(vcpus, clock);
+        board.ConnectInterrupts(apics, OnSwitchedOff);
+        board.WriteFirmware();
         _host = new MachineMigrationHost(this);
         Migration = new MigrationController(_host, clock);
         Migration.IncomingFailed += OnIncomingFailed;
@@ -47,6 +55,9 @@ public sealed class VirtualMachine : IDisposable
 
     /// <summary>Something went wrong that an operator must know: a device was lost, the guest panicked. One line.</summary>
     public event Action<string>? Notice;
+
+    /// <summary>The guest has switched the machine off. On a pool thread.</summary>
+    public event Action? SwitchedOff;
 
     /// <summary>What it was built from.</summary>
     public MachineConfig Config { get; }
@@ -83,7 +94,7 @@ public sealed class VirtualMachine : IDisposable
     /// <exception cref="IOException">A device cannot be attached.</exception>
     public static VirtualMachine Build(MachineConfig config, TimeProvider clock)
     {
-        MachineConfigValidation.Validate(config);
+        config.Validate();
         Board board = Board.Build(config);
         try
         {
@@ -167,6 +178,14 @@ public sealed class VirtualMachine : IDisposable
         _vcpus.Run();
     });
 
+    /// <summary>Presses the power button: asks the guest to end what it does and to switch the machine off. It may never do so.</summary>
+    /// <exception cref="InvalidOperationException">The machine does not run.</exception>
+    public void PressPowerButton() => Change(() =>
+    {
+        Require(RunState.Running, "asked to power down");
+        _board.Power.PressButton();
+    });
+
     /// <summary>Every reason against migrating now.</summary>
     public IReadOnlyList<MigrationBlocker> QueryBlockers()
     {
@@ -248,6 +267,9 @@ public sealed class VirtualMachine : IDisposable
     }
 
     private void PostNotice(string text) => _events.Post(() => Notice?.Invoke(text));
+
+    /// <summary>On the vCPU's thread, which whoever is told may want to stop.</summary>
+    private void OnSwitchedOff() => ThreadPool.UnsafeQueueUserWorkItem(static machine => machine.SwitchedOff?.Invoke(), this, preferLocal: false);
 
     /// <summary>On a pool thread, after the vCPU has stopped for good.</summary>
     private void OnPanicked(ManagedVcpu vcpu) => Change(state =>

@@ -12,6 +12,7 @@ public sealed class MigrationController : IDisposable
     private volatile MigrationParameters _parameters = new();
     private volatile OutgoingMigration? _outgoing;
     private volatile IncomingEndpoint? _incoming;
+    private string? _retry; // where the last outgoing migration went, while it may be tried again
     private readonly MigrationStatus _idle = new();
     private Thread? _thread;
     private bool _away;
@@ -86,9 +87,36 @@ public sealed class MigrationController : IDisposable
             migration.StateChanged += OnStateChanged;
             migration.PassStarted += pass => PassStarted?.Invoke(pass);
             _outgoing = migration;
+            _retry = null;
             _thread = new Thread(() => Run(migration)) { Name = "godwit-migration", IsBackground = true };
             _thread.Start();
         }
+    }
+
+    /// <summary>
+    /// Tries the last outgoing migration again, which failed or was cancelled with the machine running on here: to the same address, or to
+    /// another. Every page is sent anew: what the guest wrote since is not known.
+    /// </summary>
+    /// <param name="uri">Where to; null for where the last one went.</param>
+    /// <exception cref="MigrationBlockedException">There is a reason against.</exception>
+    /// <exception cref="InvalidOperationException">There is none to try again, one is running, or the machine has been migrated away.</exception>
+    /// <exception cref="FormatException">The URI is not of a known form.</exception>
+    public void Retry(string? uri)
+    {
+        string? last;
+        lock (_gate)
+            last = _retry;
+        if (last is null)
+            throw new InvalidOperationException("There is no migration to try again: none has failed or been cancelled since the machine runs here");
+        Start(uri ?? last);
+    }
+
+    /// <summary>Ends the pause of <see cref="MigrationParameters.PauseBeforeSwitchover"/>.</summary>
+    /// <exception cref="InvalidOperationException">No migration is pausing.</exception>
+    public void Continue()
+    {
+        if (_outgoing?.Continue() != true)
+            throw new InvalidOperationException($"No migration waits before its switchover; the migration is in state {Status.State}");
     }
 
     /// <summary>Asks the running migration to stop. After the commit point it has no effect.</summary>
@@ -105,7 +133,7 @@ public sealed class MigrationController : IDisposable
     }
 
     /// <summary>
-    /// Destination: listens on <paramref name="uri"/> and takes one migration. The listener is open when this returns. A failed one listens
+    /// Destination: listens on <paramref name="uri"/> and takes one migration, with the TLS that the parameters name now. The listener is open when this returns. A failed one listens
     /// again while nothing has been loaded into devices; afterwards <see cref="IncomingFailed"/> ends the machine.
     /// </summary>
     /// <exception cref="InvalidOperationException">A migration is running or listened for.</exception>
@@ -121,7 +149,7 @@ public sealed class MigrationController : IDisposable
                 throw new InvalidOperationException("A migration is already running");
             if (_incoming is not null)
                 throw new InvalidOperationException("The machine already listens, or has listened, for an incoming migration");
-            var endpoint = new IncomingEndpoint(_host, address, _times, _clock);
+            var endpoint = new IncomingEndpoint(_host, address, _parameters.Tls, _times, _clock);
             endpoint.StateChanged += OnStateChanged;
             endpoint.Failed += text => IncomingFailed?.Invoke(text);
             _incoming = endpoint;
@@ -153,6 +181,7 @@ public sealed class MigrationController : IDisposable
         {
             lock (_gate)
             {
+                _retry = migration.Committed ? null : migration.Address;
                 _away |= migration.Committed;
                 _thread = null;
             }

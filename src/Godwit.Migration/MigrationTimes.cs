@@ -12,8 +12,8 @@ internal sealed record MigrationTimes
     /// </summary>
     internal TimeSpan Answer { get; init; } = TimeSpan.FromSeconds(120);
 
-    /// <summary>After a cancel, how long a write that is blocked is left alone.</summary>
-    internal TimeSpan CancelGrace { get; init; } = TimeSpan.FromMilliseconds(200);
+    /// <summary>After a cancel, how often writes are looked at, and how long one may have made no progress to be left alone.</summary>
+    internal TimeSpan CancelGrace { get; init; } = TimeSpan.FromMilliseconds(50);
 
     /// <summary>Shortest time from one round to the next.</summary>
     internal TimeSpan ShortRound { get; init; } = TimeSpan.FromMilliseconds(20);

@@ -11,6 +11,9 @@ public enum ShutdownCause
     /// <summary>A client executed <c>quit</c>.</summary>
     Quit,
 
+    /// <summary>The guest has switched the machine off.</summary>
+    Guest,
+
     /// <summary>The process was told to stop by a signal or by its parent.</summary>
     Signal,
 
@@ -48,6 +51,7 @@ public sealed class MonitorServer : IAsyncDisposable
         new MachineCommands(machine, _quit).AddTo(commands);
         new MigrationCommands(machine).AddTo(commands);
         new DeviceCommands(machine).AddTo(commands);
+        new DirtyTrackingCommands(machine).AddTo(commands);
         commands.Add("query-version", static (_, result) => QmpMessages.WriteVersion(result));
         commands.Add("query-commands", (_, result) => WriteCommands(commands, result));
 
@@ -72,10 +76,11 @@ public sealed class MonitorServer : IAsyncDisposable
     /// <summary>Tells clients that the machine ends.</summary>
     public void AnnounceShutdown(ShutdownCause cause) => _server.Emit("SHUTDOWN", writer =>
     {
-        writer.WriteBoolean("guest", false);
+        writer.WriteBoolean("guest", cause == ShutdownCause.Guest);
         writer.WriteString("reason", cause switch
         {
             ShutdownCause.Quit => "host-qmp-quit",
+            ShutdownCause.Guest => "guest-shutdown",
             ShutdownCause.Signal => "host-signal",
             _ => "host-error",
         });

@@ -86,6 +86,7 @@ public abstract partial class PciFunction
         }
 
         Msix?.Load(state[(StateHeaderBytes + ConfigOffset.Size)..length]);
+        Msi?.ControlWritten();
         return length;
     }
 }

@@ -1,3 +1,4 @@
+using System.Buffers.Binary;
 using Godwit.Memory;
 using Godwit.Pci.Spec;
 
@@ -42,6 +43,9 @@ public abstract partial class PciFunction
 
     /// <summary>Its MSI-X, or null.</summary>
     public MsixTable? Msix { get; private set; }
+
+    /// <summary>Its MSI, or null.</summary>
+    public MsiMessages? Msi { get; private set; }
 
     /// <summary>
     /// The id its DMA carries at the root, computed from the bus numbers now and aliased through conventional bridges
@@ -93,6 +97,7 @@ public abstract partial class PciFunction
         }
 
         Msix?.ControlWritten();
+        Msi?.ControlWritten();
     }
 
     /// <summary>Power-on values; BARs unmapped, bus mastering off, MSI-X masked.</summary>
@@ -105,6 +110,7 @@ public abstract partial class PciFunction
         }
 
         Msix?.Reset();
+        Msi?.ControlWritten();
     }
 
     /// <inheritdoc/>
@@ -121,6 +127,9 @@ public abstract partial class PciFunction
 
     /// <summary>MSI-X Enable or Function Mask has changed: look at <see cref="MsixTable.Enabled"/>. Called as <see cref="OnMsixVectorChanged"/>.</summary>
     protected internal virtual void OnMsixControlChanged() { }
+
+    /// <summary>The number of MSI vectors that are enabled has changed: look at <see cref="MsiMessages.EnabledVectors"/>. Called as <see cref="OnMsixVectorChanged"/>.</summary>
+    protected internal virtual void OnMsiControlChanged() { }
 
     /// <summary>Defines ids and class code (base class, sub-class, interface from the high byte down; PCI Express 5.0, 7.5.1.1).</summary>
     protected void SetIdentity(ushort vendor, ushort device, uint classCode, byte revision = 0, ushort subsystemVendor = 0, ushort subsystem = 0)
@@ -171,6 +180,21 @@ public abstract partial class PciFunction
     }
 
     internal void Plugged() => OnAttached();
+
+    /// <summary>Sends an interrupt message as a 32-bit write with this function's requester id. One that nothing takes is lost without a trace, as a posted write is.</summary>
+    internal void SendMessage(ulong address, uint data)
+    {
+        Span<byte> message = stackalloc byte[4];
+        BinaryPrimitives.WriteUInt32LittleEndian(message, data);
+        _ = BusMasterSpace.Write(new BusAddress(address), message, new TransactionAttributes(DirtySource.Vmm, RequesterId.Value));
+    }
+
+    internal void SetMsi(MsiMessages msi)
+    {
+        if (Msi is not null)
+            throw new InvalidOperationException($"{Name} has MSI already");
+        Msi = msi;
+    }
 
     internal void SetMsix(MsixTable msix)
     {

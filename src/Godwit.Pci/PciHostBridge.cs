@@ -84,6 +84,22 @@ public sealed class PciHostBridge
         return null;
     }
 
+    /// <summary>
+    /// Whether requests with that id come from below a root bus that bypasses the vIOMMU: bus numbers belong to the root bus with the
+    /// nearest number that is not above. Any thread; allocates nothing.
+    /// </summary>
+    public bool BypassesIommu(RequesterId id)
+    {
+        PciBus? nearest = null;
+        foreach (PciBus root in _roots)
+        {
+            if (root.Number <= id.Bus && (nearest is null || root.Number > nearest.Number))
+                nearest = root;
+        }
+
+        return nearest is { BypassIommu: true };
+    }
+
     private static IEnumerable<PciFunction> Below(PciBus bus)
     {
         foreach (PciFunction function in bus.Functions)

@@ -6,8 +6,11 @@ public sealed record VfioDeviceOptions
     /// <summary>Id in the machine, for example <c>nvme0</c>.</summary>
     public required string Id { get; init; }
 
-    /// <summary>Path of the vfio-user server's socket.</summary>
-    public required string Socket { get; init; }
+    /// <summary>Path of the vfio-user server's socket; null for a device of the host's kernel.</summary>
+    public string? Socket { get; init; }
+
+    /// <summary>The device of the host's kernel; null for one served over vfio-user. Exactly one of both is set.</summary>
+    public KernelDeviceOptions? Kernel { get; init; }
 
     /// <summary>False adds a blocker: the user does not want this device migrated.</summary>
     public bool EnableMigration { get; init; } = true;

@@ -9,9 +9,12 @@ namespace Godwit.Vfio;
 /// <content>Configuration space, BARs and interrupts: emulated from the device's own, which takes part where it must know.</content>
 public sealed partial class VfioPciFunction
 {
+    /// <summary>No index of a device.</summary>
+    private const int NoInterrupts = -1;
+
     private readonly Lock _interruptSetup = new();
     private InterruptPump? _interrupts;
-    private bool _interruptsSet; // in the device, under _interruptSetup
+    private (int Index, int Count) _interruptsSet = (NoInterrupts, 0); // in the device, under _interruptSetup
     private int _express;
 
     /// <inheritdoc/>
@@ -55,6 +58,9 @@ public sealed partial class VfioPciFunction
     /// <inheritdoc/>
     protected override void OnMsixControlChanged() => SetInterrupts(again: false);
 
+    /// <inheritdoc/>
+    protected override void OnMsiControlChanged() => SetInterrupts(again: false);
+
     private void BuildConfiguration()
     {
         SetIdentity(_layout.Vendor, _layout.Device, _layout.ClassCode, _layout.Revision, _layout.SubsystemVendor, _layout.Subsystem);
@@ -68,8 +74,13 @@ public sealed partial class VfioPciFunction
         {
             MsixLayout at = _layout.Msix!;
             msix.AddCapability(at.TableBar, at.TableOffset, at.PendingBar, at.PendingOffset, at.Capability);
-            _interrupts = new InterruptPump(Id, Math.Min(at.Vectors, VectorsOfDevice), msix.Raise);
         }
+
+        if (_layout.Msi is { } msi && VectorsOf(PciIrq.Msi) > 0)
+            _ = new MsiMessages(this, msi.Vectors, msi.Wide, msi.Capability);
+        int vectors = Math.Max(VectorsOf(PciIrq.Msix), VectorsOf(PciIrq.Msi));
+        if (msix is not null || Msi is not null)
+            _interrupts = new InterruptPump(Id, vectors, Deliver);
 
         if (_layout.Express is { } express)
             AddExpress(express.Offset, express.PortType);
@@ -77,7 +88,21 @@ public sealed partial class VfioPciFunction
             _notices.Post($"{Id}: {omitted}");
     }
 
-    private int VectorsOfDevice => _layout.IrqCounts.Length > PciIrq.Msix ? _layout.IrqCounts[PciIrq.Msix] : 0;
+    /// <summary>Vectors of an index that device and guest have both.</summary>
+    private int VectorsOf(int index)
+    {
+        int guest = index == PciIrq.Msix ? _layout.Msix?.Vectors ?? 0 : _layout.Msi?.Vectors ?? 0;
+        return _layout.IrqCounts.Length > index ? Math.Min(_layout.IrqCounts[index], guest) : 0;
+    }
+
+    /// <summary>A vector of whichever kind is enabled in the guest; MSI-X if both are (PCI Express 5.0, 6.1.4: a guest must not enable both).</summary>
+    private void Deliver(int vector)
+    {
+        if (Msix is { Enabled: true } msix && vector < msix.Vectors)
+            msix.Raise(vector);
+        else if (Msi is { } msi && vector < msi.Vectors)
+            msi.Raise(vector);
+    }
 
     /// <summary>All of the BAR is trapped; the MSI-X table and pending bits, which are the VMM's, lie over it.</summary>
     private ContainerRegion BuildBar(DeviceBar bar, MsixTable? msix, bool post)
@@ -99,8 +124,8 @@ public sealed partial class VfioPciFunction
 
     private void AddExpress(int offset, int portType)
     {
-        // Where the device has it, unless ours, which may be longer, would reach into MSI-X.
-        bool clash = _layout.Msix is { } msix && offset < msix.Capability + MsixRegisters.Length && msix.Capability < offset + ExpressRegisters.Length;
+        // Where the device has it, unless ours, which may be longer, would reach into MSI or MSI-X.
+        bool clash = Reaches(_layout.Msix?.Capability, MsixRegisters.Length) || Reaches(_layout.Msi?.Capability, MsiRegisters.Length);
         bool fits = offset >= ConfigOffset.FirstCapability && offset % 4 == 0 && offset <= ConfigOffset.ConventionalSize - ExpressRegisters.Length;
         var type = (ExpressPortType)portType == ExpressPortType.RootComplexEndpoint ? ExpressPortType.RootComplexEndpoint : ExpressPortType.Endpoint;
         _express = AddExpressCapability(type, fits && !clash ? offset : null);
@@ -109,6 +134,8 @@ public sealed partial class VfioPciFunction
             uint capabilities = Config.Read(_express + ExpressRegisters.DeviceCapabilities, 4);
             Config.Define(_express + ExpressRegisters.DeviceCapabilities, 4, capabilities | ExpressRegisters.FunctionLevelResetCapable);
         }
+
+        bool Reaches(int? other, int length) => other is { } at && offset < at + length && at < offset + ExpressRegisters.Length;
     }
 
     /// <summary>The device must know of bus mastering and memory space.</summary>
@@ -130,20 +157,27 @@ public sealed partial class VfioPciFunction
         }
     }
 
-    /// <summary>Gives the device its eventfds while MSI-X is enabled, and takes them back when it is not.</summary>
+    /// <summary>Gives the device the eventfds of what the guest has enabled, and takes back those of what it has not: a device has one kind at a time.</summary>
     private void SetInterrupts(bool again)
     {
         lock (_interruptSetup)
         {
-            bool wanted = Msix is { Enabled: true };
+            (int Index, int Count) wanted = Msix is { Enabled: true } ? (PciIrq.Msix, VectorsOf(PciIrq.Msix))
+                : Msi is { EnabledVectors: > 0 } msi ? (PciIrq.Msi, Math.Min(msi.EnabledVectors, VectorsOf(PciIrq.Msi)))
+                : (NoInterrupts, 0);
             if (_interrupts is null || (wanted == _interruptsSet && !again))
                 return;
             try
             {
-                if (wanted)
-                    _device.SetIrqEventFds(PciIrq.Msix, _interrupts.Vectors);
-                else if (_interruptsSet)
-                    _device.DisableIrqs(PciIrq.Msix);
+                if (_interruptsSet.Index != NoInterrupts && _interruptsSet != wanted)
+                {
+                    _device.DisableIrqs(_interruptsSet.Index);
+                    _interruptsSet = (NoInterrupts, 0);
+                }
+
+                if (wanted.Index == NoInterrupts)
+                    return;
+                _device.SetIrqEventFds(wanted.Index, _interrupts.Vectors[..wanted.Count]);
                 _interruptsSet = wanted;
             }
             catch (DeviceRefusedException e)

@@ -89,10 +89,4 @@ public sealed partial class VfioPciFunction
         else
             _states.StartAll();
     }
-
-    void IDirtyTracker.Start() => _tracker.Start();
-
-    DirtySyncReport IDirtyTracker.Sync(bool final) => _tracker.Sync(final);
-
-    void IDirtyTracker.Stop() => _tracker.Stop();
 }

@@ -1,4 +1,3 @@
-using System.Collections.Immutable;
 using System.Globalization;
 using Godwit.Memory;
 using Godwit.Migration;
@@ -8,8 +7,8 @@ using Godwit.VfioUser;
 namespace Godwit.Vfio;
 
 /// <summary>
-/// A passthrough PCI function: a vfio-user device seen by the guest as a function of its own bus, with its own DMA address space mapped into
-/// the device as the vIOMMU (or plain RAM) says, its DMA log as dirty source and its migration state machine.
+/// A passthrough PCI function: a device of the host's kernel or of a vfio-user server seen by the guest as a function of its own bus, with its
+/// own DMA address space mapped into the device as the vIOMMU (or plain RAM) says, its DMA log as dirty source and its migration state machine.
 /// </summary>
 /// <remarks>
 /// Migration members come on the migration's thread, one at a time; guest accesses on vCPU threads; the rest may be called from any thread.
@@ -22,15 +21,10 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
     private readonly MemoryTopology _topology;
     private readonly DeviceLayout _layout;
     private readonly DmaShadow _shadow;
-    private readonly IDeviceDirtySource _tracker;
-    private readonly DmaLogTracker? _logTracker;
     private readonly DeviceStateMachine _states;
     private readonly NoticeBoard _notices = new();
     private readonly DmaMessageRelay? _relay;
-    private readonly bool _logsDma;
-    private DeviceRefusedException? _loggingRefused;
-    private CoveragePlan? _probed;
-    private bool _attached, _disposed;
+    private bool _attached, _listening, _disposed;
 
     private VfioPciFunction(VfioDeviceOptions options, IVfioBackend device, DmaMessageRelay? relay, MemoryTopology topology, GuestRam ram)
         : base(options.Id)
@@ -40,12 +34,10 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
         _relay = relay;
         _topology = topology;
         _layout = DeviceLayout.Read(device);
-        _logsDma = options.DirtyTracking is DirtyTrackingMode.Auto or DirtyTrackingMode.Device && device.SupportsDmaLogging();
+        _logsDma = device.SupportsDmaLogging();
+        _dirtyLog = ram.Dirty;
         _shadow = new DmaShadow(Id, device, device.CutOff, ram, new GpaResolver(topology.System), _notices);
-        var marker = new DirtyMarker(ram.Dirty);
-        _logTracker = options.DirtyTracking == DirtyTrackingMode.Pessimistic ? null : new DmaLogTracker(Id, device, _shadow, marker, () => Plans(), _notices);
-        _tracker = _logTracker as IDeviceDirtySource ?? new PessimisticTracker(Id, _shadow, marker);
-        _shadow.UnmapObserver = _tracker;
+        ChooseSource(nested: false);
         _states = new DeviceStateMachine(Id, device, device.GetMigrationSupport(), ResetDevice, _notices);
         _states.Changed += () => StateChanged?.Invoke(this);
         BuildConfiguration();
@@ -53,14 +45,21 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
     }
 
     /// <summary>Connects to the device and probes it. Attach it to a bus afterwards; mapping starts then.</summary>
-    /// <exception cref="IOException">No device there, or it speaks another protocol; the text names the socket.</exception>
+    /// <exception cref="IOException">No device there, it cannot be had, or it speaks another protocol; the text names it.</exception>
     public static VfioPciFunction Connect(VfioDeviceOptions options, MemoryTopology topology, GuestRam ram)
     {
         ArgumentNullException.ThrowIfNull(options);
         ArgumentNullException.ThrowIfNull(topology);
         ArgumentNullException.ThrowIfNull(ram);
+        if (options.Kernel is { } kernel)
+            return Connect(options, KernelAttach.Open(kernel, LinuxKernelCalls.Instance, new HostPci()), null, topology, ram);
         var relay = new DmaMessageRelay();
-        VfioUserBackend device = VfioUserBackend.Connect(options.Socket, options.ReplyTimeout, relay);
+        return Connect(options, VfioUserBackend.Connect(options.Socket!, options.ReplyTimeout, relay), relay, topology, ram);
+    }
+
+    /// <summary>Takes over <paramref name="device"/>, which others may have used before; disposes it when that fails.</summary>
+    internal static VfioPciFunction Connect(VfioDeviceOptions options, IVfioBackend device, DmaMessageRelay? relay, MemoryTopology topology, GuestRam ram)
+    {
         VfioPciFunction function = Create(options, device, relay, topology, ram);
         try
         {
@@ -133,16 +132,6 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
         }
     }
 
-    /// <summary>How the device's writes are followed, for status.</summary>
-    public DirtyTrackingReport DirtyTracking
-    {
-        get
-        {
-            DirtyTrackingReport report = _tracker.Explain(_options.DirtyTracking);
-            return _logTracker is null || _logsDma ? report : report with { Source = DirtySourceKind.None };
-        }
-    }
-
     /// <summary>Every reason why this device keeps the machine from migrating. Live: computed now.</summary>
     public IReadOnlyList<MigrationBlocker> QueryBlockers(int migratableDevicesInMachine)
     {
@@ -157,10 +146,10 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
             blockers.Add(new DeviceWithoutMigrationBlocker { Subject = Id });
         else if (migratableDevicesInMachine > 1 && (_states.Support & MigrationSupport.P2P) == 0)
             blockers.Add(new NoPeerToPeerBlocker { Subject = Id, Devices = migratableDevicesInMachine });
-        if (!_logsDma && _logTracker is not null)
-            blockers.Add(new DeviceWithoutDirtyLoggingBlocker { Subject = Id });
-        if (_attached)
-            AddMemoryBlockers(blockers);
+        AddTrackingBlockers(blockers);
+        int needed = _attached ? _topology.System.View.Ranges.Count(r => r.Region is RamRegion) : 0;
+        if (needed > _device.MaxMappings)
+            blockers.Add(new MappingLimitBlocker { Subject = Id, Limit = _device.MaxMappings, Needed = needed });
         return blockers;
     }
 
@@ -185,6 +174,8 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
 
         if (_layout.Msix is { } msix)
             yield return Entry("msix", $"{msix.Vectors} vectors, table {msix.TableBar}:0x{msix.TableOffset:x}, pba {msix.PendingBar}:0x{msix.PendingOffset:x}");
+        if (_layout.Msi is { } msi)
+            yield return Entry("msi", $"{msi.Vectors} vectors, {(msi.Wide ? 64 : 32)}-bit addresses");
         yield return Entry("migration", _states.Support == MigrationSupport.None ? "none" : _states.Support.ToString());
         yield return Entry("dma-logging", _logsDma ? "yes" : "no");
 
@@ -200,7 +191,7 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
         // The device first: with its connection it loses all mappings, and what follows needs to ask it nothing.
         _shadow.Abandon();
         _device.Dispose();
-        if (_attached)
+        if (_listening)
             DmaSpace.RemoveListener(_shadow);
         _interrupts?.Dispose();
     }
@@ -211,38 +202,12 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
         base.OnAttached();
         _relay?.Attach(this);
         _attached = true;
-        if (_logsDma)
-            ProbeLogging();
+        var reach = GuestReach.Of(IommuAttributes, _topology.System.View);
+        _device.CheckReach(reach);
+        PrepareTracking();
         DmaSpace.AddListener(_shadow);
-    }
-
-    private ImmutableArray<CoveragePlan> Plans() => CoveragePlan.Candidates(IommuAttributes, _topology.System.View);
-
-    /// <summary>Finds out by a real start and stop whether the device will log what a migration will ask for (dirty-tracking rule 12).</summary>
-    private void ProbeLogging()
-    {
-        try
-        {
-            _probed = _logTracker?.Probe(out _loggingRefused);
-        }
-        catch (DeviceLostException)
-        {
-            // Lost says so, and is a blocker itself.
-        }
-    }
-
-    private void AddMemoryBlockers(List<MigrationBlocker> blockers)
-    {
-        ImmutableArray<CoveragePlan> plans = Plans();
-        if (_logTracker is null)
-            plans = [];
-        else if (plans.IsEmpty && _logTracker.Limits is not { TakesAnything: true })
-            blockers.Add(new IommuWithoutApertureBlocker { Subject = Id });
-        else if (_probed is null && _loggingRefused is { } refused && plans.Any(p => !p.Translated))
-            blockers.Add(new DirtyLoggingRefusedBlocker { Subject = Id, Coverage = plans[0].Description, Answer = refused.Errno.ToString() });
-        int needed = _topology.System.View.Ranges.Count(r => r.Region is RamRegion);
-        if (needed > _device.MaxMappings)
-            blockers.Add(new MappingLimitBlocker { Subject = Id, Limit = _device.MaxMappings, Needed = needed });
+        _listening = true;
+        _device.CheckMapped(reach);
     }
 
     private void OnLost()

@@ -1,3 +1,4 @@
+using Godwit.Iommu.Intel;
 using Godwit.Vfio;
 
 namespace Godwit.Cli.Tests;
@@ -17,6 +18,39 @@ public sealed class ArgumentTests
         Assert.Equal((ulong)bytes, read);
         Assert.True(ByteSize.TryParse(ByteSize.Exact(read), out ulong again));
         Assert.Equal(read, again);
+    }
+
+    [Fact]
+    public void An_IOMMU_has_the_properties_that_were_given_and_defaults_for_the_rest()
+    {
+        IommuArgument read = IommuArgument.Parse(
+            "intel,aw-bits=57,caching-mode=off,intremap=on,eim=on,pt=off,device-iotlb=on,scalable-mode=on,snoop-control=on");
+        Assert.Equal(
+            new IntelIommuOptions
+            {
+                AddressWidth = 57,
+                CachingMode = false,
+                InterruptRemapping = true,
+                ExtendedInterruptMode = true,
+                PassThrough = false,
+                DeviceIotlb = true,
+                ScalableMode = true,
+                SnoopControl = true,
+            },
+            read.Intel);
+        Assert.Equal(read.Intel, IommuArgument.Parse(read.ToString()).Intel);
+        Assert.Equal(new IntelIommuOptions(), IommuArgument.Parse("intel").Intel);
+        Assert.Equal(new IntelIommuOptions { DmaTranslation = false, InterruptRemapping = true }, IommuArgument.Parse("intel,dma-translation=off,intremap=on").Intel);
+        Assert.Equal("none", IommuArgument.Parse("none").ToString());
+        Assert.Equal("intel,aw-bits=48", IommuArgument.Default.With("aw-bits", "48").ToString());
+    }
+
+    [Fact]
+    public void The_help_lists_every_property_of_the_unit()
+    {
+        string[] lines = IommuArgument.Page().Split('\n');
+        Assert.Equal(typeof(IntelIommuOptions).GetProperties().Count(property => property.CanWrite), lines.Length);
+        Assert.Contains(lines, line => line.TrimStart().StartsWith("aw-bits=39|48|57 ", StringComparison.Ordinal) && line.EndsWith("[default: 39]", StringComparison.Ordinal));
     }
 
     [Theory]
@@ -80,7 +114,25 @@ public sealed class ArgumentTests
         Assert.True(least.EnableMigration);
     }
 
+    [Fact]
+    public void A_device_of_the_kernel_has_an_address_a_path_or_a_descriptor()
+    {
+        VfioDeviceOptions byAddress = DeviceArgument.Parse("vfio,host=0000:3b:00.2,id=vf0,host-iommu=type1,dirty-tracking=iommu", 3);
+        Assert.Equal(new KernelDeviceOptions { Host = "0000:3b:00.2", Iommu = HostIommuKind.Type1 }, byAddress.Kernel);
+        Assert.Equal(("vf0", DirtyTrackingMode.Iommu, null), (byAddress.Id, byAddress.DirtyTracking, byAddress.Socket));
+        Assert.Equal("/sys/bus/pci/devices/0000:3b:00.2", DeviceArgument.Parse("vfio,host=/sys/bus/pci/devices/0000:3b:00.2", 0).Kernel!.Host);
+        Assert.Equal(new KernelDeviceOptions { Descriptor = 12 }, DeviceArgument.Parse("vfio,fd=12", 0).Kernel);
+    }
+
     [Theory]
+    [InlineData("vfio", "one of host=ADDRESS and fd=N")]
+    [InlineData("vfio,host=3b:00.2,fd=5", "one of host=ADDRESS and fd=N")]
+    [InlineData("vfio,host=3b:00.8", "not '3b:00.8'")]
+    [InlineData("vfio,fd=2", "above 2, not '2'")]
+    [InlineData("vfio,fd=-1", "above 2, not '-1'")]
+    [InlineData("vfio,host=3b:00.2,host-iommu=smmu", "not 'smmu'")]
+    [InlineData("vfio,socket=a", "'socket' is not a setting of vfio")]
+    [InlineData("vfio-user,host=3b:00.2", "'host' is not a setting of vfio-user")]
     [InlineData("vfio-user", "needs socket=PATH")]
     [InlineData("vfio-user,socket=", "needs socket=PATH")]
     [InlineData("virtio,socket=a", "'virtio' is not known")]

@@ -32,7 +32,7 @@ public sealed class DemoProofTests
         DemoResult result = Good();
         DemoSample still = result.Switch with { Migration = Migration(Completed.Replace("\"mapped\":6000,\"unmapped\":6000", "\"mapped\":10,\"unmapped\":5", StringComparison.Ordinal)) };
         Assert.Equal(["mappings changed during the migration"], Failed(result with { Switch = still }));
-        Assert.Empty(Failed(result with { Switch = still, Options = result.Options with { Iommu = IommuKind.None } }));
+        Assert.Empty(Failed(result with { Switch = still, Options = result.Options with { Iommu = IommuArgument.Parse("none") } }));
     }
 
     [Theory]
@@ -113,10 +113,14 @@ public sealed class DemoProofTests
             DirtyRate = 64,
             Churn = 1000,
             QueueDepth = 32,
-            Iommu = IommuKind.Intel,
-            AddressWidth = 39,
+            Iommu = IommuArgument.Default,
+            Vcpus = 1,
+            DomainSwitches = 0,
+            GuestTables = "second",
             DowntimeLimit = TimeSpan.FromMilliseconds(100),
             Bandwidth = 0,
+            LogRanges = 256,
+            LogSpanMax = 0,
             Transport = DemoTransport.Unix,
             Seed = 1,
             ExpectIo = 1000,

@@ -71,7 +71,7 @@ public sealed class BadInputTests
 
     [Theory]
     [InlineData(MigrationSupport.None, true, "device-without-migration")]
-    [InlineData(MigrationSupport.StopCopy, false, "device-without-dma-logging")]
+    [InlineData(MigrationSupport.StopCopy, false, "no-dirty-source")]
     public async Task A_device_that_cannot_migrate_blocks_by_type_and_the_machine_runs(MigrationSupport migration, bool logging, string code)
     {
         await using var stage = new Stage();

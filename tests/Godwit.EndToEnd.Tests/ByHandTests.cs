@@ -45,6 +45,19 @@ public sealed class ByHandTests
     }
 
     [Fact]
+    public async Task The_power_button_ends_the_guest_s_work_and_then_the_machine()
+    {
+        await using var stage = new Stage();
+        await stage.DeviceAsync("a");
+        GodwitProcess machine = await stage.SourceAsync();
+        Qmp qmp = await stage.QmpAsync("src");
+        await qmp.GuestDoesIoAsync();
+        await stage.Start("powerdown", "--monitor", stage.In("src.qmp")).SucceedAsync();
+        await machine.SucceedAsync();
+        Assert.Contains(machine.Output, line => line.EndsWith("switched off by the guest", StringComparison.Ordinal));
+    }
+
+    [Fact]
     public async Task A_paused_guest_stands_still_and_goes_on_where_it_was()
     {
         await using var stage = new Stage();

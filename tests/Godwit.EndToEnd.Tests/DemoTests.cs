@@ -36,6 +36,30 @@ public sealed class DemoTests
         Assert.Empty(Directory.EnumerateFileSystemEntries(stage.Folder));
     }
 
+    /// <summary>Every kind of vIOMMU: the guest that does I/O in it migrates, and the proof holds.</summary>
+    [Theory]
+    [InlineData("intel,dma-translation=off,intremap=on", 2)]
+    [InlineData("intel,intremap=on", 1)]
+    [InlineData("intel,aw-bits=57", 1, "--domain-switches", "50")]
+    [InlineData("intel,aw-bits=48,scalable-mode=on", 1)]
+    [InlineData("intel,aw-bits=57,scalable-mode=on", 1, "--guest-tables", "first", "--domain-switches", "50")]
+    [InlineData("intel,intremap=on,eim=on", 300)]
+    public async Task The_proof_holds_with_every_kind_of_IOMMU(string iommu, int vcpus, params string[] more)
+    {
+        await using var stage = new Stage();
+        GodwitProcess demo = stage.Start([.. Small, "--json", "--iommu", iommu, "--vcpus", $"{vcpus}", .. more]);
+        int code = await demo.ExitAsync();
+        Assert.True(code == 0, $"exit code {code}\n{demo.All}");
+        JsonElement result = JsonDocument.Parse(string.Join('\n', demo.Output)).RootElement;
+        Assert.Equal(iommu, result.GetProperty("options").GetProperty("iommu").GetString());
+        Assert.Equal(32768, result.GetProperty("migration").GetProperty("pages-compared").GetInt64());
+        foreach (string part in (string[])["before", "during", "after"])
+        {
+            long remote = result.GetProperty("guest").GetProperty(part).GetProperty("remote-interrupts").GetInt64();
+            Assert.True(vcpus > 1 == remote > 0, $"{remote} interrupts at vCPU {vcpus - 1} {part} the migration");
+        }
+    }
+
     [Fact]
     public async Task Without_a_terminal_it_prints_plain_lines()
     {

@@ -56,6 +56,21 @@ internal sealed class MigrationProxy : IAsyncDisposable
         }
     });
 
+    /// <summary>Sends every frame on as it is and then asks <paramref name="goOn"/>; false cuts the connection.</summary>
+    public static MigrationProxy After(string path, string target, Func<Frame, bool> goOn) => new(path, target, (reader, destination) =>
+    {
+        while (true)
+        {
+            FrameHeader header = reader.ReadHeader();
+            var frame = new Frame(header, reader.ReadPayload(header).ToArray());
+            destination.Write(frame.Bytes());
+            if (!goOn(frame))
+            {
+                return;
+            }
+        }
+    });
+
     /// <summary>Sends on the frames that <paramref name="rewrite"/> makes of a frame, numbered and checksummed anew.</summary>
     public static MigrationProxy Rewriting(string path, string target, Func<Frame, IEnumerable<(FrameType Type, byte[] Payload)>> rewrite) =>
         new(path, target, (reader, destination) =>

@@ -13,6 +13,9 @@ public sealed class FuzzTests
     public void Vtd_state() => FuzzRun.Execute<VtdStateTarget>();
 
     [Fact]
+    public void Interrupt_remapping() => FuzzRun.Execute<InterruptTarget>();
+
+    [Fact]
     public void Pci_config() => FuzzRun.Execute<PciConfigTarget>();
 
     /// <summary>The engine itself must see a target that breaks.</summary>

@@ -32,11 +32,18 @@ public class MachineConfigTests
             { "word", Stress(("map", "sloppy")), ["map", "'sloppy'", "strict, lazy"] },
             { "working set", Stress(("working-set", "2G")), ["working-set", "2048 MiB", "more memory"] },
             { "tables", Stress(("region", "16G"), ("queue-depth", "1023"), ("io-size", "1M")) with { MemoryBytes = 64 << 20 }, ["below 4 GiB"] },
+            { "no vCPU", good with { Vcpus = 0 }, ["0 vCPUs", "1 to 1024"] },
+            { "too many vCPUs", good with { Vcpus = 1025, Intel = Extended }, ["1025 vCPUs", "1 to 1024"] },
+            { "vCPUs without an IOMMU", good with { Vcpus = 256, Iommu = IommuKind.None, Intel = Extended }, ["256 vCPUs", "intremap=on,eim=on", "255"] },
+            { "vCPUs without EIM", good with { Vcpus = 300, Intel = new IntelIommuOptions { InterruptRemapping = true } }, ["300 vCPUs", "eim=on", "255"] },
+            { "no such vCPU to interrupt", Stress(("irq-cpu", "4")) with { Vcpus = 4 }, ["irq-cpu is 4", "4 vCPUs"] },
             { "two devices of one name", good with { Devices = [Device("a"), Device("a")] }, ["'a'", "twice"] },
             { "no socket", good with { Devices = [Device("a") with { Socket = "" }] }, ["'a'", "socket"] },
             { "too many devices", good with { Devices = [.. Enumerable.Range(0, 30).Select(i => Device($"d{i}"))] }, ["30", "29"] },
         };
     }
+
+    private static IntelIommuOptions Extended => new() { InterruptRemapping = true, ExtendedInterruptMode = true };
 
     [Theory]
     [MemberData(nameof(Bad))]

@@ -1,3 +1,4 @@
+using Godwit.Machine.Guests.Drivers;
 using Godwit.Memory;
 using Godwit.Migration;
 using Godwit.Vfio;
@@ -37,7 +38,8 @@ public class VirtualMachineTests
         byte[] page = new byte[4096];
         machine.Board.Bus.Load(BoardLayout.BootInfo, page);
         Assert.True(BootInfo.TryParse(page, out BootInfo info));
-        Assert.Null(info.IommuRegisters);
+        Assert.Equal(32UL << 20, info.LowRamSize);
+        Assert.Null(AcpiTables.Read(machine.Board.Bus).RemappingUnit);
 
         // The same byte by GPA and by offset in the block.
         machine.Board.Bus.Store(BoardLayout.HighRamBase + 8, 0x1122_3344_5566_7788UL);

@@ -1,8 +1,12 @@
+using System.Globalization;
 using Godwit.Vfio;
 
 namespace Godwit.Cli;
 
-/// <summary>The argument of <c>--device</c>: <c>vfio-user,socket=PATH[,id=NAME][,enable-migration=on|off][,dirty-tracking=MODE]</c>.</summary>
+/// <summary>
+/// The argument of <c>--device</c>: <c>vfio-user,socket=PATH</c> or <c>vfio,host=ADDRESS|SYSFS-PATH</c> or <c>vfio,fd=N</c>, each with
+/// <c>[,id=NAME][,enable-migration=on|off][,dirty-tracking=MODE]</c>, and for vfio <c>[,host-iommu=auto|type1|iommufd]</c>.
+/// </summary>
 internal static class DeviceArgument
 {
     /// <summary>Reads <paramref name="text"/>; a device without an id gets <c>vfioN</c> by <paramref name="position"/>.</summary>
@@ -10,39 +14,50 @@ internal static class DeviceArgument
     public static VfioDeviceOptions Parse(string text, int position)
     {
         KeyValueList list = KeyValueList.Parse(text);
-        if (list.Kind != "vfio-user")
+        bool kernel = list.Kind switch
         {
-            throw new FormatException($"device '{list.Kind}' is not known: vfio-user is");
-        }
-
-        string? socket = null;
-        string id = $"vfio{position}";
-        bool migration = true;
-        DirtyTrackingMode tracking = DirtyTrackingMode.Auto;
+            "vfio-user" => false,
+            "vfio" => true,
+            _ => throw new FormatException($"device '{list.Kind}' is not known: vfio-user and vfio are"),
+        };
+        var options = new VfioDeviceOptions { Id = $"vfio{position}" };
+        var place = new KernelDeviceOptions();
         foreach ((string key, string value) in list.Settings)
         {
             switch (key)
             {
-                case "socket":
-                    socket = value;
+                case "socket" when !kernel:
+                    options = options with { Socket = value };
+                    break;
+                case "host" when kernel:
+                    place = place with { Host = Host(value) };
+                    break;
+                case "fd" when kernel:
+                    place = place with { Descriptor = Descriptor(value) };
+                    break;
+                case "host-iommu" when kernel:
+                    place = place with { Iommu = HostIommu(value) };
                     break;
                 case "id":
-                    id = Name(value);
+                    options = options with { Id = Name(value) };
                     break;
                 case "enable-migration":
-                    migration = Switch(key, value);
+                    options = options with { EnableMigration = Switch(key, value) };
                     break;
                 case "dirty-tracking":
-                    tracking = Tracking(value);
+                    options = options with { DirtyTracking = Tracking(value) };
                     break;
                 default:
-                    throw new FormatException($"'{key}' is not a setting of vfio-user: socket, id, enable-migration and dirty-tracking are");
+                    throw new FormatException(
+                        $"'{key}' is not a setting of {list.Kind}: {(kernel ? "host, fd, host-iommu" : "socket")}, id, enable-migration and dirty-tracking are");
             }
         }
 
-        return string.IsNullOrEmpty(socket)
-            ? throw new FormatException("vfio-user needs socket=PATH")
-            : new VfioDeviceOptions { Id = id, Socket = socket, EnableMigration = migration, DirtyTracking = tracking };
+        if (!kernel)
+            return string.IsNullOrEmpty(options.Socket) ? throw new FormatException("vfio-user needs socket=PATH") : options;
+        return place.Host is null == place.Descriptor is null
+            ? throw new FormatException("vfio needs one of host=ADDRESS and fd=N")
+            : options with { Kernel = place };
     }
 
     /// <summary>Reads <c>on</c> or <c>off</c>.</summary>
@@ -51,6 +66,22 @@ internal static class DeviceArgument
         "on" => true,
         "off" => false,
         _ => throw new FormatException($"{name} must be on or off, not '{value}'"),
+    };
+
+    private static string Host(string value) => value.StartsWith('/') || HostPciAddress.TryParse(value, out _)
+        ? value
+        : throw new FormatException($"host must be a PCI address as 0000:3b:00.2 or a path in sysfs, not '{value}'");
+
+    private static int Descriptor(string value) => int.TryParse(value, NumberStyles.None, CultureInfo.InvariantCulture, out int number) && number > 2
+        ? number
+        : throw new FormatException($"fd must be the number of a descriptor above 2, not '{value}'");
+
+    private static HostIommuKind HostIommu(string value) => value switch
+    {
+        "auto" => HostIommuKind.Auto,
+        "type1" => HostIommuKind.Type1,
+        "iommufd" => HostIommuKind.Iommufd,
+        _ => throw new FormatException($"host-iommu must be auto, type1 or iommufd, not '{value}'"),
     };
 
     private static DirtyTrackingMode Tracking(string value) => value switch

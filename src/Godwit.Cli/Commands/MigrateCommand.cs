@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.Text;
 using System.Text.Json;
+using Godwit.Migration;
 using Godwit.Monitor;
 using Spectre.Console;
 
@@ -17,7 +18,7 @@ internal static class MigrateCommand
         Option<string> monitor = CommonOptions.Monitor();
         var uri = new Argument<string>("URI")
         {
-            Description = "Where the destination waits: unix:PATH or tcp:HOST:PORT.",
+            Description = $"Where the destination waits: {MigrationUri.Forms}. Numbers and commands are the machine's process's.",
             Arity = ArgumentArity.ZeroOrOne, // the library's own error does not say what is missing
         };
         DefaultedOption<TimeSpan?> downtime = DowntimeLimitOption(null);
@@ -28,6 +29,23 @@ internal static class MigrateCommand
         };
         DefaultedOption<TimeSpan?> precopy = CommonOptions.Time(
             "--min-precopy", "Shortest time of pre-copy.", null, TimeSpan.FromSeconds(1), TimeSpan.Zero, TimeSpan.FromDays(1));
+        var channels = new Option<int>("--channels")
+        {
+            Description = $"Connections for pages, 1 to {StreamFormat.MaxChannels}; needs unix: or tcp:.",
+            HelpName = "N",
+            DefaultValueFactory = static _ => 1,
+        };
+        channels.Validators.Add(static result =>
+        {
+            if (result.GetValueOrDefault<int>() is var count && count is < 1 or > StreamFormat.MaxChannels)
+            {
+                result.AddError($"--channels must be 1 to {StreamFormat.MaxChannels}, not {count}");
+            }
+        });
+        var pause = new Option<bool>("--pause-before-switchover")
+        {
+            Description = "Stop the guest and then wait for 'godwit migrate-continue'.",
+        };
         Option<bool> json = CommonOptions.Json();
         var report = new Option<string?>("--report")
         {
@@ -46,15 +64,16 @@ internal static class MigrateCommand
               godwit migrate --monitor /tmp/src.qmp unix:/tmp/mig.sock
               godwit migrate --monitor /tmp/src.qmp tcp:192.0.2.7:4444 --downtime-limit 50ms --bandwidth 1G
               godwit migrate --monitor /tmp/src.qmp --report migration.html unix:/tmp/mig.sock
+              godwit migrate --monitor /tmp/src.qmp "exec:ssh host socat - UNIX-CONNECT:/tmp/mig.sock"
             """)
         {
-            monitor, uri, downtime, bandwidth, verify, precopy, json, report,
+            monitor, uri, downtime, bandwidth, verify, precopy, channels, pause, json, report,
         };
         command.Validators.Add(result =>
         {
             if (result.GetResult(uri) is not { Tokens.Count: > 0 })
             {
-                result.AddError("the URI of the destination is missing: unix:PATH or tcp:HOST:PORT");
+                result.AddError($"the URI of the destination is missing: {MigrationUri.Forms}");
             }
         });
         command.SetAction(async parsed =>
@@ -65,6 +84,9 @@ internal static class MigrateCommand
             await using QmpClient client = await QmpClient.ConnectAsync(parsed.GetRequiredValue(monitor), signals.Requested);
             await SetParametersAsync(
                 client, parsed.Value(downtime), parsed.Value(bandwidth), parsed.GetValue(verify), parsed.Value(precopy));
+            int count = parsed.GetValue(channels);
+            await client.ExecuteAsync("migrate-set-parameters", writer => writer.WriteNumber("multifd-channels", count));
+            await SetPauseAsync(client, parsed.GetValue(pause));
             string target = parsed.GetRequiredValue(uri);
             await client.ExecuteAsync("migrate", writer => writer.WriteString("uri", target));
             bool quiet = parsed.GetValue(json);
@@ -105,6 +127,17 @@ internal static class MigrateCommand
             writer.WriteNumber("max-bandwidth", bandwidth);
             writer.WriteBoolean("x-verify-pages", verify);
             writer.WriteNumber("x-min-precopy", (long)(precopy ?? TimeSpan.Zero).TotalMilliseconds);
+        });
+
+    private static Task<JsonElement> SetPauseAsync(QmpClient client, bool pause) =>
+        client.ExecuteAsync("migrate-set-capabilities", writer =>
+        {
+            writer.WriteStartArray("capabilities");
+            writer.WriteStartObject();
+            writer.WriteString("capability", "pause-before-switchover");
+            writer.WriteBoolean("state", pause);
+            writer.WriteEndObject();
+            writer.WriteEndArray();
         });
 
     private static async Task<JsonElement> FollowAsync(QmpClient client, MigrationTrace trace, bool quiet, CancellationToken stop)

@@ -1,8 +1,8 @@
 using System.CommandLine;
 using System.CommandLine.Parsing;
 using System.Text;
-using Godwit.Iommu.Intel;
 using Godwit.Machine;
+using Godwit.Migration;
 using Godwit.Vfio;
 
 namespace Godwit.Cli;
@@ -28,13 +28,9 @@ internal static class RunCommand
             }
         });
         DefaultedOption<ulong> memory = CommonOptions.Memory(1UL << 30);
-        DefaultedOption<IommuKind> iommu = IommuOption();
-        DefaultedOption<int> addressWidth = AddressWidthOption();
-        DefaultedOption<bool> cachingMode = OnOff("--caching-mode", "VT-d CAP.CM. Passthrough devices need it; 'off' shows the refusal.", true);
-        DefaultedOption<bool> passThrough = OnOff("--pass-through", "VT-d ECAP.PT: whether the guest may exempt a device from translation.", true);
         var devices = new Option<VfioDeviceOptions[]>("--device")
         {
-            Description = "Plug a device: vfio-user,socket=PATH[,id=NAME][,enable-migration=on|off][,dirty-tracking=auto|device|iommu|pessimistic|off]. May be given several times; they get the slots "
+            Description = "Plug a device: vfio-user,socket=PATH or vfio,host=ADDRESS|SYSFS-PATH or vfio,fd=N (with host-iommu=auto|type1|iommufd), and [,id=NAME][,enable-migration=on|off][,dirty-tracking=auto|device|iommu|pessimistic|off]. May be given several times; they get the slots "
                 + "from 00:03.0 on.",
             HelpName = "DEVICE",
             CustomParser = static result => CommonOptions.Parsed(result, "--device", () => Devices(result.Tokens)),
@@ -55,52 +51,62 @@ internal static class RunCommand
         };
         var incoming = new Option<string?>("--incoming")
         {
-            Description = "Wait for a migration at unix:PATH or tcp:HOST:PORT instead of booting; 'defer' waits for the command migrate-incoming.",
+            Description = $"Wait for a migration at URI instead of booting: {MigrationUri.Forms}; 'defer' waits for the command migrate-incoming.",
             HelpName = "URI",
+        };
+        var tls = new Option<string?>("--tls")
+        {
+            Description = $"Take and make migrations over TLS 1.3 only, with {TlsCredentials.AuthorityFile}, {TlsCredentials.CertificateFile} and {TlsCredentials.KeyFile} in this directory.",
+            HelpName = "DIRECTORY",
+        };
+        var tlsPeers = new Option<string[]>("--tls-peer")
+        {
+            Description = "Name that the other side's certificate must have; of several, one. Without, a source wants the host of its tcp: address.",
+            HelpName = "NAME",
+            DefaultValueFactory = static _ => [],
+        };
+        var metrics = new Option<string?>("--metrics")
+        {
+            Description = "Serve counters for Prometheus at http://HOST:PORT/metrics.",
+            HelpName = "HOST:PORT",
         };
         Option<bool> parent = CommonOptions.ExitWithParent();
         var command = new DocumentedCommand("run", "Run one machine in this process.", Page)
         {
-            name, memory, iommu, addressWidth, cachingMode, passThrough, devices, guest, monitor, incoming, parent,
+            name, memory, devices, guest, monitor, incoming, tls, tlsPeers, metrics, parent,
         };
+        var iommu = new IommuOptions(
+            command, ("--aw-bits", "aw-bits"), ("--caching-mode", "caching-mode"), ("--pass-through", "pt"));
         command.SetAction(async parsed =>
         {
+            IommuArgument unit = iommu.Read(parsed);
             KeyValueList program = parsed.GetRequiredValue(guest);
             var config = new MachineConfig
             {
                 Name = parsed.GetRequiredValue(name),
                 MemoryBytes = parsed.Value(memory),
-                Iommu = parsed.Value(iommu),
-                Intel = new IntelIommuOptions
-                {
-                    AddressWidth = parsed.Value(addressWidth),
-                    CachingMode = parsed.Value(cachingMode),
-                    PassThrough = parsed.Value(passThrough),
-                },
+                Vcpus = (int)parsed.Value(iommu.Vcpus),
+                Iommu = unit.Kind,
+                Intel = unit.Intel,
                 Devices = parsed.GetRequiredValue(devices),
                 Guest = program.Kind,
                 GuestOptions = program.Settings,
             };
+            TlsCredentials? credentials = parsed.GetValue(tls) is { } directory ? TlsCredentials.Load(directory, parsed.GetRequiredValue(tlsPeers)) : null;
             using var signals = new StopSignals(parsed.GetValue(parent));
-            return await MachineProcess.RunAsync(config, parsed.GetRequiredValue(monitor), parsed.GetValue(incoming), signals.Requested);
+            return await MachineProcess.RunAsync(config, parsed.GetRequiredValue(monitor), parsed.GetValue(incoming), credentials, parsed.GetValue(metrics), signals.Requested);
         });
         return command;
     }
 
-    /// <summary>Which vIOMMU.</summary>
-    public static DefaultedOption<IommuKind> IommuOption() => CommonOptions.Choice(
-        "--iommu", "The guest's IOMMU.", IommuKind.Intel, ("intel", IommuKind.Intel), ("none", IommuKind.None));
-
-    /// <summary>How wide its addresses are.</summary>
-    public static DefaultedOption<int> AddressWidthOption() => CommonOptions.Choice(
-        "--aw-bits", "Address width of the Intel IOMMU in bits.", 39, ("39", 39), ("48", 48));
-
-    private static DefaultedOption<bool> OnOff(string name, string description, bool byDefault) =>
-        CommonOptions.Choice(name, description, byDefault, ("on", true), ("off", false));
-
     private static VfioDeviceOptions[] Devices(IReadOnlyList<Token> texts)
     {
         VfioDeviceOptions[] devices = [.. texts.Select((text, position) => DeviceArgument.Parse(text.Value, position))];
+        if (devices.GroupBy(device => device.Kernel?.Descriptor).FirstOrDefault(group => group.Key is not null && group.Skip(1).Any()) is { Key: { } number })
+        {
+            throw new FormatException($"two devices have the descriptor {number}");
+        }
+
         IGrouping<string, VfioDeviceOptions>? same = devices.GroupBy(device => device.Id, StringComparer.Ordinal).FirstOrDefault(group => group.Skip(1).Any());
         return same is null ? devices : throw new FormatException($"two devices have the id '{same.Key}'");
     }
@@ -132,11 +138,16 @@ internal static class RunCommand
 
             Examples:
               godwit run --name src --memory 1G --iommu intel --device vfio-user,socket=/tmp/a.sock --guest nvme-stress --monitor /tmp/src.qmp
+              godwit run --name pass --memory 1G --iommu intel --device vfio,host=0000:3b:00.2 --guest idle --monitor /tmp/pass.qmp
               godwit run --name dst --memory 1G --iommu intel --device vfio-user,socket=/tmp/b.sock --guest nvme-stress --monitor /tmp/dst.qmp \
                 --incoming unix:/tmp/mig.sock
+              godwit run --vcpus 300 --iommu intel,intremap=on,eim=on --guest idle --monitor /tmp/big.qmp
 
-            Guest programs:
+            Properties of --iommu intel (docs/viommu.md):
+
             """);
+        text.Append(IommuArgument.Page());
+        text.Append("\n\nGuest programs:");
         foreach (GuestProgramInfo program in GuestPrograms.All)
         {
             text.Append($"\n  {program.Name}: {program.Description}");

@@ -11,12 +11,16 @@ internal static class StatusCommand
     {
         Option<string> monitor = CommonOptions.Monitor();
         Option<bool> json = CommonOptions.Json();
+        var dirty = new Option<bool>("--dirty")
+        {
+            Description = "Explain for each device how its writes are followed: source, coverage, limits, what it cost.",
+        };
         var command = new DocumentedCommand(
             "status",
             "Show how a machine, its guest, its devices and its migration are.",
-            static () => "Example: godwit status --monitor /tmp/src.qmp")
+            static () => "Example: godwit status --monitor /tmp/src.qmp --dirty")
         {
-            monitor, json,
+            monitor, dirty, json,
         };
         command.SetAction(async (parsed, cancellation) =>
         {
@@ -26,13 +30,14 @@ internal static class StatusCommand
             JsonElement migration = await client.ExecuteAsync("query-migrate", cancellation: cancellation);
             JsonElement guest = await client.ExecuteAsync("x-query-guest", cancellation: cancellation);
             JsonElement devices = await client.ExecuteAsync("x-query-devices", cancellation: cancellation);
+            JsonElement tracking = await client.ExecuteAsync("x-godwit-query-dirty", cancellation: cancellation);
             if (parsed.GetValue(json))
             {
-                WriteJson(name, status, migration, guest, devices);
+                WriteJson(name, status, migration, guest, devices, tracking);
             }
             else
             {
-                WriteText(name, status, MigrationView.From(migration), GuestView.From(guest), devices);
+                WriteText(name, status, MigrationView.From(migration), GuestView.From(guest), devices, DirtyView.From(tracking), parsed.GetValue(dirty));
             }
 
             return ExitCodes.Ok;
@@ -40,7 +45,7 @@ internal static class StatusCommand
         return command;
     }
 
-    private static void WriteJson(JsonElement name, JsonElement status, JsonElement migration, JsonElement guest, JsonElement devices)
+    private static void WriteJson(JsonElement name, JsonElement status, JsonElement migration, JsonElement guest, JsonElement devices, JsonElement tracking)
     {
         using var writer = new Utf8JsonWriter(Console.OpenStandardOutput(), new JsonWriterOptions { Indented = true });
         writer.WriteStartObject();
@@ -49,6 +54,7 @@ internal static class StatusCommand
         Write(writer, "migration", migration);
         Write(writer, "guest", guest);
         Write(writer, "devices", devices);
+        Write(writer, "dirty-tracking", tracking);
         writer.WriteEndObject();
         writer.Flush();
         Console.WriteLine();
@@ -60,7 +66,8 @@ internal static class StatusCommand
         value.WriteTo(writer);
     }
 
-    private static void WriteText(JsonElement name, JsonElement status, MigrationView migration, GuestView guest, JsonElement devices)
+    private static void WriteText(
+        JsonElement name, JsonElement status, MigrationView migration, GuestView guest, JsonElement devices, IReadOnlyList<DirtyView> tracking, bool explain)
     {
         Console.WriteLine($"machine    {name.Text("name")}: {status.Text("status")}");
         Console.WriteLine($"guest      {guest.Name}: {guest.Phase}; {guest.Io} I/Os, {guest.BlocksVerified} blocks verified, {guest.Mismatches} mismatches");
@@ -75,12 +82,30 @@ internal static class StatusCommand
             Console.WriteLine(
                 $"device     {device.Text("id")} at {device.Text("address")}: {device.Text("state")}; {device.Long("mappings-live")} mappings, "
                 + $"{device.Long("mapped")} made, {device.Long("unmapped")} withdrawn{lost}");
+            if (tracking.FirstOrDefault(view => view.Device == device.Text("id")) is { } view)
+            {
+                WriteTracking(view, explain);
+            }
         }
 
         Console.WriteLine($"migration  {MigrationLines.Summary(migration)}");
         foreach (string reason in migration.BlockedReasons)
         {
             Console.WriteLine($"blocked    {reason}");
+        }
+    }
+
+    private static void WriteTracking(DirtyView view, bool explain)
+    {
+        if (!explain)
+        {
+            Console.WriteLine($"           writes seen by {DirtyLines.Summary(view)}");
+            return;
+        }
+
+        foreach ((string name, string value) in DirtyLines.Explain(view))
+        {
+            Console.WriteLine($"  {name,-9} {value}");
         }
     }
 }

@@ -1,5 +1,3 @@
-using Godwit.Machine;
-
 namespace Godwit.Cli;
 
 /// <summary>Decides whether a demo proved what it is there to prove. Takes data and returns data.</summary>
@@ -15,9 +13,19 @@ internal static class DemoProof
             new("guest I/O before the migration", result.Before.Io > 0, $"{result.Before.Io} commands"),
             AtLeast("guest I/O during the migration", result.During.Io, result.Options.ExpectIo, "commands"),
         };
-        if (result.Options.Iommu == IommuKind.Intel)
+        if (result.Options.Translates)
         {
             checks.Add(AtLeast("mappings changed during the migration", result.MappingChanges, result.Options.ExpectMappings, "changes"));
+        }
+
+        if (result.Options.DomainSwitches > 0)
+        {
+            checks.Add(AtLeast("domain switches during the migration", result.During.DomainSwitches, 1, "switches"));
+        }
+
+        if (result.Options.Vcpus > 1)
+        {
+            checks.Add(AtLeast($"interrupts at vCPU {result.Options.Vcpus - 1} during the migration", result.During.RemoteInterrupts, 1, "taken"));
         }
 
         checks.Add(new("the source has let go", result.SourceState == "postmigrate", result.SourceState));
@@ -53,6 +61,11 @@ internal static class DemoProof
             "all that was read back is right",
             guest.Mismatches == 0 && guest.BlocksVerified > 0,
             $"{guest.BlocksVerified} blocks verified, {guest.Mismatches} mismatches{details}"));
+        if (result.Options.Vcpus > 1)
+        {
+            checks.Add(AtLeast($"interrupts at vCPU {result.Options.Vcpus - 1} after the migration", after.RemoteInterrupts, 1, "taken"));
+        }
+
         checks.Add(new("blocks verified after the migration", after.BlocksVerified > 0, $"{after.BlocksVerified} blocks"));
         checks.Add(new("IOMMU faults", guest.IommuFaults == 0, $"{guest.IommuFaults}"));
         checks.Add(new(

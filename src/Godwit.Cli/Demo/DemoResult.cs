@@ -30,6 +30,9 @@ internal sealed record DemoResult
     /// <summary>Run state of the source after the migration.</summary>
     public required string SourceState { get; init; }
 
+    /// <summary>How the source's devices were followed, device by device.</summary>
+    public IReadOnlyList<DirtyView> Tracking { get; init; } = [];
+
     /// <summary>The destination at the end, stopped. Null when the migration did not complete.</summary>
     public DemoSample? End { get; init; }
 

@@ -37,6 +37,7 @@ internal static class DemoRun
         await stage.WatchAsync(stage.Source.ExecuteAsync("migrate", writer => writer.WriteString("uri", stage.MigrationUri)));
         DemoSample switched = await view.FollowAsync(show => FollowAsync(stage, begin, show));
         string sourceState = await StateAsync(stage, stage.Source);
+        IReadOnlyList<DirtyView> tracking = DirtyView.From(await stage.WatchAsync(stage.Source.ExecuteAsync("x-godwit-query-dirty")));
         var result = new DemoResult
         {
             Options = options,
@@ -44,6 +45,7 @@ internal static class DemoRun
             Begin = begin,
             Switch = switched,
             SourceState = sourceState,
+            Tracking = tracking,
         };
         if (!switched.Migration.Completed)
         {

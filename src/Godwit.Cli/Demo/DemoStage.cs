@@ -1,4 +1,3 @@
-using Godwit.Machine;
 using Godwit.Monitor;
 
 namespace Godwit.Cli;
@@ -124,10 +123,9 @@ internal sealed class DemoStage : IAsyncDisposable
 
     private async Task StartAsync(DemoOptions options)
     {
-        string size = ByteSize.Exact(DemoOptions.DiskBytes);
-        GodwitProcess a = Start("source's device", "device", "nvme", "--socket", In("a.sock"), "--image", Image, "--size", size, "--serial", "demo");
+        GodwitProcess a = Start("source's device", Device(options, "a.sock"));
         await WatchAsync(a.WaitForLineAsync("listening on", _stop));
-        GodwitProcess b = Start("destination's device", "device", "nvme", "--socket", In("b.sock"), "--image", Image, "--size", size, "--serial", "demo");
+        GodwitProcess b = Start("destination's device", Device(options, "b.sock"));
         await WatchAsync(b.WaitForLineAsync("listening on", _stop));
 
         string incoming = options.Transport == DemoTransport.Unix ? $"unix:{In("mig.sock")}" : "tcp:127.0.0.1:0";
@@ -139,24 +137,27 @@ internal sealed class DemoStage : IAsyncDisposable
         MigrationUri = waiting.ListeningAt ?? throw new CliException("The destination does not say where it waits");
     }
 
+    private List<string> Device(DemoOptions options, string socket)
+    {
+        List<string> arguments =
+            ["device", "nvme", "--socket", In(socket), "--image", Image, "--size", ByteSize.Exact(DemoOptions.DiskBytes), "--serial", "demo"];
+        if (options.LimitsLog)
+        {
+            arguments.AddRange(["--log-ranges", $"{options.LogRanges}", "--log-span-max", ByteSize.Exact(options.LogSpanMax)]);
+        }
+
+        return arguments;
+    }
+
     private List<string> Machine(DemoOptions options, string name, string socket)
     {
         List<string> arguments =
         [
-            "run", "--name", name, "--memory", ByteSize.Exact(options.Memory),
-            "--iommu", options.Iommu == IommuKind.Intel ? "intel" : "none",
-        ];
-        if (options.Iommu == IommuKind.Intel)
-        {
-            arguments.AddRange(["--aw-bits", $"{options.AddressWidth}"]);
-        }
-
-        arguments.AddRange(
-        [
+            "run", "--name", name, "--memory", ByteSize.Exact(options.Memory), "--vcpus", $"{options.Vcpus}", "--iommu", $"{options.Iommu}",
             "--device", $"vfio-user,socket={KeyValueList.Escape(In(socket))},id=nvme0",
-            "--guest", $"nvme-stress,queue-depth={options.QueueDepth},dirty-rate={options.DirtyRate},churn={options.Churn},seed={options.Seed}",
+            "--guest", string.Concat(options.GuestOptions.Select(option => $",{option.Key}={option.Value}").Prepend(options.Machine.Guest)),
             "--monitor", In($"{name}.qmp"),
-        ]);
+        ];
         return arguments;
     }
 

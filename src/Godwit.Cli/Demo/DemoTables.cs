@@ -26,6 +26,13 @@ internal static class DemoTables
         rows.Add(("bytes of machine state", ByteSize.Rounded(migration.MachineStateBytes), null));
         rows.Add(("bytes of framing", ByteSize.Rounded(migration.OverheadBytes), null));
         rows.Add(("rounds", $"{migration.Rounds}", null));
+        foreach (DirtyView device in result.Tracking)
+        {
+            rows.Add(($"{device.Device} is followed by", DirtyLines.Summary(device), null));
+            rows.Add(("log started anew to follow the guest", $"{device.Rearms} times", null));
+        }
+
+        rows.Add(("pages outside the log, at worst", $"{migration.UncoveredPages}", null));
         rows.Add(("device log reports", $"{migration.LogReports}", null));
         rows.Add(("mappings live at the switch", $"{migration.MappingsLive}", null));
         rows.Add(("mappings changed during the migration", $"{result.MappingChanges}", null));
@@ -43,6 +50,8 @@ internal static class DemoTables
             ("pages mapped", Row(guest => guest.Maps), null),
             ("pages unmapped", Row(guest => guest.Unmaps), null),
             ("interrupts", Row(guest => guest.Interrupts), null),
+            ("  of them at another vCPU", Row(guest => guest.RemoteInterrupts), null),
+            ("domain switches", Row(guest => guest.DomainSwitches), null),
             ("pages dirtied by the CPU", Row(guest => guest.CpuPagesDirtied), null),
         ]);
     }

@@ -77,10 +77,15 @@ internal sealed class JsonDemoView : DemoView
         writer.WriteNumber("dirty-rate", options.DirtyRate);
         writer.WriteNumber("churn", options.Churn);
         writer.WriteNumber("queue-depth", options.QueueDepth);
-        writer.WriteString("iommu", options.Iommu.ToString().ToLowerInvariant());
-        writer.WriteNumber("aw-bits", options.AddressWidth);
+        writer.WriteString("iommu", options.Iommu.ToString());
+        writer.WriteNumber("aw-bits", options.Iommu.Intel.AddressWidth);
+        writer.WriteNumber("vcpus", options.Vcpus);
+        writer.WriteNumber("domain-switches", options.DomainSwitches);
+        writer.WriteString("guest-tables", options.GuestTables);
         writer.WriteNumber("downtime-limit-ms", (long)options.DowntimeLimit.TotalMilliseconds);
         writer.WriteNumber("bandwidth", options.Bandwidth);
+        writer.WriteNumber("log-ranges", options.LogRanges);
+        writer.WriteNumber("log-span-max", options.LogSpanMax);
         writer.WriteString("transport", options.Transport.ToString().ToLowerInvariant());
         writer.WriteNumber("seed", options.Seed);
         writer.WriteEndObject();
@@ -116,6 +121,8 @@ internal sealed class JsonDemoView : DemoView
         writer.WriteNumber("zero-pages", migration.ZeroPages);
         writer.WriteNumber("rounds", migration.Rounds);
         writer.WriteNumber("log-reports", migration.LogReports);
+        writer.WriteNumber("log-rearms", result.Tracking.Sum(device => device.Rearms));
+        writer.WriteNumber("uncovered-pages-at-worst", migration.UncoveredPages);
         writer.WriteNumber("mappings-live", migration.MappingsLive);
         writer.WriteNumber("mapping-changes", result.MappingChanges);
         writer.WriteNumber("pages-compared", migration.PagesCompared ?? 0);
@@ -136,8 +143,10 @@ internal sealed class JsonDemoView : DemoView
         writer.WriteNumber("maps", guest.Maps);
         writer.WriteNumber("unmaps", guest.Unmaps);
         writer.WriteNumber("interrupts", guest.Interrupts);
+        writer.WriteNumber("remote-interrupts", guest.RemoteInterrupts);
         writer.WriteNumber("cpu-pages-dirtied", guest.CpuPagesDirtied);
         writer.WriteNumber("iommu-faults", guest.IommuFaults);
+        writer.WriteNumber("domain-switches", guest.DomainSwitches);
         writer.WriteEndObject();
     }
 

@@ -27,9 +27,13 @@ internal sealed record GuestView
 
     public long Interrupts { get; private init; }
 
+    public long RemoteInterrupts { get; private init; }
+
     public long CpuPagesDirtied { get; private init; }
 
     public long IommuFaults { get; private init; }
+
+    public long DomainSwitches { get; private init; }
 
     public string? Panic { get; private init; }
 
@@ -49,8 +53,10 @@ internal sealed record GuestView
         Maps = reply.Long("maps"),
         Unmaps = reply.Long("unmaps"),
         Interrupts = reply.Long("interrupts"),
+        RemoteInterrupts = reply.Long("remote-interrupts"),
         CpuPagesDirtied = reply.Long("cpu-pages-dirtied"),
         IommuFaults = reply.Long("iommu-faults"),
+        DomainSwitches = reply.Long("domain-switches"),
         Panic = reply.Text("panic"),
     };
 
@@ -64,6 +70,8 @@ internal sealed record GuestView
         Maps = Maps - earlier.Maps,
         Unmaps = Unmaps - earlier.Unmaps,
         Interrupts = Interrupts - earlier.Interrupts,
+        RemoteInterrupts = RemoteInterrupts - earlier.RemoteInterrupts,
+        DomainSwitches = DomainSwitches - earlier.DomainSwitches,
         CpuPagesDirtied = CpuPagesDirtied - earlier.CpuPagesDirtied,
     };
 }

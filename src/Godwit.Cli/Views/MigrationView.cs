@@ -69,6 +69,15 @@ internal sealed record MigrationView
 
     public long Rounds { get; private init; }
 
+    /// <summary>Rounds in a row that left as much to send as they found, once there are enough to say that it will not converge so; else 0.</summary>
+    public long OutpacedRounds { get; private init; }
+
+    /// <summary>What is in the way then.</summary>
+    public string Obstacle { get; private init; } = "none";
+
+    /// <summary>Most pages in any round that were sent because nothing told whether a device had written them.</summary>
+    public long UncoveredPages { get; private init; }
+
     public IReadOnlyList<string> BlockedReasons { get; private init; } = [];
 
     public string? ListeningAt { get; private init; }
@@ -81,7 +90,7 @@ internal sealed record MigrationView
     /// <summary>Whether it will change no more.</summary>
     public bool Ended => Status is "completed" or "failed" or "cancelled";
 
-    public bool Running => Status is "setup" or "active" or "device" or "cancelling";
+    public bool Running => Status is "setup" or "active" or "pre-switchover" or "device" or "cancelling";
 
     public static MigrationView From(JsonElement reply)
     {
@@ -123,6 +132,11 @@ internal sealed record MigrationView
             PagesDiffering = extras.Long("verification", "pages-differing"),
             FirstDifferences = extras.Texts("verification", "first-differences"),
             Rounds = reply.Long("ram", "dirty-sync-count"),
+            OutpacedRounds = extras.At("convergence", "outpaced").ValueKind == JsonValueKind.True ? extras.Long("convergence", "rounds-without-progress") : 0,
+            Obstacle = extras.Text("convergence", "obstacle") ?? "none",
+            UncoveredPages = extras.At("rounds") is { ValueKind: JsonValueKind.Array } rounds
+                ? rounds.EnumerateArray().Select(round => round.Long("uncovered-pages")).DefaultIfEmpty().Max()
+                : 0,
             BlockedReasons = reply.Texts("blocked-reasons"),
             ListeningAt = extras.Text("listening-at"),
         };

@@ -1,4 +1,5 @@
 using Godwit.Iommu.Intel;
+using Godwit.Machine.Acpi;
 using Godwit.Machine.Managed;
 using Godwit.Memory;
 using Godwit.Pci;
@@ -56,22 +57,33 @@ internal sealed class Board : IDisposable
         }
     }
 
-    /// <summary>Places the interrupt window in front of the vCPUs' local APICs.</summary>
-    public void ConnectInterrupts(IReadOnlyList<IVcpu> vcpus)
+    public IoApic IoApic { get; private set; } = null!;
+
+    public PowerManagement Power { get; private set; } = null!;
+
+    /// <summary>Places the interrupt window in front of the vCPUs' local APICs, and what interrupts without being a PCI function.</summary>
+    /// <param name="apics">The local APICs.</param>
+    /// <param name="off">Told, on its vCPU, that the guest has switched the machine off.</param>
+    public void ConnectInterrupts(LocalApics apics, Action off)
     {
-        var window = new MmioRegion(
-            "interrupt-messages", BoardLayout.InterruptSize, new InterruptWindow(vcpus, Iommu?.Interrupts), new MmioAccessRules(4, 4, AllowUnaligned: false));
+        var handler = new InterruptWindow(apics, Iommu?.Interrupts, requester => Pci.BypassesIommu(new RequesterId(requester)));
+        var window = new MmioRegion("interrupt-messages", BoardLayout.InterruptSize, handler, InterruptWindow.Rules);
         Topology.Add(Topology.SystemRoot, BusAddress.FromGpa(BoardLayout.InterruptBase), window);
+        IoApic = new IoApic((address, data) => handler.Send(IoApic.RequesterId, address, data));
+        Topology.Add(
+            Topology.SystemRoot, BusAddress.FromGpa(BoardLayout.IoApicBase),
+            new MmioRegion("io-apic", BoardLayout.IoApicSize, IoApic, new MmioAccessRules(4, 4, AllowUnaligned: false)));
+        Power = new PowerManagement(high => IoApic.Set(PowerManagement.SciPin, high), off);
+        Topology.Add(
+            Topology.SystemRoot, BusAddress.FromGpa(BoardLayout.PowerBase), new MmioRegion("power", PowerManagement.Size, Power, PowerManagement.Rules));
     }
 
-    /// <summary>Writes what a firmware would leave for the guest.</summary>
-    public void WriteBootInfo()
+    /// <summary>Writes what a firmware and a boot loader would leave for the guest.</summary>
+    public void WriteFirmware()
     {
         string commandLine = MachineConfigValidation.CommandLine(GuestPrograms.Resolve(Config.Guest, Config.GuestOptions));
-        byte[] page = BootInfo.For(Layout, Iommu is not null, commandLine).ToPage();
-        MemoryResult result = Topology.System.Write(BusAddress.FromGpa(BoardLayout.BootInfo), page, TransactionAttributes.Vmm);
-        if (result != MemoryResult.Ok)
-            throw new InvalidOperationException($"The boot page at {BoardLayout.BootInfo} cannot be written: {result}.");
+        Write(BoardLayout.BootInfo, BootInfo.For(Layout, commandLine).ToPage());
+        Write(BoardLayout.AcpiBase, AcpiImage.Build(BoardLayout.AcpiBase, BoardLayout.AcpiSize, Config, Pci));
     }
 
     /// <summary>Devices only: after this nothing waits for a device any more.</summary>
@@ -85,6 +97,13 @@ internal sealed class Board : IDisposable
     {
         DisposeDevices();
         Ram.Dispose();
+    }
+
+    private void Write(Gpa address, byte[] bytes)
+    {
+        MemoryResult result = Topology.System.Write(BusAddress.FromGpa(address), bytes, TransactionAttributes.Vmm);
+        if (result != MemoryResult.Ok)
+            throw new InvalidOperationException($"{bytes.Length} bytes of firmware at {address} cannot be written: {result}.");
     }
 
     private void AddMemory()

@@ -27,8 +27,21 @@ internal readonly record struct BoardLayout(ulong LowRamSize, ulong HighRamSize)
 
     public const ulong InterruptSize = 0x10_0000;
 
+    /// <summary>The I/O APIC, where PCs have it.</summary>
+    public static Gpa IoApicBase => new(0xFEC0_0000);
+
+    public const ulong IoApicSize = 0x1000;
+
+    /// <summary>Power management.</summary>
+    public static Gpa PowerBase => new(0xFED8_0000);
+
     /// <summary>The page in which the firmware tells the guest about the board.</summary>
     public static Gpa BootInfo => new(0x7000);
+
+    /// <summary>ACPI tables, where a guest looks for their root pointer (ACPI 6.5, 5.2.5.1).</summary>
+    public static Gpa AcpiBase => new(0xE_0000);
+
+    public const ulong AcpiSize = 0x2_0000;
 
     /// <summary>Memory below this belongs to the firmware; guests start above.</summary>
     public static Gpa FirmwareEnd => new(0x10_0000);

@@ -1,17 +1,16 @@
 using System.Buffers.Binary;
 using System.Text;
-using Godwit.Iommu.Intel;
 using Godwit.Memory;
 
 namespace Godwit.Machine;
 
 /// <summary>
-/// What the firmware tells the guest at <see cref="BoardLayout.BootInfo"/>: the work that ACPI tables (MCFG, DMAR, the memory map) and a
-/// boot loader do on a PC, in one page. Little endian; the 32-bit words of the page's used part sum up to 0.
+/// What a boot loader tells the guest at <see cref="BoardLayout.BootInfo"/>: the memory map and the command line, in one page. CPUs, PCI and
+/// the vIOMMU stand in the ACPI tables (<see cref="Acpi.AcpiImage"/>). Little endian; the 32-bit words of the page's used part sum up to 0.
 /// </summary>
 internal readonly record struct BootInfo(
     Gpa LowRamBase, ulong LowRamSize, Gpa HighRamBase, ulong HighRamSize,
-    Gpa EcamBase, int EcamBuses, Gpa MmioBase, ulong MmioSize, Gpa? IommuRegisters, int Cpus, string CommandLine)
+    Gpa MmioBase, ulong MmioSize, string CommandLine)
 {
     public const int PageSize = 4096;
     public const int MaxCommandLine = 2048;
@@ -19,10 +18,8 @@ internal readonly record struct BootInfo(
     private const ulong Magic = 0x3154_4F4F_4257_4447; // "GDWBOOT1"
     private const int HeaderSize = 128;
 
-    public static BootInfo For(in BoardLayout layout, bool iommu, string commandLine) => new(
-        default, layout.LowRamSize, BoardLayout.HighRamBase, layout.HighRamSize,
-        BoardLayout.EcamBase, BoardLayout.EcamBuses, BoardLayout.MmioBase, BoardLayout.MmioSize,
-        iommu ? IntelIommu.RegisterBase : null, Cpus: 1, commandLine);
+    public static BootInfo For(in BoardLayout layout, string commandLine) => new(
+        default, layout.LowRamSize, BoardLayout.HighRamBase, layout.HighRamSize, BoardLayout.MmioBase, BoardLayout.MmioSize, commandLine);
 
     /// <summary>The page as the firmware writes it.</summary>
     /// <exception cref="ArgumentException">The command line is too long.</exception>
@@ -38,8 +35,7 @@ internal readonly record struct BootInfo(
         BinaryPrimitives.WriteInt32LittleEndian(page.AsSpan(8), used);
         ReadOnlySpan<ulong> words =
         [
-            LowRamBase.Value, LowRamSize, HighRamBase.Value, HighRamSize, EcamBase.Value, (ulong)EcamBuses,
-            MmioBase.Value, MmioSize, IommuRegisters?.Value ?? 0, (ulong)Cpus, (ulong)textLength,
+            LowRamBase.Value, LowRamSize, HighRamBase.Value, HighRamSize, MmioBase.Value, MmioSize, (ulong)textLength,
         ];
         for (int i = 0; i < words.Length; i++)
             BinaryPrimitives.WriteUInt64LittleEndian(page.AsSpan(16 + (i * 8)), words[i]);
@@ -58,15 +54,14 @@ internal readonly record struct BootInfo(
         if (used is < HeaderSize or > HeaderSize + MaxCommandLine || used % 4 != 0 || Sum(page[..used]) != 0)
             return false;
 
-        Span<ulong> words = stackalloc ulong[11];
+        Span<ulong> words = stackalloc ulong[7];
         for (int i = 0; i < words.Length; i++)
             words[i] = BinaryPrimitives.ReadUInt64LittleEndian(page[(16 + (i * 8))..]);
-        if (words[10] > (ulong)(used - HeaderSize) || words[5] > 256 || words[9] > 256)
+        if (words[6] > (ulong)(used - HeaderSize))
             return false;
         info = new BootInfo(
-            new Gpa(words[0]), words[1], new Gpa(words[2]), words[3], new Gpa(words[4]), (int)words[5],
-            new Gpa(words[6]), words[7], words[8] == 0 ? null : new Gpa(words[8]), (int)words[9],
-            Encoding.UTF8.GetString(page.Slice(HeaderSize, (int)words[10])));
+            new Gpa(words[0]), words[1], new Gpa(words[2]), words[3], new Gpa(words[4]), words[5],
+            Encoding.UTF8.GetString(page.Slice(HeaderSize, (int)words[6])));
         return true;
     }
 

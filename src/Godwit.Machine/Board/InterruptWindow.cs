@@ -5,19 +5,20 @@ namespace Godwit.Machine;
 
 /// <summary>
 /// The interrupt message window at 0xFEE0_0000 in system memory: a message (Intel SDM vol. 3, 11.11) becomes a vector at the local APICs
-/// that it names. A request of a PCI function goes through the vIOMMU's interrupt remapping first, if there is one; messages of the unit
-/// itself bear no requester id and do not (VT-d 5.1.6).
+/// that it names. A request of a function below the vIOMMU goes through its interrupt remapping first. Messages of the unit itself bear no
+/// requester id and do not (VT-d 5.1.6); nor do those of functions on buses that bypass the unit, which no scope of the DMAR table names,
+/// so that a guest's driver finds no remapping hardware for them and sends compatibility format (VT-d 8.3).
 /// </summary>
-internal sealed class InterruptWindow(IReadOnlyList<IVcpu> vcpus, InterruptRemapper? remapper) : IMmioHandler, IInterruptSink
+/// <param name="apics">Where messages end.</param>
+/// <param name="remapper">Interrupt remapping, or null without.</param>
+/// <param name="bypasses">Whether the function with a requester id is on a bus that bypasses the unit.</param>
+internal sealed class InterruptWindow(IInterruptSink apics, InterruptRemapper? remapper, Func<ushort, bool> bypasses) : IMmioHandler
 {
-    private const byte FirstLegalVector = 16;    // vectors 0-15 are reserved (SDM vol. 3, 11.5.2)
-    private const int LowestPriority = 1;
-    private const int FlatModeCpus = 8;
-
-    private long _dropped;
-
-    /// <summary>Messages that named no vCPU, an illegal vector or a delivery mode other than fixed and lowest priority.</summary>
-    public long Dropped => Interlocked.Read(ref _dropped);
+    /// <summary>
+    /// A message is a write of one aligned doubleword (VT-d 5.1, SDM vol. 3, 11.11.1). A longer write is one request of another kind, not
+    /// several messages: it is refused, as a root complex answers with Unsupported Request.
+    /// </summary>
+    public static MmioAccessRules Rules => new(4, 4, AllowUnaligned: false) { Splits = false };
 
     public ulong Read(ulong offset, int size, in TransactionAttributes attributes) => ulong.MaxValue;
 
@@ -27,45 +28,18 @@ internal sealed class InterruptWindow(IReadOnlyList<IVcpu> vcpus, InterruptRemap
         if (attributes.Source == DirtySource.Vcpu)
             return;
         ulong address = BoardLayout.InterruptBase.Value + offset;
-        if (remapper is not null && attributes.RequesterId is { } requester)
-            remapper.Deliver(requester, address, (uint)value, this);
+        if (attributes.RequesterId is { } requester && !bypasses(requester))
+            Send(requester, address, (uint)value);
         else
-            Deliver(InterruptMessage.FromCompatibility(address, (uint)value));
+            apics.Deliver(InterruptMessage.FromCompatibility(address, (uint)value));
     }
 
-    public void Deliver(in InterruptMessage message)
+    /// <summary>A message of <paramref name="requester"/>, which is under the unit, if there is one.</summary>
+    public void Send(ushort requester, ulong address, uint data)
     {
-        if (message.Vector < FirstLegalVector || message.DeliveryMode > LowestPriority)
-        {
-            Interlocked.Increment(ref _dropped);
-            return;
-        }
-
-        bool delivered = false;
-        for (int i = 0; i < vcpus.Count; i++)
-        {
-            if (!IsNamed(message, vcpus[i].ApicId))
-                continue;
-            vcpus[i].Interrupt(message.Vector);
-            delivered = true;
-            if (message.DeliveryMode == LowestPriority)
-                break; // one of them
-        }
-
-        if (!delivered)
-            Interlocked.Increment(ref _dropped);
-    }
-
-    private static bool IsNamed(in InterruptMessage message, uint apicId)
-    {
-        if (message.IsBroadcast)
-            return true;
-        if (!message.Logical)
-            return message.Destination == apicId;
-        // x2APIC: cluster in bits 31:16, one bit for each of its 16 CPUs below (SDM vol. 3, 11.12.10.2).
-        if (message.Extended)
-            return message.Destination >> 16 == apicId >> 4 && (message.Destination & (1u << (int)(apicId & 15))) != 0;
-        // Flat logical mode: bit n is the CPU with APIC id n (SDM vol. 3, 11.6.2.2).
-        return apicId < FlatModeCpus && (message.Destination & (1u << (int)apicId)) != 0;
+        if (remapper is not null)
+            remapper.Deliver(requester, address, data, apics);
+        else
+            apics.Deliver(InterruptMessage.FromCompatibility(address, data));
     }
 }

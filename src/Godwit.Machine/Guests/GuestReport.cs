@@ -42,11 +42,17 @@ public sealed record GuestReport
     /// <summary>Interrupts taken.</summary>
     public long Interrupts { get; init; }
 
+    /// <summary>Those of them that a device sent to another vCPU than the first.</summary>
+    public long RemoteInterrupts { get; init; }
+
     /// <summary>Pages written by the CPU to dirty them.</summary>
     public long CpuPagesDirtied { get; init; }
 
     /// <summary>Faults that the vIOMMU recorded.</summary>
     public long IommuFaults { get; init; }
+
+    /// <summary>Times that a device was put into another domain or into pass-through.</summary>
+    public long DomainSwitches { get; init; }
 
     /// <summary>Why the guest cannot go on, or null.</summary>
     public string? Panic { get; init; }

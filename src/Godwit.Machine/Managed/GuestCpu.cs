@@ -8,6 +8,9 @@ internal abstract class GuestCpu(GuestBus bus)
     /// <summary>RAM and MMIO.</summary>
     public GuestBus Bus { get; } = bus;
 
+    /// <summary>Id of its local APIC, as CPUID tells (leaf 0Bh, EDX). The boot CPU has 0.</summary>
+    public abstract uint ApicId { get; }
+
     /// <summary>The register file.</summary>
     public abstract ref RegisterFile Registers { get; }
 
@@ -24,6 +27,12 @@ internal abstract class GuestCpu(GuestBus bus)
         registers.Halted = true;
         registers.TimerDeadline = until;
     }
+
+    /// <summary>
+    /// Sends <paramref name="vector"/> to the CPU with APIC id <paramref name="destination"/>: a write of the interrupt command register
+    /// in x2APIC mode, fixed delivery, physical destination (Intel SDM vol. 3, 11.12.9).
+    /// </summary>
+    public abstract void SendInterrupt(uint destination, byte vector);
 
     public uint ReadMmio32(Gpa address) => (uint)Bus.ReadMmio(address, 4);
 

@@ -1,4 +1,5 @@
 using System.Buffers;
+using Godwit.Iommu.Intel;
 
 namespace Godwit.Machine.Managed;
 
@@ -8,7 +9,11 @@ namespace Godwit.Machine.Managed;
 /// </summary>
 internal sealed class ManagedVcpu : GuestCpu, IVcpu
 {
+    /// <summary>A step and its MMIO exits are shallow; a machine may have a thousand of these threads.</summary>
+    private const int StackBytes = 1 << 20;
+
     private readonly GuestProgram _program;
+    private readonly IInterruptSink _apics;
     private readonly TimeProvider _time;
     private readonly Action<ManagedVcpu> _panicked;
     private readonly Thread _thread;
@@ -25,18 +30,20 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
     private int _asleep;
     private bool _woken;
 
-    public ManagedVcpu(uint apicId, GuestProgram program, GuestBus bus, TimeProvider time, Action<ManagedVcpu> panicked) : base(bus)
+    public ManagedVcpu(
+        uint apicId, GuestProgram program, GuestBus bus, IInterruptSink apics, TimeProvider time, Action<ManagedVcpu> panicked) : base(bus)
     {
         ApicId = apicId;
         _program = program;
+        _apics = apics;
         _time = time;
         _panicked = panicked;
         _wakeTimer = time.CreateTimer(static state => ((ManagedVcpu)state!).Wake(), this, Timeout.InfiniteTimeSpan, Timeout.InfiniteTimeSpan);
-        _thread = new Thread(Execute) { IsBackground = true, Name = $"vcpu{apicId}" };
+        _thread = new Thread(Execute, StackBytes) { IsBackground = true, Name = $"vcpu{apicId}" };
         _thread.Start();
     }
 
-    public uint ApicId { get; }
+    public override uint ApicId { get; }
 
     public string? PanicText => Volatile.Read(ref _panicText);
 
@@ -45,6 +52,9 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
     public override ref RegisterFile Registers => ref _registers;
 
     public override ulong Clock => _registers.ClockBase + ToNanoseconds(_time.GetTimestamp() - _ranSince);
+
+    public override void SendInterrupt(uint destination, byte vector) =>
+        _apics.Deliver(new InterruptMessage(destination, Extended: true, Logical: false, DeliveryMode: 0, vector, LevelTriggered: false));
 
     public void Run()
     {
@@ -68,6 +78,12 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
 
     public bool WaitStopped(TimeSpan deadline)
     {
+        lock (_gate)
+        {
+            if (!_executing)
+                return true; // no timer for those that need none: most vCPUs of a large machine
+        }
+
         bool expired = false;
         using ITimer timer = _time.CreateTimer(
             _ =>

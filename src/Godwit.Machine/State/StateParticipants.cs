@@ -20,6 +20,8 @@ internal static class StateParticipants
         if (board.Iommu is { } iommu)
             result.Add(new IommuState(iommu));
         result.AddRange(functions.Where(f => f is not PciBridge).Select(f => new PciFunctionState(f)));
+        result.Add(new PlatformState("ioapic", board.IoApic.Save, board.IoApic.Load));
+        result.Add(new PlatformState("power", board.Power.Save, board.Power.Load));
         result.AddRange(vcpus.Select(v => new VcpuState(v)));
         return result;
     }
@@ -51,6 +53,21 @@ internal static class StateParticipants
         {
             RequireFirst(Id, version);
             function.LoadState(state);
+        }
+    }
+
+    private sealed class PlatformState(string id, Action<IBufferWriter<byte>> save, Action<ReadOnlySpan<byte>> load) : IStateParticipant
+    {
+        public string Id => id;
+
+        public int Version => 1;
+
+        public void Save(IBufferWriter<byte> writer) => save(writer);
+
+        public void Load(int version, ReadOnlySpan<byte> state)
+        {
+            RequireFirst(Id, version);
+            load(state);
         }
     }
 

@@ -27,7 +27,17 @@ public readonly record struct IommuTranslation(Iova Input, Gpa Output, ulong Mas
 /// <summary>What can be asked of a vIOMMU before the guest has mapped anything.</summary>
 /// <param name="TranslatesDma">False: remaps interrupts at most; IOVA is GPA.</param>
 /// <param name="LastIova">Highest IOVA that can ever be mapped, inclusive; null when the model has no limit to tell.</param>
-public readonly record struct IommuAttributes(bool TranslatesDma, Iova? LastIova);
+public readonly record struct IommuAttributes(bool TranslatesDma, Iova? LastIova)
+{
+    /// <summary>
+    /// Whether the guest owns a first stage of translation that the VMM does not see: mappings are announced for the second stage only, while
+    /// devices use addresses of the first.
+    /// </summary>
+    public bool IsNested { get; init; }
+
+    /// <summary>Why the model's state cannot be moved to another host; null when it can.</summary>
+    public string? NotMigratable { get; init; }
+}
 
 /// <summary>
 /// A shadow user of an IOMMU: told of exactly every mapping that comes and goes, never of one twice. Called on the thread that

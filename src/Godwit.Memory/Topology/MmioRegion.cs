@@ -17,7 +17,8 @@ public interface IMmioHandler
 }
 
 /// <summary>
-/// Access sizes a handler takes, 1, 2, 4 or 8 bytes each. Wider accesses are split in ascending order; narrower ones are refused. An
+/// Access sizes a handler takes, 1, 2, 4 or 8 bytes each. Wider accesses are split in ascending order (unless <see cref="Splits"/> is
+/// off); narrower ones are refused. An
 /// access of 1, 2, 4 or 8 bytes must be aligned to its size unless <paramref name="AllowUnaligned"/>; one of another length is a block
 /// copy, made of pieces that the rules allow, and refused as a whole when it would need another.
 /// </summary>
@@ -29,9 +30,14 @@ public readonly record struct MmioAccessRules(int MinSize, int MaxSize, bool All
     /// <summary>1 to 8 bytes, aligned.</summary>
     public static MmioAccessRules Default => new(1, 8, false);
 
+    /// <summary>Whether accesses wider than <see cref="MaxSize"/> are made of several; false refuses them as a whole.</summary>
+    public bool Splits { get; init; } = true;
+
     /// <summary>Whether an access of <paramref name="length"/> bytes can be made of accesses that the handler takes.</summary>
     internal bool Allows(ulong offset, int length)
     {
+        if (!Splits && length > MaxSize)
+            return false;
         bool single = length <= 8 && BitOperations.IsPow2(length);
         if (single)
             return length >= MinSize && (AllowUnaligned || offset % (uint)length == 0);

@@ -1,10 +1,11 @@
+using System.Net.Security;
 using System.Net.Sockets;
 
 namespace Godwit.Migration;
 
 /// <summary>
 /// One connection between source and destination. One thread reads and one writes at a time; <see cref="Abort"/> may come from any other
-/// and makes both return at once.
+/// and makes both return at once. In plain text until <see cref="Secure"/>.
 /// </summary>
 internal sealed class MigrationChannel : Stream
 {
@@ -15,16 +16,20 @@ internal sealed class MigrationChannel : Stream
     private const int WritePiece = 256 << 10;
 
     private readonly Socket _socket;
+    private readonly IChannelPeer? _peer;
     private readonly TimeProvider _clock;
     private long _lastRead;
     private long _lastWrite;
     private long _writing; // when the write under way began, or 0
     private string? _abortReason;
+    private SslStream? _secure;
+    private int _firstByte = -1; // of what has been read, or -1
 
-    /// <summary>Takes over a connected socket.</summary>
-    internal MigrationChannel(Socket socket, TimeProvider clock)
+    /// <summary>Takes over a connected socket, and what stands at its other end if that ends with it.</summary>
+    internal MigrationChannel(Socket socket, TimeProvider clock, IChannelPeer? peer = null)
     {
         _socket = socket;
+        _peer = peer;
         _clock = clock;
         _lastRead = _lastWrite = clock.GetTimestamp();
         socket.SendBufferSize = SocketBuffer;
@@ -35,6 +40,15 @@ internal sealed class MigrationChannel : Stream
 
     /// <summary>Why it was aborted, or null.</summary>
     internal string? AbortReason => Volatile.Read(ref _abortReason);
+
+    /// <summary>What is known of how the other end went away, as the end of a sentence, or nothing.</summary>
+    internal string EndNote => _peer?.EndNote ?? "";
+
+    /// <summary>The first byte that was ever read, or null.</summary>
+    internal byte? FirstByte => _firstByte < 0 ? null : (byte)_firstByte;
+
+    /// <summary>Whether it speaks TLS.</summary>
+    internal bool IsSecure => _secure is not null;
 
     /// <summary>How long nothing has arrived.</summary>
     internal TimeSpan QuietFor => _clock.GetElapsedTime(Volatile.Read(ref _lastRead));
@@ -60,6 +74,42 @@ internal sealed class MigrationChannel : Stream
     {
         Interlocked.CompareExchange(ref _abortReason, reason, null);
         Close(_socket);
+    }
+
+    /// <summary>From now on everything goes through TLS. Before anything else is read or written, on the thread that will do both.</summary>
+    /// <param name="authenticate">Does the handshake; what it throws is thrown.</param>
+    internal void Secure(Action<SslStream> authenticate)
+    {
+        var secure = new SslStream(new RawStream(this), leaveInnerStreamOpen: true);
+        try
+        {
+            authenticate(secure);
+        }
+        catch
+        {
+            secure.Dispose();
+            throw;
+        }
+
+        _secure = secure;
+    }
+
+    /// <summary>Aborts when the timer that is returned has not been disposed of within the time of a handshake.</summary>
+    internal ITimer StartDeadline(TimeProvider clock, string what) => clock.CreateTimer(
+        state => Abort($"{what} within {TlsHandshake.Deadline.TotalSeconds} s"), null, TlsHandshake.Deadline, Timeout.InfiniteTimeSpan);
+
+    /// <summary>Waits for the first byte and leaves it where it is; null at the end of the stream.</summary>
+    internal byte? Peek()
+    {
+        Span<byte> first = stackalloc byte[1];
+        try
+        {
+            return _socket.Receive(first, SocketFlags.Peek) == 0 ? null : first[0];
+        }
+        catch (Exception e) when (e is SocketException or ObjectDisposedException)
+        {
+            throw Failure("reading", e);
+        }
     }
 
     /// <summary>From now on a write that takes longer fails.</summary>
@@ -113,6 +163,39 @@ internal sealed class MigrationChannel : Stream
 
     public override int Read(Span<byte> buffer)
     {
+        if (_secure is not { } secure)
+            return ReadRaw(buffer);
+        try
+        {
+            int read = secure.Read(buffer);
+            return read > 0 || AbortReason is not { } reason ? read : throw new IOException(reason);
+        }
+        catch (Exception e) when (e is IOException or ObjectDisposedException)
+        {
+            throw Failure("reading", e.GetBaseException());
+        }
+    }
+
+    public override void Write(ReadOnlySpan<byte> buffer)
+    {
+        if (_secure is not { } secure)
+        {
+            WriteRaw(buffer);
+            return;
+        }
+
+        try
+        {
+            secure.Write(buffer);
+        }
+        catch (Exception e) when (e is IOException or ObjectDisposedException)
+        {
+            throw Failure("writing", e.GetBaseException());
+        }
+    }
+
+    private int ReadRaw(Span<byte> buffer)
+    {
         int read;
         try
         {
@@ -125,11 +208,13 @@ internal sealed class MigrationChannel : Stream
 
         if (read == 0 && AbortReason is { } reason)
             throw new IOException(reason);
+        if (_firstByte < 0 && read > 0)
+            _firstByte = buffer[0];
         Volatile.Write(ref _lastRead, _clock.GetTimestamp());
         return read;
     }
 
-    public override void Write(ReadOnlySpan<byte> buffer)
+    private void WriteRaw(ReadOnlySpan<byte> buffer)
     {
         try
         {
@@ -181,10 +266,45 @@ internal sealed class MigrationChannel : Stream
     protected override void Dispose(bool disposing)
     {
         if (disposing)
+        {
             Close(_socket);
+            _secure?.Dispose();
+            _peer?.Dispose();
+        }
+
         base.Dispose(disposing);
     }
 
     private IOException Failure(string what, Exception e) =>
-        AbortReason is { } reason ? new IOException(reason, e) : new IOException($"The connection broke while {what}: {e.Message}", e);
+        AbortReason is { } reason ? new IOException(reason, e) : new IOException($"The connection broke while {what}: {e.Message}{EndNote}", e);
+
+    /// <summary>The socket below TLS.</summary>
+    private sealed class RawStream(MigrationChannel channel) : Stream
+    {
+        public override bool CanRead => true;
+
+        public override bool CanWrite => true;
+
+        public override bool CanSeek => false;
+
+        public override long Length => throw new NotSupportedException();
+
+        public override long Position { get => throw new NotSupportedException(); set => throw new NotSupportedException(); }
+
+        public override int Read(Span<byte> buffer) => channel.ReadRaw(buffer);
+
+        public override void Write(ReadOnlySpan<byte> buffer) => channel.WriteRaw(buffer);
+
+        public override int Read(byte[] buffer, int offset, int count) => Read(buffer.AsSpan(offset, count));
+
+        public override void Write(byte[] buffer, int offset, int count) => Write(buffer.AsSpan(offset, count));
+
+        public override void Flush()
+        {
+        }
+
+        public override long Seek(long offset, SeekOrigin origin) => throw new NotSupportedException();
+
+        public override void SetLength(long value) => throw new NotSupportedException();
+    }
 }

@@ -24,6 +24,8 @@ internal static class MigrationConnector
             {
                 UnixMigrationUri unix => ConnectUnix(unix, clock, both.Token),
                 TcpMigrationUri tcp => ConnectTcp(tcp, clock, both.Token),
+                FdMigrationUri fd => InheritedSocket.Open(fd, clock),
+                ExecMigrationUri exec => RelayCommand.Open(exec, clock),
                 _ => throw new ArgumentOutOfRangeException(nameof(uri), uri, "Unknown kind of address"),
             };
         }

@@ -1,123 +1,57 @@
-using System.Net;
-using System.Net.Sockets;
-
 namespace Godwit.Migration;
 
-/// <summary>A listening address of a destination. Removes its unix socket when closed.</summary>
-internal sealed class MigrationListener : IDisposable
+/// <summary>Where a destination's connections come from.</summary>
+internal abstract class MigrationListener(MigrationUri address, bool once) : IDisposable
 {
-    private readonly Socket _socket;
-    private readonly string? _path;
-    private readonly TimeProvider _clock;
-    private int _closed;
+    /// <summary>Where it listens; of a TCP address with the port that was taken.</summary>
+    internal MigrationUri Address => address;
 
-    private MigrationListener(Socket socket, MigrationUri address, TimeProvider clock)
-    {
-        _socket = socket;
-        _clock = clock;
-        Address = address;
-        _path = (address as UnixMigrationUri)?.Path;
-    }
-
-    /// <summary>Where it listens, with the port that was taken.</summary>
-    internal MigrationUri Address { get; }
+    /// <summary>It gives one connection in its life: nobody can try again.</summary>
+    internal bool Once => once;
 
     /// <summary>It has not been closed.</summary>
-    internal bool IsOpen => Volatile.Read(ref _closed) == 0;
+    internal abstract bool IsOpen { get; }
 
     /// <summary>Opens it.</summary>
     /// <exception cref="IOException">The address cannot be listened on; the text names it and the cause.</exception>
-    internal static MigrationListener Open(MigrationUri uri, TimeProvider clock)
+    internal static MigrationListener Open(MigrationUri uri, TimeProvider clock) => uri switch
     {
-        Socket? socket = null;
-        try
-        {
-            EndPoint end;
-            if (uri is UnixMigrationUri unix)
-            {
-                RemoveStale(unix);
-                end = new UnixDomainSocketEndPoint(unix.Path);
-                socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-            }
-            else
-            {
-                var tcp = (TcpMigrationUri)uri;
-                IPAddress address = IPAddress.TryParse(tcp.Host, out IPAddress? literal) ? literal : Dns.GetHostAddresses(tcp.Host)[0];
-                end = new IPEndPoint(address, tcp.Port);
-                socket = new Socket(address.AddressFamily, SocketType.Stream, ProtocolType.Tcp);
-            }
-
-            socket.Bind(end);
-            socket.Listen(4);
-            MigrationUri bound = uri is TcpMigrationUri named && socket.LocalEndPoint is IPEndPoint local
-                ? named with { Port = (ushort)local.Port }
-                : uri;
-            return new MigrationListener(socket, bound, clock);
-        }
-        catch (SocketException e)
-        {
-            socket?.Dispose();
-            throw new IOException($"Cannot listen on {uri}: {e.Message}", e);
-        }
-        catch
-        {
-            socket?.Dispose();
-            throw;
-        }
-    }
+        FdMigrationUri fd => new SingleConnection(fd, InheritedSocket.Open(fd, clock)),
+        FileMigrationUri file => new SingleConnection(file, SavedMachinePlayer.Open(file, clock)),
+        ExecMigrationUri exec => new SingleConnection(exec, RelayCommand.Open(exec, clock)),
+        _ => SocketListener.Open(uri, clock),
+    };
 
     /// <summary>The next connection, or null once closed.</summary>
-    internal MigrationChannel? Accept()
-    {
-        while (IsOpen)
-        {
-            Socket? socket = null;
-            try
-            {
-                socket = _socket.Accept();
-                return new MigrationChannel(socket, _clock);
-            }
-            catch (Exception e) when (e is SocketException or ObjectDisposedException)
-            {
-                // Closed, or a peer that hung up before it was accepted: the loop's condition tells them apart.
-                socket?.Dispose();
-                if (e is SocketException { SocketErrorCode: SocketError.TooManyOpenSockets or SocketError.NoBufferSpaceAvailable })
-                    throw new IOException($"Cannot accept on {Address}: {e.Message}", e);
-            }
-        }
+    /// <exception cref="IOException">None can be taken any more.</exception>
+    internal abstract MigrationChannel? Accept();
 
+    /// <inheritdoc/>
+    public abstract void Dispose();
+}
+
+/// <summary>A connection that is there from the start, and the only one.</summary>
+internal sealed class SingleConnection(MigrationUri address, MigrationChannel channel) : MigrationListener(address, once: true)
+{
+    private readonly ManualResetEventSlim _closed = new();
+    private MigrationChannel? _channel = channel;
+
+    /// <inheritdoc/>
+    internal override bool IsOpen => !_closed.IsSet;
+
+    /// <inheritdoc/>
+    internal override MigrationChannel? Accept()
+    {
+        if (Interlocked.Exchange(ref _channel, null) is { } first)
+            return first;
+        _closed.Wait();
         return null;
     }
 
     /// <inheritdoc/>
-    public void Dispose()
+    public override void Dispose()
     {
-        if (Interlocked.Exchange(ref _closed, 1) != 0)
-            return;
-        // The name first: once the socket is closed somebody else may take the path.
-        if (_path is not null)
-            File.Delete(_path);
-        MigrationChannel.Close(_socket);
-    }
-
-    /// <summary>Removes a socket that a process left behind; anything else at the path stays and is an error.</summary>
-    private static void RemoveStale(UnixMigrationUri unix)
-    {
-        if (!Path.Exists(unix.Path))
-            return;
-        if (!SocketFile.IsSocket(unix.Path))
-            throw new IOException($"Cannot listen on {unix}: there is a file that is no socket; choose another path or remove it");
-        using var probe = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        try
-        {
-            probe.Connect(new UnixDomainSocketEndPoint(unix.Path));
-        }
-        catch (SocketException e) when (e.SocketErrorCode == SocketError.ConnectionRefused)
-        {
-            File.Delete(unix.Path);
-            return;
-        }
-
-        throw new IOException($"Cannot listen on {unix}: another process is listening there");
+        _closed.Set();
+        Interlocked.Exchange(ref _channel, null)?.Dispose();
     }
 }

@@ -3,15 +3,21 @@ using System.Text;
 
 namespace Godwit.Migration;
 
-/// <summary>Where a migration goes to or comes in: <c>unix:PATH</c> or <c>tcp:HOST:PORT</c>, QEMU's forms.</summary>
+/// <summary>
+/// Where a migration goes to or comes in, in QEMU's forms: <c>unix:PATH</c>, <c>tcp:HOST:PORT</c>, <c>fd:NUMBER</c>, <c>exec:COMMAND</c>,
+/// <c>file:PATH</c>.
+/// </summary>
 public abstract record MigrationUri
 {
+    /// <summary>The forms, for messages.</summary>
+    public const string Forms = "unix:PATH, tcp:HOST:PORT, fd:NUMBER, exec:COMMAND and file:PATH";
+
     private protected MigrationUri()
     {
     }
 
     /// <summary>Reads one. IPv6 addresses stand in brackets: <c>tcp:[::1]:4444</c>.</summary>
-    /// <exception cref="FormatException">It is of neither form; the text says what is wrong.</exception>
+    /// <exception cref="FormatException">It is of none of the forms; the text says what is wrong.</exception>
     public static MigrationUri Parse(string text)
     {
         ArgumentNullException.ThrowIfNull(text);
@@ -19,7 +25,41 @@ public abstract record MigrationUri
             return ParseUnix(text);
         if (text.StartsWith("tcp:", StringComparison.Ordinal))
             return ParseTcp(text);
-        throw new FormatException($"'{text}' is no migration address; the forms are unix:PATH and tcp:HOST:PORT");
+        if (text.StartsWith("fd:", StringComparison.Ordinal))
+            return ParseFd(text);
+        if (text.StartsWith("exec:", StringComparison.Ordinal))
+            return ParseExec(text);
+        if (text.StartsWith("file:", StringComparison.Ordinal))
+            return ParseFile(text);
+        throw new FormatException($"'{text}' is no migration address; the forms are {Forms}");
+    }
+
+    private static FdMigrationUri ParseFd(string text)
+    {
+        string number = text["fd:".Length..];
+        if (!int.TryParse(number, NumberStyles.None, CultureInfo.InvariantCulture, out int value))
+            throw new FormatException($"'{text}': the descriptor is '{number}'; it must be a number from 0 to {int.MaxValue}");
+        return new FdMigrationUri(value);
+    }
+
+    private static FileMigrationUri ParseFile(string text)
+    {
+        string path = text["file:".Length..];
+        if (path.Length == 0)
+            throw new FormatException("'file:' has no path; the form is file:PATH");
+        if (path.Contains('\0', StringComparison.Ordinal))
+            throw new FormatException("The path of file: holds a zero byte");
+        return new FileMigrationUri(path);
+    }
+
+    private static ExecMigrationUri ParseExec(string text)
+    {
+        string command = text["exec:".Length..];
+        if (string.IsNullOrWhiteSpace(command))
+            throw new FormatException("'exec:' has no command; the form is exec:COMMAND");
+        if (command.Contains('\0', StringComparison.Ordinal))
+            throw new FormatException("The command of exec: holds a zero byte");
+        return new ExecMigrationUri(command);
     }
 
     private static UnixMigrationUri ParseUnix(string text)
@@ -77,4 +117,28 @@ public sealed record TcpMigrationUri(string Host, ushort Port) : MigrationUri
 {
     /// <inheritdoc/>
     public override string ToString() => Host.Contains(':', StringComparison.Ordinal) ? $"tcp:[{Host}]:{Port}" : $"tcp:{Host}:{Port}";
+}
+
+/// <summary>A connected stream socket that this process was started with.</summary>
+/// <param name="Number">Number of the descriptor in this process.</param>
+public sealed record FdMigrationUri(int Number) : MigrationUri
+{
+    /// <inheritdoc/>
+    public override string ToString() => $"fd:{Number}";
+}
+
+/// <summary>A command whose standard input and output are the connection, both ways.</summary>
+/// <param name="Command">For <c>/bin/sh -c</c>.</param>
+public sealed record ExecMigrationUri(string Command) : MigrationUri
+{
+    /// <inheritdoc/>
+    public override string ToString() => $"exec:{Command}";
+}
+
+/// <summary>A file that a machine is saved to, or restored from.</summary>
+/// <param name="Path">Its path.</param>
+public sealed record FileMigrationUri(string Path) : MigrationUri
+{
+    /// <inheritdoc/>
+    public override string ToString() => $"file:{Path}";
 }

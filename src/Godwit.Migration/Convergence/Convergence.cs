@@ -12,43 +12,104 @@ internal static class Convergence
     /// <summary>See <see cref="StalledRounds"/>.</summary>
     internal static readonly TimeSpan StalledTime = TimeSpan.FromSeconds(30);
 
+    /// <summary>
+    /// Rounds in a row that left as much as they found, and time, after which it gives up because memory is dirtied faster than it is sent. Far
+    /// sooner than a stall: the numbers say that waiting is of no use, unless the guest becomes another one.
+    /// </summary>
+    internal const int HopelessRounds = 5;
+
+    /// <summary>See <see cref="HopelessRounds"/>.</summary>
+    internal static readonly TimeSpan HopelessTime = TimeSpan.FromSeconds(5);
+
+    /// <summary>Part of what a round sent that may be left for it to count as progress.</summary>
+    internal const double Progress = 0.95;
+
+    /// <summary>Bytes of device state less than before that are progress, however much there is.</summary>
+    internal const double DeviceProgress = 16 << 20;
+
+    /// <summary>Expected downtimes up to this many times the limit may come under it by a lucky round.</summary>
+    internal const double Luck = 2;
+
+    private const double PagesPerMegabyte = 1e6 / RamPage.Size;
+
     /// <summary>The decision.</summary>
     internal static ConvergenceDecision Decide(in ConvergenceInput input)
     {
-        TimeSpan expected = Expect(input);
+        TimeSpan expected = Expect(input, (double)input.RemainingBytes + input.UnharvestedBytes + input.DeviceBytes);
         if (expected <= input.DowntimeLimit)
         {
             return new ConvergenceDecision(
                 input.PrecopyTime >= input.MinimumPrecopy ? ConvergenceStep.SwitchOver : ConvergenceStep.Hold, expected);
         }
 
+        ConvergenceOutlook outlook = Look(input, expected);
+        bool hopeless = outlook.OutpacedRounds >= HopelessRounds && input.OutpacedTime >= HopelessTime;
         bool stalled = input.RoundsSinceBest >= StalledRounds && input.TimeSinceBest >= StalledTime;
         bool tooMany = input.UnconvergedRounds >= input.MaxRounds;
         // While the user wants pre-copy to go on anyway, the guest gets its chance to calm down.
-        if ((stalled || tooMany) && input.PrecopyTime >= input.MinimumPrecopy)
-            return new ConvergenceDecision(ConvergenceStep.GiveUp, expected, Explain(input, expected, tooMany));
-        return new ConvergenceDecision(ConvergenceStep.Continue, expected);
+        if ((hopeless || stalled || tooMany) && input.PrecopyTime >= input.MinimumPrecopy)
+        {
+            string when = hopeless
+                ? $"in {outlook.OutpacedRounds} rounds in a row that left as much as they found"
+                : tooMany
+                    ? $"after {input.UnconvergedRounds} rounds (the limit is {input.MaxRounds})"
+                    : string.Create(CultureInfo.InvariantCulture, $"in {input.RoundsSinceBest} rounds and {input.TimeSinceBest.TotalSeconds:0} s without progress");
+            return new ConvergenceDecision(ConvergenceStep.GiveUp, expected, outlook, Explain(input, expected, when));
+        }
+
+        return new ConvergenceDecision(ConvergenceStep.Continue, expected, outlook);
     }
 
-    private static TimeSpan Expect(in ConvergenceInput input)
+    private static ConvergenceOutlook Look(in ConvergenceInput input, TimeSpan expected)
     {
-        double seconds = input.FixedTime.TotalSeconds
-            + ((input.RemainingBytes + (double)input.DeviceBytes) / Math.Max(1, input.BytesPerSecond));
+        ConvergenceObstacle obstacle = FindObstacle(input);
+        bool written = obstacle is ConvergenceObstacle.DeviceWrites or ConvergenceObstacle.GuestWrites;
+        // What is written may become less by chance when it is near the limit; what is there whatever is written does not.
+        bool outpaced = input.RemainingBytes >= input.RoundBytes * Progress
+            && input.DeviceBytes >= input.RoundDeviceBytes - Math.Min(input.RoundDeviceBytes * (1 - Progress), DeviceProgress)
+            && (!written || expected > input.DowntimeLimit * Luck);
+        return outpaced ? new ConvergenceOutlook(input.OutpacedRounds + 1, obstacle) : default;
+    }
+
+    private static ConvergenceObstacle FindObstacle(in ConvergenceInput input)
+    {
+        if (Expect(input, 0) > input.DowntimeLimit)
+            return ConvergenceObstacle.SwitchoverTime;
+        if (Expect(input, input.DeviceBytes) > input.DowntimeLimit)
+            return ConvergenceObstacle.DeviceState;
+        if (Expect(input, (double)input.DeviceBytes + input.UncoveredBytes) > input.DowntimeLimit)
+            return ConvergenceObstacle.UncoveredPages;
+        return input.Rates.Device > input.Rates.Vcpu + input.Rates.Vmm ? ConvergenceObstacle.DeviceWrites : ConvergenceObstacle.GuestWrites;
+    }
+
+    private static TimeSpan Expect(in ConvergenceInput input, double bytes)
+    {
+        double seconds = input.FixedTime.TotalSeconds + (bytes / Math.Max(1, input.BytesPerSecond));
         // Beyond a year it is only a large number, and TimeSpan would overflow.
         return TimeSpan.FromSeconds(Math.Min(seconds, TimeSpan.FromDays(365).TotalSeconds));
     }
 
-    private static string Explain(in ConvergenceInput input, TimeSpan expected, bool tooMany)
+    private static string Explain(in ConvergenceInput input, TimeSpan expected, string when)
     {
-        string when = tooMany
-            ? $"after {input.UnconvergedRounds} rounds (the limit is {input.MaxRounds})"
-            : string.Create(CultureInfo.InvariantCulture,
-                $"in {input.RoundsSinceBest} rounds and {input.TimeSinceBest.TotalSeconds:0} s without progress");
-        const double PagesPerMegabyte = 1e6 / RamPage.Size;
+        string uncovered = input.UncoveredBytes > 0
+            ? string.Create(CultureInfo.InvariantCulture, $" ({input.UncoveredBytes / 1e6:0.0} MB of it sent in every round, because nothing tells whether devices write it)")
+            : string.Empty;
+        string unharvested = input.UnharvestedBytes > 0
+            ? string.Create(CultureInfo.InvariantCulture, $", {input.UnharvestedBytes / 1e6:0.0} MB unmapped and not looked at yet")
+            : string.Empty;
         return string.Create(CultureInfo.InvariantCulture, $"""
-            Pre-copy does not converge {when}: memory is dirtied at {input.Rates.Total / PagesPerMegabyte:0.0} MB/s (vCPUs {input.Rates.Vcpu / PagesPerMegabyte:0.0}, devices {input.Rates.Device / PagesPerMegabyte:0.0}, VMM {input.Rates.Vmm / PagesPerMegabyte:0.0}) and sent at {input.BytesPerSecond / 1e6:0.0} MB/s; {input.RemainingBytes / 1e6:0.0} MB of RAM and {input.DeviceBytes / 1e6:0.0} MB of device state remain, an expected downtime of {expected.TotalMilliseconds:0} ms where {input.DowntimeLimit.TotalMilliseconds:0} ms are allowed. Raise downtime-limit or max-bandwidth, or slow the guest down
+            Pre-copy does not converge {when}: memory is dirtied at {input.Rates.Total / PagesPerMegabyte:0.0} MB/s (vCPUs {input.Rates.Vcpu / PagesPerMegabyte:0.0}, devices {input.Rates.Device / PagesPerMegabyte:0.0}, VMM {input.Rates.Vmm / PagesPerMegabyte:0.0}) and sent at {input.BytesPerSecond / 1e6:0.0} MB/s; {input.RemainingBytes / 1e6:0.0} MB of RAM{uncovered}{unharvested} and {input.DeviceBytes / 1e6:0.0} MB of device state remain, an expected downtime of {expected.TotalMilliseconds:0} ms where {input.DowntimeLimit.TotalMilliseconds:0} ms are allowed. {WayOut(FindObstacle(input))}
             """);
     }
+
+    private static string WayOut(ConvergenceObstacle obstacle) => obstacle switch
+    {
+        ConvergenceObstacle.SwitchoverTime => "The switchover alone takes longer: raise downtime-limit",
+        ConvergenceObstacle.DeviceState => "The state of the devices alone takes longer: raise downtime-limit, or use a faster link",
+        ConvergenceObstacle.UncoveredPages =>
+            "What is sent in every round alone takes longer: raise downtime-limit, let the guest map less at once, or use a device whose log covers more",
+        _ => "Raise downtime-limit or max-bandwidth, or slow the guest down",
+    };
 }
 
 /// <summary>What the decision needs of the rounds before.</summary>
@@ -56,6 +117,7 @@ internal sealed class ConvergenceHistory(TimeProvider clock)
 {
     private TimeSpan _best = TimeSpan.MaxValue;
     private long _bestAt = clock.GetTimestamp();
+    private long _outpacedAt;
 
     /// <summary>Rounds that ended without convergence.</summary>
     internal int UnconvergedRounds { get; private set; }
@@ -66,9 +128,18 @@ internal sealed class ConvergenceHistory(TimeProvider clock)
     /// <summary>Time since then.</summary>
     internal TimeSpan TimeSinceBest => clock.GetElapsedTime(_bestAt);
 
+    /// <summary>Rounds in a row that left as much as they found.</summary>
+    internal int OutpacedRounds { get; private set; }
+
+    /// <summary>Time since the first of them ended; zero when there is none.</summary>
+    internal TimeSpan OutpacedTime => OutpacedRounds == 0 ? TimeSpan.Zero : clock.GetElapsedTime(_outpacedAt);
+
     /// <summary>Records a decision.</summary>
     internal void Add(in ConvergenceDecision decision)
     {
+        if (OutpacedRounds == 0)
+            _outpacedAt = clock.GetTimestamp();
+        OutpacedRounds = decision.Outlook.OutpacedRounds;
         if (decision.Step == ConvergenceStep.Continue)
             UnconvergedRounds++;
         if (decision.ExpectedDowntime < _best)

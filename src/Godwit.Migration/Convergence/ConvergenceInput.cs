@@ -6,8 +6,20 @@ internal readonly record struct ConvergenceInput
     /// <summary>Since pre-copy began.</summary>
     public required TimeSpan PrecopyTime { get; init; }
 
+    /// <summary>Bytes of RAM marked dirty when the round began: what it sent.</summary>
+    public required long RoundBytes { get; init; }
+
     /// <summary>Bytes of RAM marked dirty now.</summary>
     public required long RemainingBytes { get; init; }
+
+    /// <summary>Those of them that will be marked again by every sync, because nothing tells whether a device writes them.</summary>
+    public long UncoveredBytes { get; init; }
+
+    /// <summary>Bytes of RAM that devices have unmapped and of which the log has not been read yet. Not in <see cref="RemainingBytes"/>.</summary>
+    public long UnharvestedBytes { get; init; }
+
+    /// <summary>Bytes that the devices would have transferred had they been stopped after the round before.</summary>
+    public long RoundDeviceBytes { get; init; }
 
     /// <summary>Bytes that the devices would still transfer when stopped.</summary>
     public required long DeviceBytes { get; init; }
@@ -29,6 +41,12 @@ internal readonly record struct ConvergenceInput
 
     /// <summary>Time since then.</summary>
     public required TimeSpan TimeSinceBest { get; init; }
+
+    /// <summary>Rounds in a row, up to the one before this, that left as much to send as they found.</summary>
+    public required int OutpacedRounds { get; init; }
+
+    /// <summary>Time since the first of them ended.</summary>
+    public required TimeSpan OutpacedTime { get; init; }
 
     /// <summary>Setting.</summary>
     public required TimeSpan DowntimeLimit { get; init; }
@@ -68,5 +86,7 @@ internal enum ConvergenceStep
 /// <summary>The decision after a round.</summary>
 /// <param name="Step">What to do.</param>
 /// <param name="ExpectedDowntime">If the guest were stopped now.</param>
+/// <param name="Outlook">Whether it is getting nearer, and what is in the way.</param>
 /// <param name="Reason">Why it gives up, for people; null otherwise.</param>
-internal readonly record struct ConvergenceDecision(ConvergenceStep Step, TimeSpan ExpectedDowntime, string? Reason = null);
+internal readonly record struct ConvergenceDecision(
+    ConvergenceStep Step, TimeSpan ExpectedDowntime, ConvergenceOutlook Outlook = default, string? Reason = null);

@@ -8,7 +8,11 @@ namespace Godwit.Migration;
 /// </summary>
 internal sealed class IncomingEndpoint : IDisposable
 {
+    // Connections that are being looked at at once. Arbitrary, above what one migration may have.
+    private const int MostNewcomers = 2 * StreamFormat.MaxChannels;
+
     private readonly IMigrationHost _host;
+    private readonly TlsCredentials? _tls;
     private readonly MigrationTimes _times;
     private readonly TimeProvider _clock;
     private readonly MigrationListener _listener;
@@ -20,12 +24,14 @@ internal sealed class IncomingEndpoint : IDisposable
     private volatile MigrationStatus? _last;
     private volatile bool _completed;
     private bool _closed;
+    private int _newcomers;
 
     /// <summary>Opens the listener; connections are taken from <see cref="Begin"/> on.</summary>
     /// <exception cref="IOException">The address cannot be listened on.</exception>
-    internal IncomingEndpoint(IMigrationHost host, MigrationUri uri, MigrationTimes times, TimeProvider clock)
+    internal IncomingEndpoint(IMigrationHost host, MigrationUri uri, TlsCredentials? tls, MigrationTimes times, TimeProvider clock)
     {
         _host = host;
+        _tls = uri is FileMigrationUri ? null : tls; // a file comes through this process
         _times = times;
         _clock = clock;
         _listener = MigrationListener.Open(uri, clock);
@@ -101,6 +107,7 @@ internal sealed class IncomingEndpoint : IDisposable
 
     private void Admit(MigrationChannel channel)
     {
+        IncomingMigration current;
         lock (_gate)
         {
             if (_closed)
@@ -111,21 +118,65 @@ internal sealed class IncomingEndpoint : IDisposable
 
             if (_current is null)
             {
-                var migration = new IncomingMigration(_host, channel, _times, _clock);
+                var migration = new IncomingMigration(_host, channel, _tls, _times, _clock);
                 _current = migration;
                 _worker = new Thread(() => Work(migration)) { Name = "godwit-incoming", IsBackground = true };
                 _worker.Start();
                 return;
             }
+
+            current = _current;
         }
 
-        TurnAway(channel);
+        if (current.ExpectsChannels && Interlocked.Increment(ref _newcomers) <= MostNewcomers)
+        {
+            // Not on this thread: who connects may say nothing for long.
+            new Thread(() => Attach(current, channel)) { Name = "godwit-incoming-attach", IsBackground = true }.Start();
+            return;
+        }
+
+        // Over TLS it is only hung up on: a handshake would let a slow source hold up this thread.
+        if (_tls is null)
+            TurnAway(channel);
+        else
+            channel.Dispose();
+    }
+
+    private void Attach(IncomingMigration migration, MigrationChannel channel)
+    {
+        try
+        {
+            if (_tls is not null)
+                TlsHandshake.AsDestination(channel, _tls, _clock);
+            var reader = new FrameReader(channel);
+            AttachMessage? attach = null;
+            using (channel.StartDeadline(_clock, "The source did not say what the connection is for"))
+            {
+                reader.ReadPreface();
+                FrameHeader header = reader.ReadHeader();
+                if (header.Type == FrameType.Attach)
+                    attach = AttachMessage.Read(header, reader.ReadPayload(header));
+            }
+
+            if (attach is not { } message || !migration.TryAttach(message, channel, reader))
+                TurnAway(channel);
+        }
+        catch (IOException)
+        {
+            channel.Dispose(); // whoever it was has gone, or is no source
+        }
+        finally
+        {
+            Interlocked.Decrement(ref _newcomers);
+        }
     }
 
     private void Work(IncomingMigration migration)
     {
         migration.StateChanged += state => StateChanged?.Invoke(state);
         IncomingOutcome outcome = migration.Run();
+        if (outcome == IncomingOutcome.MayRetry && _listener.Once)
+            outcome = IncomingOutcome.Lost; // the only connection there will be
         MigrationStatus status = migration.Status;
         if (outcome == IncomingOutcome.MayRetry)
             status = status with { State = MigrationState.Setup };
@@ -133,12 +184,20 @@ internal sealed class IncomingEndpoint : IDisposable
             _listener.Dispose(); // before anybody is told, so that the address is free when they hear of it
         _last = status;
         _completed = outcome == IncomingOutcome.Completed;
-        lock (_gate)
+        if (outcome == IncomingOutcome.Completed)
         {
-            _current = null;
+            lock (_gate)
+                _current = null;
+            StateChanged?.Invoke(status.State);
+            migration.SayGoodbye();
             migration.Dispose();
+            return;
         }
 
+        // First all of its threads end: the next source's pages go into the same RAM.
+        migration.Dispose();
+        lock (_gate)
+            _current = null;
         StateChanged?.Invoke(status.State);
         if (outcome == IncomingOutcome.Lost)
             Failed?.Invoke(migration.Error!);

@@ -21,26 +21,36 @@ internal enum IncomingOutcome
 /// </summary>
 internal sealed class IncomingMigration : IDisposable
 {
+    private const string AwaitingCommit = "waiting for the commit";
+
     private static readonly TimeSpan Goodbye = TimeSpan.FromSeconds(2);
 
     private readonly IMigrationHost _host;
     private readonly MigrationChannel _channel;
     private readonly FrameReader _reader;
     private readonly FrameWriter _writer;
-    private readonly LinkWatch _watch;
+    private readonly TlsCredentials? _tls;
+    private readonly MigrationTimes _times;
+    private readonly TimeProvider _clock;
     private readonly MigrationProgress _progress;
     private readonly ArrayBufferWriter<byte> _payload = new();
     private string _phase = "comparing the machines";
+    private LinkWatch? _watch;
     private IncomingStates? _states;
+    private volatile IncomingChannels? _channels;
     private bool _committed;
+    private volatile bool _told;
+    private string? _untold;
 
-    internal IncomingMigration(IMigrationHost host, MigrationChannel channel, MigrationTimes times, TimeProvider clock)
+    internal IncomingMigration(IMigrationHost host, MigrationChannel channel, TlsCredentials? tls, MigrationTimes times, TimeProvider clock)
     {
         _host = host;
+        _tls = tls;
+        _times = times;
+        _clock = clock;
         _channel = channel;
         _reader = new FrameReader(channel);
         _writer = new FrameWriter(channel);
-        _watch = new LinkWatch(channel, _writer, "source", times.SilentPeer, clock);
         _progress = new MigrationProgress(host, clock, incoming: true);
         _progress.Publish();
     }
@@ -55,7 +65,7 @@ internal sealed class IncomingMigration : IDisposable
     internal string? Error { get; private set; }
 
     /// <summary>What <see cref="Error"/> was made from.</summary>
-    internal Exception? Cause { get; private set; }
+    internal Exception? Source { get; private set; }
 
     /// <summary>Takes the migration.</summary>
     internal IncomingOutcome Run()
@@ -63,13 +73,14 @@ internal sealed class IncomingMigration : IDisposable
         try
         {
             Take();
-            End(MigrationState.Completed, null);
+            End(MigrationState.Completed, _untold);
             return IncomingOutcome.Completed;
         }
-        catch (Exception e)
+        catch (Exception failure)
         {
-            string error = $"Destination, {_states?.Work ?? _phase}: {Explain(e)}";
-            Cause = e;
+            Exception e = Cause(failure);
+            string error = $"Destination, {_states?.Work ?? _phase}: {Explain(e)}{WhoRuns()}";
+            Source = e;
             bool lost = _committed || _states is { Touched: true };
             SayFailed(error);
             End(MigrationState.Failed, error);
@@ -77,19 +88,40 @@ internal sealed class IncomingMigration : IDisposable
         }
     }
 
+    /// <summary>Whether more connections may be for it.</summary>
+    internal bool ExpectsChannels => _channels is not null;
+
+    /// <summary>Takes a further connection, unless it is not for this migration. Any thread.</summary>
+    internal bool TryAttach(in AttachMessage attach, MigrationChannel channel, FrameReader reader) =>
+        _channels?.TryAttach(attach, channel, reader) == true;
+
     /// <summary>Ends it from another thread.</summary>
-    internal void Abort(string reason) => _channel.Abort(reason);
+    internal void Abort(string reason)
+    {
+        _channel.Abort(reason);
+        _channels?.Close();
+    }
+
+    /// <summary>
+    /// After a migration that completed: leaves the connection open until the source closes it. A relay between the two that finds one of its
+    /// ends closed ends at once, and with it goes what it has not passed on yet: the answer that the machine runs here.
+    /// </summary>
+    internal void SayGoodbye() => _channel.FinishAndDrain(Goodbye);
 
     /// <inheritdoc/>
     public void Dispose()
     {
-        _watch.Dispose();
+        _watch?.Dispose();
+        _channels?.Dispose();
         _writer.Dispose();
         _channel.Dispose();
     }
 
     private void Take()
     {
+        if (_tls is not null)
+            SecureLink(_tls);
+        _watch = new LinkWatch(_channel, _writer, "source", _times.SilentPeer, _clock);
         ShakeHands();
         SetState(MigrationState.Active);
         var receiver = new RamReceiver(_host.Ram);
@@ -97,14 +129,14 @@ internal sealed class IncomingMigration : IDisposable
         TakeRounds(receiver);
         _phase = "loading";
         _states.Load(phase => _phase = phase);
-        _phase = "waiting for the commit";
+        _phase = AwaitingCommit;
         Say(FrameType.Prepared);
         FrameHeader header = NextHeader();
         if (header.Type == FrameType.VerifyBegin)
         {
             _reader.ReadPayload(header);
             Verify(receiver);
-            _phase = "waiting for the commit";
+            _phase = AwaitingCommit;
             header = NextHeader();
         }
 
@@ -114,6 +146,20 @@ internal sealed class IncomingMigration : IDisposable
         // From here on the source does not run any more; this side must.
         _committed = true;
         StartMachine(commit.Running);
+    }
+
+    private void SecureLink(TlsCredentials tls)
+    {
+        string phase = _phase;
+        _phase = "securing the link";
+        if (TlsHandshake.WaitForFirstByte(_channel, _clock) == TlsHandshake.PlainStream)
+        {
+            _writer.WritePreface(); // so that it understands what it is told
+            throw new MigrationFailedException("the source speaks plain text; this side takes TLS only");
+        }
+
+        TlsHandshake.AsDestination(_channel, tls, _clock);
+        _phase = phase;
     }
 
     private void ShakeHands()
@@ -156,8 +202,13 @@ internal sealed class IncomingMigration : IDisposable
                 ReadOnlySpan<byte> payload = _reader.ReadPayload(header);
                 switch (header.Type)
                 {
+                    case FrameType.Channels:
+                        ExpectChannels(header, ChannelsMessage.Read(header, payload), rounds, receiver);
+                        break;
                     case FrameType.RoundBegin:
-                        rounds.Begin(header, RoundBeginMessage.Read(header, payload));
+                        RoundBeginMessage begin = RoundBeginMessage.Read(header, payload);
+                        rounds.Begin(header, begin);
+                        _channels?.BeginRound(begin.Number);
                         if (rounds.Final && _progress.State == MigrationState.Active)
                             SetState(MigrationState.Device);
                         break;
@@ -167,6 +218,8 @@ internal sealed class IncomingMigration : IDisposable
                         break;
                     case FrameType.RoundEnd:
                         RoundEndMessage end = RoundEndMessage.Read(header, payload);
+                        rounds.CheckInRound(header);
+                        _channels?.EndRound(end.Number);
                         rounds.End(header, end);
                         new RoundAckMessage(end.Number).Write(_payload);
                         Say(FrameType.RoundAck);
@@ -193,6 +246,7 @@ internal sealed class IncomingMigration : IDisposable
                         rounds.CheckPrepare(header, prepare);
                         receiver.CheckComplete(header);
                         _states!.CheckComplete(header, prepare);
+                        _channels?.Close(); // all pages are there; from here on a closed one means nothing
                         return;
                     default:
                         MigrationStreamException.Throw(header, "type", header.Type.ToString(), "the source may not say this now");
@@ -206,6 +260,14 @@ internal sealed class IncomingMigration : IDisposable
             _progress.RamRemainingBytes = _progress.RamTotalBytes - (long)(receiver.Arrived * Memory.RamPage.Size);
             _progress.PublishSometimes();
         }
+    }
+
+    private void ExpectChannels(in FrameHeader header, in ChannelsMessage announced, IncomingRounds rounds, RamReceiver receiver)
+    {
+        if (_channels is not null || rounds.Begun)
+            MigrationStreamException.Throw(header, "type", header.Type.ToString(), "it comes once, before the first round");
+        _channels = new IncomingChannels(receiver, announced, TellFailed, () => _channel.AbortReason);
+        Say(FrameType.ChannelsReady);
     }
 
     private void Verify(RamReceiver receiver)
@@ -258,9 +320,10 @@ internal sealed class IncomingMigration : IDisposable
         {
             Say(FrameType.Running);
         }
-        catch (IOException)
+        catch (IOException e)
         {
-            // The machine runs here; that the source does not hear of it changes nothing. It stays stopped and says so.
+            // That the source does not hear of it changes nothing: it stays stopped and says so.
+            _untold = $"The machine runs here, but the source could not be told ({e.Message}): it stays stopped and must not be continued";
         }
     }
 
@@ -294,10 +357,62 @@ internal sealed class IncomingMigration : IDisposable
         _writer.Flush();
     }
 
+    /// <summary>
+    /// A page channel has failed, on its thread; the one that reads the control connection may wait for the source, which this makes give up.
+    /// </summary>
+    private void TellFailed(Exception error)
+    {
+        if (error is PageChannelException { Ended: true })
+            return; // the source did it
+        try
+        {
+            _told = true;
+            var payload = new ArrayBufferWriter<byte>();
+            new FailureMessage(false, $"Destination, {_phase}: {error.Message}").Write(payload);
+            _writer.Write(FrameType.Failure, payload.WrittenSpan);
+            _writer.Flush();
+        }
+        catch (IOException)
+        {
+            // The source has gone, which its control connection shows.
+        }
+    }
+
+    /// <summary>What is behind an error: a page channel's, or what the source has said when it closed that.</summary>
+    private Exception Cause(Exception e)
+    {
+        if (_channels?.Error is not { } channel)
+            return e;
+        if (!channel.Ended)
+            return channel; // the first thing that went wrong; what came over the control connection is its consequence
+        if (e != channel)
+            return e;
+        using ITimer limit = _clock.CreateTimer(_ => _channel.Abort(channel.Message), null, Goodbye, Timeout.InfiniteTimeSpan);
+        try
+        {
+            for (; ; )
+                _reader.ReadPayload(NextHeader());
+        }
+        catch (MigrationFailedException said)
+        {
+            return said;
+        }
+        catch (IOException)
+        {
+            return channel;
+        }
+    }
+
     private void SayFailed(string error)
     {
         if (_channel.AbortReason is not null)
             return;
+        if (_told || (_tls is not null && !_channel.IsSecure && !_writer.Begun))
+        {
+            _channel.FinishAndDrain(Goodbye); // said already; or the handshake failed, and its own alert is on the way
+            return;
+        }
+
         try
         {
             _channel.LimitWrites(Goodbye);
@@ -312,6 +427,14 @@ internal sealed class IncomingMigration : IDisposable
 
         _channel.FinishAndDrain(Goodbye);
     }
+
+    /// <summary>What this side knows of who runs, when the link is lost at the one moment at which it matters.</summary>
+    private string WhoRuns() => (_phase, _committed) switch
+    {
+        (AwaitingCommit, false) => ". Everything was loaded and no commit has arrived, so this side never runs; the source runs on unless it "
+            + "reports that it has sent a commit",
+        _ => "",
+    };
 
     private void SetState(MigrationState state)
     {
@@ -329,6 +452,6 @@ internal sealed class IncomingMigration : IDisposable
         _progress.Publish();
     }
 
-    private static string Explain(Exception e) =>
-        e is MigrationStreamException { Ended: true } ? $"the source closed the connection ({e.Message})" : e.Message;
+    private string Explain(Exception e) =>
+        e is MigrationStreamException { Ended: true } ? $"the source closed the connection{_channel.EndNote} ({e.Message})" : e.Message;
 }

@@ -9,6 +9,9 @@ internal sealed class IncomingRounds(RamReceiver receiver)
     /// <summary>The source is stopped: the last round has begun.</summary>
     internal bool Final { get; private set; }
 
+    /// <summary>A round has begun.</summary>
+    internal bool Begun => _number > 0;
+
     /// <summary>Where it is, for people.</summary>
     internal string Phase => Final ? _open ? "the last pages" : "receiving states" : _number == 0 ? "waiting for pages" : $"round {_number}";
 

@@ -25,4 +25,11 @@ public interface IDirtyTracker
 /// <param name="Reports">Log reports made to devices.</param>
 /// <param name="PagesMarked">Pages newly marked.</param>
 /// <param name="Mappings">Mappings live.</param>
-public readonly record struct DirtySyncReport(int Reports, long PagesMarked, long Mappings);
+public readonly record struct DirtySyncReport(int Reports, long PagesMarked, long Mappings)
+{
+    /// <summary>Pages that count as dirty at every sync, written or not, because nothing tells; they are among those marked.</summary>
+    public long UncoveredPages { get; init; }
+
+    /// <summary>Pages that have been unmapped and of which the log has not been read yet: as many may be marked by the next sync.</summary>
+    public long UnharvestedPages { get; init; }
+}

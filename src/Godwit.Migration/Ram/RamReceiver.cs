@@ -5,11 +5,12 @@ namespace Godwit.Migration;
 
 /// <summary>
 /// Takes pages into this machine's RAM. Knows which pages hold something (they must be cleared when they come as zeros; the others need not
-/// be touched) and which have come at all. One for each connection.
+/// be touched) and which have come at all. One for each migration; pages and zeros may come on several threads.
 /// </summary>
 internal sealed unsafe class RamReceiver
 {
     private readonly GuestRam _ram;
+    private readonly Lock _gate = new(); // held for what is counted, not while contents are read
     private readonly PageSet _holding;
     private readonly PageSet _arrived;
     private ulong _roundPages;
@@ -64,12 +65,17 @@ internal sealed unsafe class RamReceiver
         PageRun run = reader.ReadPageHead(header, out StreamChecksum sum);
         RamBlock block = Check(header, run, out ulong first);
         // Before reading: should the frame turn out damaged, the pages hold something all the same.
-        _holding.Add(first, run.Count);
-        // SAFETY: Check has bounded the run by the block. Nothing runs here yet, so nobody else writes.
+        lock (_gate)
+            _holding.Add(first, run.Count);
+        // SAFETY: Check has bounded the run by the block. Nothing runs here yet, so nobody else writes; of two connections that name the
+        // same page in one round, which no source does, the last byte wins.
         reader.ReadPages(header, block.Pointer + (run.FirstPage << RamPage.Shift), sum);
-        _arrived.Add(first, run.Count);
-        Pages += run.Count;
-        _roundPages += run.Count;
+        lock (_gate)
+        {
+            _arrived.Add(first, run.Count);
+            Pages += run.Count;
+            _roundPages += run.Count;
+        }
     }
 
     /// <summary>Takes a ZeroPages frame: clears what holds something.</summary>
@@ -78,18 +84,21 @@ internal sealed unsafe class RamReceiver
         PageRun run = PageRun.Read(header, payload);
         RamBlock block = Check(header, run, out ulong first);
         ulong end = first + run.Count;
-        for (ulong page = _holding.Next(first, end, inSet: true); page < end;)
+        lock (_gate)
         {
-            ulong stop = _holding.Next(page, end, inSet: false);
-            // SAFETY: within the run, which Check has bounded by the block.
-            NativeMemory.Clear(block.Pointer + ((page - block.FirstPage.Index) << RamPage.Shift), (nuint)((stop - page) << RamPage.Shift));
-            page = _holding.Next(stop, end, inSet: true);
-        }
+            for (ulong page = _holding.Next(first, end, inSet: true); page < end;)
+            {
+                ulong stop = _holding.Next(page, end, inSet: false);
+                // SAFETY: within the run, which Check has bounded by the block.
+                NativeMemory.Clear(block.Pointer + ((page - block.FirstPage.Index) << RamPage.Shift), (nuint)((stop - page) << RamPage.Shift));
+                page = _holding.Next(stop, end, inSet: true);
+            }
 
-        _holding.Remove(first, run.Count);
-        _arrived.Add(first, run.Count);
-        ZeroPages += run.Count;
-        _roundZeroPages += run.Count;
+            _holding.Remove(first, run.Count);
+            _arrived.Add(first, run.Count);
+            ZeroPages += run.Count;
+            _roundZeroPages += run.Count;
+        }
     }
 
     /// <summary>Every page must have come, as contents or as zeros.</summary>

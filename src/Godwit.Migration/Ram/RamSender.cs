@@ -12,135 +12,64 @@ internal interface ISendPace
     void PieceDone();
 }
 
-/// <summary>Drains the dirty bitmap piece by piece and sends what it says, as runs of pages.</summary>
-internal sealed unsafe class RamSender(GuestRam ram, FrameWriter writer)
+/// <summary>
+/// Drains the dirty bitmap piece by piece and has what it says sent: over the control connection itself, or, where there are page channels,
+/// by whichever of them has nothing to do.
+/// </summary>
+internal sealed class RamSender(GuestRam ram, FrameWriter writer, PageChannels? channels, ISendPace pace)
 {
     // A drain ends once it has found 16 MiB of pages, or with the block of 64 MiB that it is in: a page is sent soon after its mark was
     // taken, so few are marked again before they are sent.
     private const ulong PagesPerPiece = 4096;
 
-    // 256 KiB a frame. The copy in the writer's buffer should still be in the cache when the kernel copies it on.
-    private const ulong PagesPerFrame = 64;
-
-    // From this run length on it pays to ask the kernel whether there is anything: 2 MiB, its allocation unit where it uses huge pages.
-    private const ulong WorthAsking = 512;
-
-    private readonly DirtyRun[] _runs = new DirtyRun[2 * DirtyBitmap.MinRuns];
-    private PageRun _zeros; // zero pages found and not yet sent
+    private readonly DirtyRun[] _runs = channels is null ? new DirtyRun[PageChannels.RunsPerPiece] : [];
+    private readonly PageRunSender _own = new(ram, writer, pace.PagesSent);
 
     /// <summary>Pages with contents sent since <see cref="BeginRound"/>.</summary>
-    internal ulong Pages { get; private set; }
+    internal ulong Pages => channels?.Pages ?? _own.Pages;
 
     /// <summary>Zero pages sent since then.</summary>
-    internal ulong ZeroPages { get; private set; }
+    internal ulong ZeroPages => channels?.ZeroPages ?? _own.ZeroPages;
 
     /// <summary>Resets the counts.</summary>
     internal void BeginRound()
     {
-        Pages = 0;
-        ZeroPages = 0;
+        _own.BeginRound();
+        channels?.BeginRound();
     }
 
     /// <summary>Takes every mark and sends its page.</summary>
-    internal void SendDirty(ISendPace pace)
+    internal void SendDirty(uint round)
     {
+        if (channels is null)
+        {
+            SendBySelf();
+            return;
+        }
+
         for (RamPage next = default; next.Index < ram.PageCount;)
         {
-            int count = ram.Dirty.Drain(ref next, PagesPerPiece, _runs);
-            foreach (DirtyRun run in _runs.AsSpan(0, count))
-                SendRun(run.First, run.Count, pace);
+            PageChannels.Worker worker = channels.WaitForIdle(pace.PagesSent);
+            int count = ram.Dirty.Drain(ref next, PagesPerPiece, worker.Runs);
+            channels.Send(worker, count);
+            pace.PagesSent();
             if (count > 0)
                 pace.PieceDone();
         }
 
-        FlushZeros();
+        channels.EndRound(round, pace.PagesSent);
     }
 
-    private void SendRun(RamPage first, ulong count, ISendPace pace)
+    private void SendBySelf()
     {
-        while (count > 0)
+        for (RamPage next = default; next.Index < ram.PageCount;)
         {
-            int index = FindBlock(first);
-            RamBlock block = ram.Blocks[index];
-            ulong page = first.Index - block.FirstPage.Index;
-            ulong inBlock = Math.Min(count, block.PageCount - page);
-            SendRunOfBlock(index, block, page, inBlock, pace);
-            first += inBlock;
-            count -= inBlock;
-        }
-    }
-
-    private int FindBlock(RamPage page)
-    {
-        // Machines have a handful of blocks.
-        for (int i = 0; i < ram.Blocks.Count; i++)
-        {
-            RamBlock block = ram.Blocks[i];
-            if (page >= block.FirstPage && page.Index - block.FirstPage.Index < block.PageCount)
-                return i;
+            int count = ram.Dirty.Drain(ref next, PagesPerPiece, _runs);
+            _own.Send(_runs.AsSpan(0, count));
+            if (count > 0)
+                pace.PieceDone();
         }
 
-        throw new InvalidOperationException($"The dirty bitmap marks {page}, which no block holds");
-    }
-
-    private void SendRunOfBlock(int index, RamBlock block, ulong page, ulong count, ISendPace pace)
-    {
-        byte* memory = block.Pointer;
-        ulong end = page + count;
-        // Where a hole of the file ends; pages below it need no look.
-        ulong hole = count >= WorthAsking ? RamHoles.NextData(block, page << RamPage.Shift) >> RamPage.Shift : page;
-        while (page < end)
-        {
-            if (page < hole)
-            {
-                ulong empty = Math.Min(hole, end) - page;
-                AddZeros(index, page, empty);
-                page += empty;
-                continue;
-            }
-
-            // SAFETY: page is below end, which is within the block.
-            if (ZeroPage.IsZero(memory + (page << RamPage.Shift)))
-            {
-                AddZeros(index, page, 1);
-                page++;
-                // A stretch of zeros may be a hole from here on.
-                if (page % WorthAsking == 0 && end - page >= WorthAsking)
-                    hole = RamHoles.NextData(block, page << RamPage.Shift) >> RamPage.Shift;
-                continue;
-            }
-
-            ulong run = 1;
-            while (run < PagesPerFrame && page + run < end && !ZeroPage.IsZero(memory + ((page + run) << RamPage.Shift)))
-                run++;
-            FlushZeros();
-            writer.WritePages(new PageRun(index, page, run), memory + (page << RamPage.Shift));
-            Pages += run;
-            page += run;
-            pace.PagesSent();
-        }
-    }
-
-    private void AddZeros(int block, ulong page, ulong count)
-    {
-        ZeroPages += count;
-        if (_zeros.Count != 0 && _zeros.Block == block && _zeros.FirstPage + _zeros.Count == page)
-        {
-            _zeros = _zeros with { Count = _zeros.Count + count };
-            return;
-        }
-
-        FlushZeros();
-        _zeros = new PageRun(block, page, count);
-    }
-
-    private void FlushZeros()
-    {
-        if (_zeros.Count == 0)
-            return;
-        Span<byte> payload = stackalloc byte[PageRun.Size];
-        _zeros.Write(payload);
-        writer.Write(FrameType.ZeroPages, payload);
-        _zeros = default;
+        _own.FlushZeros();
     }
 }

@@ -13,6 +13,8 @@ internal sealed class DestinationLink : IDisposable
     private readonly Thread _thread;
     private volatile MachineDescription? _description;
     private volatile bool _accepted;
+    private volatile bool _channelsSent;
+    private volatile bool _channelsReady;
     private volatile uint _acked;
     private volatile uint _roundsSent;
     private volatile bool _prepareSent;
@@ -23,6 +25,7 @@ internal sealed class DestinationLink : IDisposable
     private volatile bool _running;
     private volatile string? _peerFailure;
     private volatile string? _down;
+    private bool _heard; // the listening thread's
 
     /// <summary>Starts talking: sends the preface and reads from now on.</summary>
     internal DestinationLink(MigrationChannel channel, Wakeup wakeup, MigrationTimes times, TimeProvider clock)
@@ -63,6 +66,17 @@ internal sealed class DestinationLink : IDisposable
         }
 
         WaitFor(() => _accepted);
+    }
+
+    /// <summary>Tells the destination of more connections, and waits until it expects them.</summary>
+    internal void AnnounceChannels(in ChannelsMessage message)
+    {
+        _channelsSent = true;
+        var payload = new System.Buffers.ArrayBufferWriter<byte>();
+        message.Write(payload);
+        Writer.Write(FrameType.Channels, payload.WrittenSpan);
+        Writer.Flush();
+        WaitFor(() => _channelsReady);
     }
 
     /// <summary>Waits until the destination has counted a round.</summary>
@@ -127,10 +141,13 @@ internal sealed class DestinationLink : IDisposable
     /// <summary>Waits, at most <paramref name="time"/>, or until <paramref name="done"/>.</summary>
     internal void Pause(TimeSpan time, Func<bool> done) => _wakeup.Wait(() => CheckDown(done), time);
 
-    /// <summary>A write that makes no progress ends now; called some time after a cancel.</summary>
-    internal void AbortIfBlocked(string reason)
+    /// <summary>Waits for <paramref name="done"/> as long as it takes; the link is kept alive meanwhile.</summary>
+    internal void WaitForOperator(Func<bool> done) => WaitFor(done);
+
+    /// <summary>A write that has made no progress for <paramref name="time"/> ends now; called some time after a cancel.</summary>
+    internal void AbortIfBlocked(TimeSpan time, string reason)
     {
-        if (_channel.BlockedFor > TimeSpan.Zero)
+        if (_channel.BlockedFor >= time)
             _channel.Abort(reason);
     }
 
@@ -193,18 +210,22 @@ internal sealed class DestinationLink : IDisposable
         {
             var reader = new FrameReader(_channel);
             reader.ReadPreface();
+            _heard = true;
             while (TakeFrame(reader))
                 _wakeup.Poke();
         }
         catch (MigrationStreamException e) when (e.Ended)
         {
-            _down = "The destination closed the connection";
+            _down = $"The destination closed the connection{_channel.EndNote}";
         }
         catch (IOException e)
         {
             _down = e.Message;
         }
 
+        // In TLS 1.3 the client's handshake is done before the server has looked at its certificate (RFC 8446, 2).
+        if (_down is not null && !_heard && _channel.IsSecure)
+            _down += "; it may have refused this side's certificate, and then its own message says why";
         _down ??= "The destination has ended the migration";
         // A write under way would only wait for a peer that takes nothing any more.
         _channel.Abort(_down);
@@ -232,6 +253,9 @@ internal sealed class DestinationLink : IDisposable
                 break;
             case FrameType.Accept when _description is not null && !_accepted:
                 _accepted = true;
+                break;
+            case FrameType.ChannelsReady when _channelsSent && !_channelsReady:
+                _channelsReady = true;
                 break;
             case FrameType.RoundAck when _acked < _roundsSent:
                 TakeAck(header, RoundAckMessage.Read(header, payload));

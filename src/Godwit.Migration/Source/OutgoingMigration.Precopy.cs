@@ -24,7 +24,7 @@ internal sealed partial class OutgoingMigration : ISendPace
     private readonly byte[] _chunk = GC.AllocateUninitializedArray<byte>(StreamFormat.MaxDeviceChunk);
     private RamSender? _sender;
     private long[] _deviceBytes = [];
-    private bool _unlimited; // the guest is stopped: no bandwidth limit
+    private volatile bool _unlimited; // the guest is stopped: no bandwidth limit
     private uint _round;
     private long _metered;
     private TimeSpan _ackTime = TimeSpan.MaxValue; // the shortest so far: a round trip
@@ -33,7 +33,10 @@ internal sealed partial class OutgoingMigration : ISendPace
     private long _zerosBefore;
     private long _remainingBefore;
 
-    private RamSender Sender => _sender ??= new RamSender(_host.Ram, Link.Writer);
+    private RamSender Sender => _sender ??= new RamSender(_host.Ram, Link.Writer, _channels, this);
+
+    /// <summary>Bytes on all connections.</summary>
+    private long SentBytes => Link.Writer.Bytes + (_channels?.Bytes ?? 0);
 
     /// <inheritdoc/>
     void ISendPace.PagesSent()
@@ -56,10 +59,12 @@ internal sealed partial class OutgoingMigration : ISendPace
         _deviceBytes = new long[_host.Devices.Count];
         var history = new ConvergenceHistory(_clock);
         long began = _clock.GetTimestamp();
+        long deviceBytes = 0;
         _progress.RamRemainingBytes = PageBytes(_host.Ram.Dirty.Count());
         for (; ; )
         {
             long roundBegan = _clock.GetTimestamp();
+            long found = _progress.RamRemainingBytes;
             DirtyMarks before = DirtyMarks.Of(_host.Ram.Dirty);
             RoundCounts sent = SendRound(final: false);
 
@@ -72,7 +77,11 @@ internal sealed partial class OutgoingMigration : ISendPace
             var input = new ConvergenceInput
             {
                 PrecopyTime = _clock.GetElapsedTime(began),
+                RoundBytes = found,
                 RemainingBytes = remaining,
+                UncoveredBytes = PageBytes((ulong)sync.Uncovered),
+                UnharvestedBytes = PageBytes((ulong)sync.Unharvested),
+                RoundDeviceBytes = deviceBytes,
                 DeviceBytes = PendingDeviceBytes(),
                 BytesPerSecond = _rate.BytesPerSecond,
                 FixedTime = StopAllowance + _syncTime + (2 * _ackTime),
@@ -80,21 +89,27 @@ internal sealed partial class OutgoingMigration : ISendPace
                 UnconvergedRounds = history.UnconvergedRounds,
                 RoundsSinceBest = history.RoundsSinceBest,
                 TimeSinceBest = history.TimeSinceBest,
+                OutpacedRounds = history.OutpacedRounds,
+                OutpacedTime = history.OutpacedTime,
                 DowntimeLimit = live.DowntimeLimit,
                 MinimumPrecopy = _settings.MinimumPrecopy,
                 MaxRounds = _settings.MaxRounds,
             };
+            deviceBytes = input.DeviceBytes;
             ConvergenceDecision decision = Convergence.Decide(input);
             history.Add(decision);
             _progress.RamRemainingBytes = remaining;
             _progress.Rates = input.Rates;
             _progress.ExpectedDowntime = decision.ExpectedDowntime;
             _progress.DowntimeLimit = live.DowntimeLimit;
-            AddRound(sent, marked, sync, time, remaining, decision.ExpectedDowntime);
+            _progress.Outlook = decision.Outlook;
+            AddRound(sent, marked, sync, time, input, decision.ExpectedDowntime);
 
             switch (decision.Step)
             {
                 case ConvergenceStep.SwitchOver:
+                    _phase = "asking once more for reasons against";
+                    ThrowIfBlocked();
                     return;
                 case ConvergenceStep.GiveUp:
                     throw new MigrationFailedException(decision.Reason!);
@@ -122,13 +137,15 @@ internal sealed partial class OutgoingMigration : ISendPace
         _phase = final ? "sending the last pages" : $"round {_round}";
         PassStarted?.Invoke((int)_round);
         long began = _clock.GetTimestamp();
-        long bytesBefore = Link.Writer.Bytes;
+        long bytesBefore = SentBytes;
         _payload.ResetWrittenCount();
         new RoundBeginMessage(_round, final).Write(_payload);
         Link.Writer.Write(FrameType.RoundBegin, _payload.WrittenSpan);
+        if (_channels is not null)
+            Link.Writer.Flush(); // the destination takes their pages once the round has begun
         Sender.BeginRound();
         (_pagesBefore, _zerosBefore, _remainingBefore) = (_progress.NormalPages, _progress.ZeroPages, _progress.RamRemainingBytes);
-        Sender.SendDirty(this);
+        Sender.SendDirty(_round);
         CountSent();
         if (!final)
             SendDeviceData(DeviceBytesPerRound);
@@ -143,7 +160,7 @@ internal sealed partial class OutgoingMigration : ISendPace
         }
 
         TimeSpan time = _clock.GetElapsedTime(began);
-        long bytes = Link.Writer.Bytes - bytesBefore;
+        long bytes = SentBytes - bytesBefore;
         if (!final)
         {
             _rate.Add(bytes, time);
@@ -158,14 +175,14 @@ internal sealed partial class OutgoingMigration : ISendPace
         _progress.NormalPages = _pagesBefore + (long)Sender.Pages;
         _progress.ZeroPages = _zerosBefore + (long)Sender.ZeroPages;
         _progress.RamRemainingBytes = _remainingBefore - PageBytes(Sender.Pages + Sender.ZeroPages);
-        _progress.StreamBytes = Link.Writer.Bytes;
+        _progress.StreamBytes = SentBytes;
     }
 
     /// <summary>Waits while the bandwidth limit says so. The limit may change while it does.</summary>
     private void Meter()
     {
         long bytes = Link.Writer.Bytes;
-        TimeSpan wait = _bucket.Take(bytes - _metered, _unlimited ? 0 : _live().MaxBandwidth);
+        TimeSpan wait = _bandwidth.Take(bytes - _metered);
         _metered = bytes;
         while (wait > TimeSpan.Zero)
         {
@@ -173,7 +190,7 @@ internal sealed partial class OutgoingMigration : ISendPace
             _progress.Publish();
             long rate = _live().MaxBandwidth;
             Link.Pause(wait < LongestPause ? wait : LongestPause, () => _live().MaxBandwidth != rate);
-            wait = _bucket.Remaining(_live().MaxBandwidth);
+            wait = _bandwidth.Remaining();
         }
     }
 
@@ -213,18 +230,20 @@ internal sealed partial class OutgoingMigration : ISendPace
     {
         long began = _clock.GetTimestamp();
         int reports = 0;
-        long mappings = 0;
+        long mappings = 0, uncovered = 0, unharvested = 0;
         foreach (IDirtyTracker tracker in _host.DirtyTrackers)
         {
             DirtySyncReport report = tracker.Sync(final);
             reports += report.Reports;
             mappings += report.Mappings;
+            uncovered += report.UncoveredPages;
+            unharvested += report.UnharvestedPages;
         }
 
         _syncTime = _clock.GetElapsedTime(began);
         _progress.LogReports += reports;
         _progress.MappingsLive = mappings;
-        return new SyncTotals(reports);
+        return new SyncTotals(reports, uncovered, unharvested);
     }
 
     private long PendingDeviceBytes()
@@ -236,7 +255,7 @@ internal sealed partial class OutgoingMigration : ISendPace
     }
 
     private void AddRound(
-        in RoundCounts sent, in DirtyMarks marked, in SyncTotals sync, TimeSpan time, long remainingBytes, TimeSpan expected) =>
+        in RoundCounts sent, in DirtyMarks marked, in SyncTotals sync, TimeSpan time, ConvergenceInput? estimate, TimeSpan expected) =>
         _progress.AddRound(new MigrationRound
         {
             Number = (int)_round,
@@ -248,8 +267,13 @@ internal sealed partial class OutgoingMigration : ISendPace
             DirtyPagesDevice = marked.Device,
             DirtyPagesVmm = marked.Vmm,
             LogReports = sync.Reports,
-            RemainingPages = remainingBytes / RamPage.Size,
+            RemainingPages = (estimate?.RemainingBytes ?? 0) / RamPage.Size,
+            UncoveredPages = sync.Uncovered,
+            UnharvestedPages = sync.Unharvested,
+            DeviceBytes = estimate?.DeviceBytes ?? 0,
+            SwitchoverTime = estimate?.FixedTime ?? TimeSpan.Zero,
             BytesPerSecond = sent.Time > TimeSpan.Zero ? sent.Bytes / sent.Time.TotalSeconds : 0,
+            LinkBytesPerSecond = _rate.BytesPerSecond,
             ExpectedDowntime = expected,
         });
 
@@ -257,7 +281,7 @@ internal sealed partial class OutgoingMigration : ISendPace
 
     private readonly record struct RoundCounts(long Pages, long ZeroPages, long Bytes, TimeSpan Time);
 
-    private readonly record struct SyncTotals(int Reports);
+    private readonly record struct SyncTotals(int Reports, long Uncovered, long Unharvested);
 
     /// <summary>The dirty log's counters by source.</summary>
     private readonly record struct DirtyMarks(long Vcpu, long Device, long Vmm)

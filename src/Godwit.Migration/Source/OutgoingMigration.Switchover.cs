@@ -14,12 +14,19 @@ internal sealed partial class OutgoingMigration
 
     private void SwitchOver()
     {
-        SetState(MigrationState.Device);
+        if (!_settings.PauseBeforeSwitchover)
+            SetState(MigrationState.Device);
         _unlimited = true;
         var downtime = new DowntimeClock(_clock);
         _phase = "stopping the vCPUs";
         _undo.StopForSwitchover();
         downtime.Lap(static (parts, time) => parts with { StopVcpus = parts.StopVcpus + time });
+
+        if (_settings.PauseBeforeSwitchover)
+        {
+            Pause();
+            downtime.Lap(static (parts, time) => parts with { Pause = time });
+        }
 
         StopDevices();
         downtime.Lap(static (parts, time) => parts with { StopDevices = parts.StopDevices + time });
@@ -31,7 +38,7 @@ internal sealed partial class OutgoingMigration
 
         _progress.RamRemainingBytes = PageBytes(_host.Ram.Dirty.Count());
         RoundCounts last = SendRound(final: true);
-        AddRound(last, DirtyMarks.Of(_host.Ram.Dirty).Since(before), sync, last.Time, 0, TimeSpan.Zero);
+        AddRound(last, DirtyMarks.Of(_host.Ram.Dirty).Since(before), sync, last.Time, null, TimeSpan.Zero);
         downtime.Lap(static (parts, time) => parts with { FinalPages = parts.FinalPages + time });
 
         SendDeviceStates();
@@ -54,6 +61,14 @@ internal sealed partial class OutgoingMigration
         }
 
         Commit(downtime);
+    }
+
+    private void Pause()
+    {
+        _phase = "waiting for migrate-continue";
+        SetState(MigrationState.PreSwitchover);
+        Link.WaitForOperator(() => _continued);
+        SetState(MigrationState.Device);
     }
 
     private void StopDevices()
@@ -183,6 +198,6 @@ internal sealed partial class OutgoingMigration
         downtime.Lap(static (parts, time) => parts with { CommitAndStart = parts.CommitAndStart + time });
         _progress.Downtime = downtime.Parts;
         _progress.ExpectedDowntime = null;
-        _progress.StreamBytes = Link.Writer.Bytes;
+        _progress.StreamBytes = SentBytes;
     }
 }

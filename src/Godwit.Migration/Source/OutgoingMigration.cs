@@ -1,3 +1,5 @@
+using System.Buffers.Binary;
+using System.Security.Cryptography;
 
 namespace Godwit.Migration;
 
@@ -20,10 +22,12 @@ internal sealed partial class OutgoingMigration : IDisposable
     private readonly Wakeup _wakeup;
     private readonly SourceUndo _undo;
     private readonly MigrationProgress _progress;
-    private readonly TokenBucket _bucket;
+    private readonly Bandwidth _bandwidth;
     private readonly Lock _linkGate = new();
     private DestinationLink? _link;
+    private PageChannels? _channels;
     private ITimer? _cancelTimer;
+    private volatile bool _continued;
     private string _phase = "connecting";
     private bool _committed;
     private MigrationState _outcome;
@@ -40,7 +44,7 @@ internal sealed partial class OutgoingMigration : IDisposable
         _wakeup = new Wakeup(clock);
         _undo = new SourceUndo(host);
         _progress = new MigrationProgress(host, clock, incoming: false) { DowntimeLimit = _settings.DowntimeLimit };
-        _bucket = new TokenBucket(clock);
+        _bandwidth = new Bandwidth(clock, () => _unlimited ? 0 : _live().MaxBandwidth);
         _progress.Publish();
     }
 
@@ -49,6 +53,9 @@ internal sealed partial class OutgoingMigration : IDisposable
 
     /// <summary>A round began.</summary>
     internal event Action<int>? PassStarted;
+
+    /// <summary>Where it goes.</summary>
+    internal string Address => _uri.ToString();
 
     /// <summary>Snapshot now.</summary>
     internal MigrationStatus Status => _progress.Status;
@@ -69,6 +76,16 @@ internal sealed partial class OutgoingMigration : IDisposable
             _cancelTimer ??= _clock.CreateTimer(
                 static state => ((OutgoingMigration)state!).AbortIfBlocked(), this, _times.CancelGrace, _times.CancelGrace);
         }
+    }
+
+    /// <summary>Ends the pause before the switchover; false when it is not pausing.</summary>
+    internal bool Continue()
+    {
+        if (Status.State != MigrationState.PreSwitchover || _continued)
+            return false;
+        _continued = true;
+        _wakeup.Poke();
+        return true;
     }
 
     /// <summary>The bandwidth or the downtime limit may have changed.</summary>
@@ -100,6 +117,7 @@ internal sealed partial class OutgoingMigration : IDisposable
             lock (_linkGate)
             {
                 _cancelTimer?.Dispose();
+                _channels?.Dispose();
                 _link?.Dispose();
             }
         }
@@ -113,13 +131,58 @@ internal sealed partial class OutgoingMigration : IDisposable
 
     private void Connect()
     {
-        MigrationChannel channel = MigrationConnector.Connect(_uri, _clock, _wakeup.Token);
+        if (_settings.Channels > 1 && _uri is not (UnixMigrationUri or TcpMigrationUri))
+            throw new MigrationFailedException($"{_settings.Channels} channels need an address that can be connected to several times; {_uri} is one connection");
+        // A file is written within this process, so there is nothing to secure.
+        MigrationChannel channel = _uri is FileMigrationUri file ? SavedMachineRecorder.Open(file, _host.Ram.Blocks, _clock) : ConnectOnce();
         lock (_linkGate)
             _link = new DestinationLink(channel, _wakeup, _times, _clock);
         _phase = "comparing the machines";
         Link.ShakeHands(StreamDescription.Of(_host));
+        ThrowIfBlocked();
+    }
+
+    /// <summary>Before anything moves, and once more before the guest is stopped: reasons may come while pre-copy goes on (a hot-plug).</summary>
+    private void ThrowIfBlocked()
+    {
         if (_host.QueryBlockers() is { Count: > 0 } blockers)
             throw new MigrationBlockedException(blockers);
+        if (_settings.Channels > 1)
+            OpenChannels();
+    }
+
+    private MigrationChannel ConnectOnce()
+    {
+        MigrationChannel channel = MigrationConnector.Connect(_uri, _clock, _wakeup.Token);
+        if (_settings.Tls is { } tls)
+            SecureLink(channel, tls);
+        return channel;
+    }
+
+    private void OpenChannels()
+    {
+        _phase = "opening the page channels";
+        UInt128 token = BinaryPrimitives.ReadUInt128LittleEndian(RandomNumberGenerator.GetBytes(16));
+        var announced = new ChannelsMessage(_settings.Channels, token);
+        Link.AnnounceChannels(announced);
+        var channels = PageChannels.Open(_host.Ram, announced, ConnectOnce, _bandwidth, _times.SilentPeer, _clock, _wakeup.Token);
+        lock (_linkGate)
+            _channels = channels;
+    }
+
+    private void SecureLink(MigrationChannel channel, TlsCredentials tls)
+    {
+        _phase = "securing the link";
+        try
+        {
+            using (_wakeup.Token.Register(static state => ((MigrationChannel)state!).Abort("The migration was cancelled"), channel))
+                TlsHandshake.AsSource(channel, tls, _uri, _clock);
+        }
+        catch
+        {
+            channel.Dispose();
+            throw;
+        }
     }
 
     private void StartTracking()
@@ -173,7 +236,8 @@ internal sealed partial class OutgoingMigration : IDisposable
         List<string> problems = _undo.TakeBack();
         string cause = cancelled ? "cancelled" : Explain(e);
         string error = $"Source, {failedIn}: {string.Join("; ", [cause, .. problems])}";
-        // The guest runs again; now there is time to be polite.
+        // The guest runs again; now there is time to be polite. First these, whose end the destination may be waiting for.
+        _channels?.Dispose();
         _link?.SayFailed(new FailureMessage(cancelled, error));
         _progress.Error = cancelled && problems.Count == 0 ? null : error;
         _outcome = cancelled ? MigrationState.Cancelled : MigrationState.Failed;
@@ -195,6 +259,9 @@ internal sealed partial class OutgoingMigration : IDisposable
     private void AbortIfBlocked()
     {
         lock (_linkGate)
-            _link?.AbortIfBlocked("The migration was cancelled");
+        {
+            _link?.AbortIfBlocked(_times.CancelGrace, "The migration was cancelled");
+            _channels?.AbortIfBlocked(_times.CancelGrace, "The migration was cancelled");
+        }
     }
 }

@@ -1,6 +1,9 @@
 namespace Godwit.Migration;
 
-/// <summary>The downtime by its parts; their sum is the downtime. Verification is beside it.</summary>
+/// <summary>
+/// The downtime by its parts; their sum is the downtime. Beside it are what was asked for and not needed: the pause before the switchover
+/// and the verification.
+/// </summary>
 public sealed record DowntimeParts
 {
 #pragma warning disable CS1591
@@ -13,6 +16,7 @@ public sealed record DowntimeParts
     public TimeSpan Load { get; init; }
     public TimeSpan CommitAndStart { get; init; }
     public TimeSpan Verification { get; init; }
+    public TimeSpan Pause { get; init; }
     public TimeSpan Total => StopVcpus + StopDevices + FinalSync + FinalPages + DeviceState + MachineState + Load + CommitAndStart;
 #pragma warning restore CS1591
 }

@@ -21,6 +21,24 @@ public sealed record MigrationParameters
     /// <summary>Shortest time of pre-copy before the switchover, to watch a guest under migration (<c>x-min-precopy</c>, milliseconds; at most a day).</summary>
     public TimeSpan MinimumPrecopy { get; init; }
 
+    /// <summary>
+    /// Stop the guest and then wait in <see cref="MigrationState.PreSwitchover"/> for <see cref="MigrationController.Continue"/>
+    /// (<c>pause-before-switchover</c>), so that what is shared with the other side can be handed over by hand. A cancel, or a link that is
+    /// lost meanwhile, lets the guest run on.
+    /// </summary>
+    public bool PauseBeforeSwitchover { get; init; }
+
+    /// <summary>
+    /// Connections that carry pages (<c>multifd-channels</c>, 1 to <see cref="StreamFormat.MaxChannels"/>). With 1, pages go over the control
+    /// connection; with more, over so many beside it.
+    /// </summary>
+    public int Channels { get; init; } = 1;
+
+    /// <summary>
+    /// TLS for every migration of this machine, outgoing and incoming, or null for plain text (<c>x-tls-directory</c>, <c>x-tls-peers</c>).
+    /// </summary>
+    public TlsCredentials? Tls { get; init; }
+
     /// <summary>Checks the ranges.</summary>
     /// <exception cref="ArgumentOutOfRangeException">A setting is outside its range; the text names both.</exception>
     internal void Check()
@@ -28,6 +46,8 @@ public sealed record MigrationParameters
         ArgumentOutOfRangeException.ThrowIfNegative(MaxBandwidth, "max-bandwidth");
         CheckTime(DowntimeLimit, TimeSpan.FromMilliseconds(1), TimeSpan.FromSeconds(2000), "downtime-limit");
         CheckTime(MinimumPrecopy, TimeSpan.Zero, TimeSpan.FromDays(1), "x-min-precopy");
+        if (Channels is < 1 or > StreamFormat.MaxChannels)
+            throw new ArgumentOutOfRangeException("multifd-channels", Channels, $"multifd-channels must be 1 to {StreamFormat.MaxChannels}");
         if (MaxRounds < 1)
             throw new ArgumentOutOfRangeException("x-max-rounds", MaxRounds, "x-max-rounds must be at least 1");
     }

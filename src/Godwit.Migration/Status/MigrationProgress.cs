@@ -63,6 +63,8 @@ internal sealed class MigrationProgress
 
     internal DirtyRates Rates { get; set; }
 
+    internal ConvergenceOutlook Outlook { get; set; }
+
     internal long LogReports { get; set; }
 
     internal long MappingsLive { get; set; }
@@ -133,6 +135,7 @@ internal sealed class MigrationProgress
             MachineStateBytes = MachineStateBytes,
             OverheadBytes = Math.Max(0, StreamBytes - pageBytes - DeviceStateBytes - MachineStateBytes),
             BytesPerSecond = BytesPerSecond,
+            Outlook = State is MigrationState.Active ? Outlook : default,
             DirtyPagesPerSecondVcpu = Rates.Vcpu,
             DirtyPagesPerSecondDevice = Rates.Device,
             DirtyPagesPerSecondVmm = Rates.Vmm,

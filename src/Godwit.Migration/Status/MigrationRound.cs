@@ -14,7 +14,12 @@ public sealed record MigrationRound
     public required long DirtyPagesVmm { get; init; }
     public required int LogReports { get; init; }
     public required long RemainingPages { get; init; }
+    public long UncoveredPages { get; init; }
+    public long UnharvestedPages { get; init; }
+    public long DeviceBytes { get; init; }
+    public TimeSpan SwitchoverTime { get; init; }
     public required double BytesPerSecond { get; init; }
+    public double LinkBytesPerSecond { get; init; }
     public required TimeSpan ExpectedDowntime { get; init; }
 #pragma warning restore CS1591
 }

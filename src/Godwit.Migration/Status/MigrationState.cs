@@ -7,6 +7,7 @@ public enum MigrationState
     None,
     Setup,
     Active,
+    PreSwitchover,
     Device,
     Completed,
     Failed,

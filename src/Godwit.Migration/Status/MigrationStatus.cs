@@ -21,6 +21,7 @@ public sealed record MigrationStatus
     public long MachineStateBytes { get; init; }
     public long OverheadBytes { get; init; }
     public double BytesPerSecond { get; init; }
+    public ConvergenceOutlook Outlook { get; init; }
     public double DirtyPagesPerSecondVcpu { get; init; }
     public double DirtyPagesPerSecondDevice { get; init; }
     public double DirtyPagesPerSecondVmm { get; init; }

@@ -46,7 +46,13 @@ public sealed unsafe class FrameReader
         Read(preface, null, null, "preface");
         ulong magic = BinaryPrimitives.ReadUInt64LittleEndian(preface);
         if (magic != StreamFormat.Magic)
-            throw new MigrationStreamException(null, null, "magic", $"0x{magic:x16}", $"a migration stream begins with 0x{StreamFormat.Magic:x16}");
+        {
+            string limit = TlsHandshake.LooksLikeTls(preface[0])
+                ? "the peer speaks TLS, and this side has no certificate for it"
+                : $"a migration stream begins with 0x{StreamFormat.Magic:x16}";
+            throw new MigrationStreamException(null, null, "magic", $"0x{magic:x16}", limit);
+        }
+
         uint crc = BinaryPrimitives.ReadUInt32LittleEndian(preface[12..]);
         if (crc != FrameWriter.PrefaceCrc(preface))
             throw new MigrationStreamException(null, null, "CRC", FrameHeader.Hex(crc), $"its bytes give {FrameHeader.Hex(FrameWriter.PrefaceCrc(preface))}");

@@ -71,4 +71,16 @@ public enum FrameType
 
     /// <summary>Both ways: still there. Empty.</summary>
     KeepAlive = 23,
+
+    /// <summary>Source: more connections for pages are about to come (<see cref="ChannelsMessage"/>).</summary>
+    Channels = 24,
+
+    /// <summary>Destination: they may. Empty.</summary>
+    ChannelsReady = 25,
+
+    /// <summary>Source, first frame of such a connection (<see cref="AttachMessage"/>); answered by Accept on the same.</summary>
+    Attach = 26,
+
+    /// <summary>Source, on such a connection: its part of a round is complete (<see cref="ChannelEndMessage"/>).</summary>
+    ChannelEnd = 27,
 }

@@ -50,6 +50,9 @@ public sealed unsafe class FrameWriter : IDisposable
     /// <summary>Bytes written, headers and what is still gathered included.</summary>
     public long Bytes => Volatile.Read(ref _bytes);
 
+    /// <summary>Whether anything was written.</summary>
+    internal bool Begun => Bytes > 0;
+
     /// <summary>Writes what must come first in each direction.</summary>
     public void WritePreface()
     {

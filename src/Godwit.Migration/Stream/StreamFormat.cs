@@ -1,7 +1,7 @@
 namespace Godwit.Migration;
 
 /// <summary>
-/// Layout and limits of the migration stream, version 1. One connection, both ways; little endian throughout.
+/// Layout and limits of the migration stream, version 2. One connection, both ways; little endian throughout.
 /// </summary>
 /// <remarks>
 /// <code>
@@ -9,7 +9,7 @@ namespace Godwit.Migration;
 ///   0        8        12       16            0      4        8          16         20         24
 ///  ┌────────┬────────┬────────┐             ┌──────┬────────┬──────────┬──────────┬──────────┬─────────┐
 ///  │ magic  │version │CRC32C  │             │ type │ length │ sequence │ payload  │ header   │ payload │
-///  │GODWITMS│  = 1   │of 0..11│             │      │        │ from 0   │ checksum │ CRC32C   │         │
+///  │GODWITMS│  = 2   │of 0..11│             │      │        │ from 0   │ checksum │ CRC32C   │         │
 ///  └────────┴────────┴────────┘             └──────┴────────┴──────────┴──────────┴──────────┴─────────┘
 ///
 ///  source                                                            destination
@@ -42,7 +42,7 @@ public static class StreamFormat
     public const ulong Magic = 0x534D_5449_5744_4F47;
 
     /// <summary>Version of the stream.</summary>
-    public const uint Version = 1;
+    public const uint Version = 2;
 
     /// <summary>Bytes of the preface.</summary>
     public const int PrefaceSize = 16;
@@ -89,6 +89,9 @@ public static class StreamFormat
     /// <summary>Most pages named in a VerifyResult; the count beside them is complete.</summary>
     public const int MaxDifferencesListed = 16;
 
+    /// <summary>Most connections for pages. Arbitrary; more than any host has links.</summary>
+    public const int MaxChannels = 16;
+
     /// <summary>Most checksums in one PageChecksums frame.</summary>
     public const int MaxChecksumsPerFrame = 16384;
 
@@ -114,7 +117,10 @@ public static class StreamFormat
             FrameType.VerifyResult => (VerifyResultMessage.FixedSize, VerifyResultMessage.FixedSize + (16 * MaxDifferencesListed)),
             FrameType.Commit => (CommitMessage.Size, CommitMessage.Size),
             FrameType.Failure => (1, 1 + MaxFailureBytes),
-            FrameType.Accept or FrameType.Prepared or FrameType.VerifyBegin or FrameType.VerifyEnd or FrameType.Running
+            FrameType.Channels => (ChannelsMessage.Size, ChannelsMessage.Size),
+            FrameType.Attach => (AttachMessage.Size, AttachMessage.Size),
+            FrameType.ChannelEnd => (ChannelEndMessage.Size, ChannelEndMessage.Size),
+            FrameType.ChannelsReady or FrameType.Accept or FrameType.Prepared or FrameType.VerifyBegin or FrameType.VerifyEnd or FrameType.Running
                 or FrameType.KeepAlive => (0, 0),
             _ => (0, -1),
         };

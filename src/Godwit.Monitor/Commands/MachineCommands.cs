@@ -13,6 +13,7 @@ internal sealed class MachineCommands(VirtualMachine machine, TaskCompletionSour
         commands.Add("x-query-guest", QueryGuest);
         commands.AddBlocking("stop", (_, _) => machine.Stop());
         commands.AddBlocking("cont", (_, _) => machine.Continue());
+        commands.AddBlocking("system_powerdown", (_, _) => machine.PressPowerButton());
         commands.Add("quit", (_, _) => quit.TrySetResult());
     }
 
@@ -53,8 +54,10 @@ internal sealed class MachineCommands(VirtualMachine machine, TaskCompletionSour
         result.WriteNumber("maps", guest.Maps);
         result.WriteNumber("unmaps", guest.Unmaps);
         result.WriteNumber("interrupts", guest.Interrupts);
+        result.WriteNumber("remote-interrupts", guest.RemoteInterrupts);
         result.WriteNumber("cpu-pages-dirtied", guest.CpuPagesDirtied);
         result.WriteNumber("iommu-faults", guest.IommuFaults);
+        result.WriteNumber("domain-switches", guest.DomainSwitches);
         if (guest.Panic is not null)
         {
             result.WriteString("panic", guest.Panic);

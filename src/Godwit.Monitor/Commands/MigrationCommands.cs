@@ -18,6 +18,11 @@ internal sealed class MigrationCommands(VirtualMachine machine)
         commands.AddBlocking("migrate", Migrate, "uri", "channels");
         commands.AddBlocking("query-migrate", QueryMigrate);
 
+        commands.AddBlocking("migrate-recover", Recover, "uri");
+        commands.Add("migrate-continue", Continue, "state");
+        commands.Add("migrate-start-postcopy", (_, _) => throw MigrationCapabilities.PostCopyRefused(machine));
+        new MigrationCapabilities(machine, _parameters).AddTo(commands);
+
         commands.Add("migrate_cancel", (_, _) => machine.Migration.Cancel());
         commands.Add("migrate-incoming", MigrateIncoming, "uri", "channels");
         commands.Add(
@@ -27,13 +32,29 @@ internal sealed class MigrationCommands(VirtualMachine machine)
             "downtime-limit",
             "x-verify-pages",
             "x-max-rounds",
-            "x-min-precopy");
+            "x-min-precopy",
+            "multifd-channels",
+            "x-tls-directory",
+            "x-tls-peers");
         commands.Add("query-migrate-parameters", QueryParameters);
     }
 
     private void Migrate(QmpArguments arguments, Utf8JsonWriter result) => machine.Migration.Start(MigrationUri.From(arguments));
 
     private void MigrateIncoming(QmpArguments arguments, Utf8JsonWriter result) => machine.StartIncoming(MigrationUri.From(arguments));
+
+    private void Recover(QmpArguments arguments, Utf8JsonWriter result) => machine.Migration.Retry(arguments.FindString("uri"));
+
+    private void Continue(QmpArguments arguments, Utf8JsonWriter result)
+    {
+        string state = arguments.RequireString("state");
+        if (state != QmpNames.PreSwitchover)
+        {
+            throw new QmpException($"Argument 'state' is '{state}'; the only state that waits is '{QmpNames.PreSwitchover}'");
+        }
+
+        machine.Migration.Continue();
+    }
 
     private void QueryMigrate(QmpArguments arguments, Utf8JsonWriter result) =>
         MigrationStatusWriter.Write(
@@ -52,12 +73,18 @@ internal sealed class MigrationCommands(VirtualMachine machine)
         long? rounds = arguments.FindInteger("x-max-rounds", 1, int.MaxValue);
         long? precopy = arguments.FindInteger("x-min-precopy", 0, LongestPrecopyMilliseconds);
 
+        long? channels = arguments.FindInteger("multifd-channels", 1, StreamFormat.MaxChannels);
+        string? tlsDirectory = arguments.FindString("x-tls-directory");
+        string? tlsPeers = arguments.FindString("x-tls-peers");
+
         // Two clients may each set one parameter at the same time.
         lock (_parameters)
         {
             MigrationParameters now = machine.Migration.Parameters;
             machine.Migration.Parameters = now with
             {
+                Channels = (int?)channels ?? now.Channels,
+                Tls = tlsDirectory is null && tlsPeers is null ? now.Tls : Tls(now.Tls, tlsDirectory, tlsPeers),
                 MaxBandwidth = bandwidth ?? now.MaxBandwidth,
                 DowntimeLimit = downtime is { } limit ? TimeSpan.FromMilliseconds(limit) : now.DowntimeLimit,
                 VerifyPages = verify ?? now.VerifyPages,
@@ -65,6 +92,16 @@ internal sealed class MigrationCommands(VirtualMachine machine)
                 MinimumPrecopy = precopy is { } time ? TimeSpan.FromMilliseconds(time) : now.MinimumPrecopy,
             };
         }
+    }
+
+    /// <summary>What is not given stays; an empty directory turns TLS off.</summary>
+    private static TlsCredentials? Tls(TlsCredentials? now, string? directory, string? peers)
+    {
+        directory ??= now?.Directory ?? throw new QmpException("Argument 'x-tls-peers' needs 'x-tls-directory'");
+        IReadOnlyList<string> names = peers is null
+            ? now?.Peers ?? []
+            : peers.Split(',', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries);
+        return directory.Length == 0 ? null : TlsCredentials.Load(directory, names);
     }
 
     private void QueryParameters(QmpArguments arguments, Utf8JsonWriter result)
@@ -76,6 +113,9 @@ internal sealed class MigrationCommands(VirtualMachine machine)
         result.WriteBoolean("x-verify-pages", now.VerifyPages);
         result.WriteNumber("x-max-rounds", now.MaxRounds);
         result.WriteNumber("x-min-precopy", (long)now.MinimumPrecopy.TotalMilliseconds);
+        result.WriteNumber("multifd-channels", now.Channels);
+        result.WriteString("x-tls-directory", now.Tls?.Directory ?? "");
+        result.WriteString("x-tls-peers", string.Join(',', now.Tls?.Peers ?? []));
         result.WriteEndObject();
     }
 }

@@ -91,14 +91,16 @@ internal static class MigrationStatusWriter
     /// <summary>Where a destination listens, in the shape of qapi SocketAddress.</summary>
     private static void WriteListening(Utf8JsonWriter writer, string? listeningAt)
     {
-        if (listeningAt is null)
+        // Only sockets have an address there; exec: and fd: are connections that exist already.
+        bool unix = listeningAt?.StartsWith("unix:", StringComparison.Ordinal) == true;
+        if (listeningAt is null || (!unix && !listeningAt.StartsWith("tcp:", StringComparison.Ordinal)))
         {
             return;
         }
 
         writer.WriteStartArray("socket-address");
         writer.WriteStartObject();
-        if (listeningAt.StartsWith("unix:", StringComparison.Ordinal))
+        if (unix)
         {
             writer.WriteString("type", "unix");
             writer.WriteString("path", listeningAt["unix:".Length..]);
@@ -136,6 +138,11 @@ internal static class MigrationStatusWriter
         writer.WriteNumber("vcpu", Number(status.DirtyPagesPerSecondVcpu));
         writer.WriteNumber("device", Number(status.DirtyPagesPerSecondDevice));
         writer.WriteNumber("vmm", Number(status.DirtyPagesPerSecondVmm));
+        writer.WriteEndObject();
+        writer.WriteStartObject("convergence");
+        writer.WriteBoolean("outpaced", status.Outlook.Outpaced);
+        writer.WriteNumber("rounds-without-progress", status.Outlook.OutpacedRounds);
+        writer.WriteString("obstacle", QmpNames.Of(status.Outlook.Obstacle));
         writer.WriteEndObject();
         writer.WriteStartObject("bytes");
         writer.WriteNumber("ram", status.RamTransferredBytes);
@@ -191,6 +198,7 @@ internal static class MigrationStatusWriter
         writer.WriteNumber("total", Microseconds(parts.Total));
         writer.WriteEndObject();
         writer.WriteNumber("verification-microseconds", Microseconds(parts.Verification));
+        writer.WriteNumber("pause-microseconds", Microseconds(parts.Pause));
     }
 
     private static void WriteVerification(Utf8JsonWriter writer, PageVerification? verification)
@@ -229,7 +237,12 @@ internal static class MigrationStatusWriter
             writer.WriteNumber("dirty-vmm", round.DirtyPagesVmm);
             writer.WriteNumber("log-reports", round.LogReports);
             writer.WriteNumber("remaining-pages", round.RemainingPages);
+            writer.WriteNumber("uncovered-pages", round.UncoveredPages);
+            writer.WriteNumber("unharvested-pages", round.UnharvestedPages);
+            writer.WriteNumber("device-bytes", round.DeviceBytes);
+            writer.WriteNumber("switchover-microseconds", Microseconds(round.SwitchoverTime));
             writer.WriteNumber("bytes-per-second", Number(round.BytesPerSecond));
+            writer.WriteNumber("link-bytes-per-second", Number(round.LinkBytesPerSecond));
             writer.WriteNumber("expected-downtime-microseconds", Microseconds(round.ExpectedDowntime));
             writer.WriteEndObject();
         }

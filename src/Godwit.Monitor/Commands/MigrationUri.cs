@@ -15,7 +15,7 @@ internal static class MigrationUri
             (not null, true) => throw new QmpException("Give 'uri' or 'channels', not both"),
             (not null, false) => uri,
             (null, true) => FromChannels(channels),
-            _ => throw new QmpException("Argument 'uri' is missing (unix:PATH or tcp:HOST:PORT)"),
+            _ => throw new QmpException($"Argument 'uri' is missing ({Migration.MigrationUri.Forms})"),
         };
     }
 
@@ -48,8 +48,9 @@ internal static class MigrationUri
         return kind switch
         {
             "unix" => $"unix:{Text(address, "path")}",
+            "fd" => $"fd:{Text(address, "str")}",
             "inet" => $"tcp:{Bracketed(Text(address, "host"))}:{Text(address, "port")}",
-            _ => throw new QmpException($"Socket type '{kind}' is not known: 'unix' and 'inet' are"),
+            _ => throw new QmpException($"Socket type '{kind}' is not known: 'unix', 'inet' and 'fd' are"),
         };
     }
 

@@ -1,11 +1,15 @@
 using Godwit.Machine;
 using Godwit.Migration;
+using Godwit.Vfio;
 
 namespace Godwit.Monitor;
 
 /// <summary>QEMU's names of states (qapi RunState, MigrationStatus).</summary>
 internal static class QmpNames
 {
+    /// <summary>The state that <c>migrate-continue</c> ends.</summary>
+    public const string PreSwitchover = "pre-switchover";
+
     /// <summary>Name of a run state.</summary>
     public static string Of(RunState state) => state switch
     {
@@ -24,11 +28,42 @@ internal static class QmpNames
     {
         MigrationState.Setup => "setup",
         MigrationState.Active => "active",
+        MigrationState.PreSwitchover => PreSwitchover,
         MigrationState.Device => "device",
         MigrationState.Completed => "completed",
         MigrationState.Failed => "failed",
         MigrationState.Cancelling => "cancelling",
         MigrationState.Cancelled => "cancelled",
+        _ => "none",
+    };
+
+    /// <summary>Name of what the user wants as a device's dirty source, as on the command line.</summary>
+    public static string Of(DirtyTrackingMode mode) => mode switch
+    {
+        DirtyTrackingMode.Auto => "auto",
+        DirtyTrackingMode.Device => "device",
+        DirtyTrackingMode.Iommu => "iommu",
+        DirtyTrackingMode.Pessimistic => "pessimistic",
+        _ => "off",
+    };
+
+    /// <summary>Name of a device's dirty source.</summary>
+    public static string Of(DirtySourceKind source) => source switch
+    {
+        DirtySourceKind.DeviceLog => "device-log",
+        DirtySourceKind.HostIommu => "host-iommu",
+        DirtySourceKind.Pessimistic => "pessimistic",
+        _ => "none",
+    };
+
+    /// <summary>Name of what keeps a migration from converging.</summary>
+    public static string Of(ConvergenceObstacle obstacle) => obstacle switch
+    {
+        ConvergenceObstacle.SwitchoverTime => "switchover-time",
+        ConvergenceObstacle.DeviceState => "device-state",
+        ConvergenceObstacle.UncoveredPages => "uncovered-pages",
+        ConvergenceObstacle.DeviceWrites => "device-writes",
+        ConvergenceObstacle.GuestWrites => "guest-writes",
         _ => "none",
     };
 }

@@ -109,7 +109,7 @@ public sealed class MsixTable
             (address, data) = Message(vector);
         }
 
-        Send(address, data);
+        _function.SendMessage(address, data);
     }
 
     /// <summary>The capability's control register may have changed.</summary>
@@ -259,7 +259,7 @@ public sealed class MsixTable
                     (address, data) = Message(vector);
                 }
 
-                Send(address, data);
+                _function.SendMessage(address, data);
             }
         }
         catch
@@ -287,14 +287,6 @@ public sealed class MsixTable
         }
 
         return -1;
-    }
-
-    private void Send(ulong address, uint data)
-    {
-        Span<byte> message = stackalloc byte[4];
-        BinaryPrimitives.WriteUInt32LittleEndian(message, data);
-        // A message that nothing takes is lost without a trace, as a posted write is.
-        _ = _function.BusMasterSpace.Write(new BusAddress(address), message, new TransactionAttributes(DirtySource.Vmm, _function.RequesterId.Value));
     }
 
     private void Check(int vector)

@@ -3,6 +3,7 @@ namespace Godwit.Pci.Spec;
 /// <summary>Capability ids (PCI Code and ID Assignment 1.11, 2).</summary>
 internal static class CapabilityId
 {
+    internal const byte Msi = 0x05;
     internal const byte Express = 0x10;
     internal const byte Msix = 0x11;
 }
@@ -40,6 +41,24 @@ internal static class ExpressCapability
 
     /// <summary>ASPM control, common clock, extended synch.</summary>
     internal const ushort LinkControlWritable = 0x00C3;
+}
+
+/// <summary>The MSI capability (PCI Express 5.0, 7.7.1).</summary>
+internal static class MsiCapability
+{
+    internal const int Length = 10;                // 32-bit addresses, no masks
+    internal const int WideLength = 14;            // 64-bit addresses, no masks
+    internal const int MessageControl = 2;         // 7.7.1.2
+    internal const int Address = 4;                // 7.7.1.3
+    internal const int UpperAddress = 8;           // 7.7.1.4
+    internal const int Data = 8;                   // 7.7.1.5
+    internal const int WideData = 12;
+    internal const int MaxVectors = 32;
+    internal const ushort Enable = 1;
+    internal const int CapableShift = 1;
+    internal const int EnabledShift = 4;
+    internal const ushort EnabledMask = 7 << EnabledShift;
+    internal const ushort Wide = 1 << 7;
 }
 
 /// <summary>The MSI-X capability and table (PCI Express 5.0, 7.7.2).</summary>

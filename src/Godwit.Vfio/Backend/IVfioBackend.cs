@@ -13,6 +13,21 @@ internal interface IVfioBackend : IDeviceAccess, IDmaMapper, IDeviceMigration, I
     /// <summary>Completes when the device has gone, with the reason.</summary>
     Task<string> Lost { get; }
 
+    /// <summary>Dirty bits of the host's IOMMU for the device's mappings; null when there are none (vfio-user: the device is no hardware).</summary>
+    IHostIommu? HostIommu => null;
+
+    /// <summary>Before anything is mapped: throws when the device can never reach what the guest may use. Devices that reach everything need not look.</summary>
+    /// <exception cref="VfioAttachException">It cannot.</exception>
+    void CheckReach(in GuestReach guest)
+    {
+    }
+
+    /// <summary>After guest memory has been mapped for the first time: throws when the device cannot work with what was refused.</summary>
+    /// <exception cref="VfioAttachException">It cannot.</exception>
+    void CheckMapped(in GuestReach guest)
+    {
+    }
+
     /// <summary>
     /// Takes the device out of service at once: it loses all DMA mappings. For one that cannot be trusted with guest memory any more.
     /// </summary>

@@ -29,38 +29,6 @@ public sealed record DeviceWithoutMigrationBlocker : MigrationBlocker
     public override string WayOut => "Use a device or driver that can save its state, or unplug it";
 }
 
-/// <summary>The device does not say which memory it writes.</summary>
-public sealed record DeviceWithoutDirtyLoggingBlocker : MigrationBlocker
-{
-    /// <inheritdoc/>
-    public override string Code => "device-without-dma-logging";
-
-    /// <inheritdoc/>
-    public override string Reason => "The device does not log which memory it writes (DMA_LOGGING_START, STOP and REPORT)";
-
-    /// <inheritdoc/>
-    public override string WayOut => "Use a device or driver that logs its DMA, or unplug it";
-}
-
-/// <summary>The device refused, when it was plugged, to log what would have to be logged.</summary>
-public sealed record DirtyLoggingRefusedBlocker : MigrationBlocker
-{
-    /// <inheritdoc/>
-    public override string Code => "device-refuses-dma-logging";
-
-    /// <summary>What it was asked to cover.</summary>
-    public required string Coverage { get; init; }
-
-    /// <summary>What it answered.</summary>
-    public required string Answer { get; init; }
-
-    /// <inheritdoc/>
-    public override string Reason => $"The device refused to log its DMA over {Coverage}: {Answer}";
-
-    /// <inheritdoc/>
-    public override string WayOut => "Use less memory, or a device whose log is larger";
-}
-
 /// <summary>Several devices, of which one cannot stop its DMA to the others first.</summary>
 public sealed record NoPeerToPeerBlocker : MigrationBlocker
 {
@@ -107,19 +75,6 @@ public sealed record DeviceInErrorBlocker : MigrationBlocker
     public override string WayOut => "Unplug it, or restart the machine";
 }
 
-/// <summary>The vIOMMU translates and does not tell where its aperture ends, so nothing says what to log.</summary>
-public sealed record IommuWithoutApertureBlocker : MigrationBlocker
-{
-    /// <inheritdoc/>
-    public override string Code => "iommu-without-aperture";
-
-    /// <inheritdoc/>
-    public override string Reason => "The vIOMMU in front of the device translates and does not tell its last usable IOVA, so the range to log is unknown";
-
-    /// <inheritdoc/>
-    public override string WayOut => "Use a vIOMMU with an address-width limit";
-}
-
 /// <summary>The device takes fewer mappings than RAM has pieces.</summary>
 public sealed record MappingLimitBlocker : MigrationBlocker
 {
@@ -137,4 +92,34 @@ public sealed record MappingLimitBlocker : MigrationBlocker
 
     /// <inheritdoc/>
     public override string WayOut => "Use a device with more DMA mappings (max_dma_maps)";
+}
+
+/// <summary>The model of the vIOMMU in front of the device cannot move to another host.</summary>
+public sealed record IommuNotMigratableBlocker : MigrationBlocker
+{
+    /// <inheritdoc/>
+    public override string Code => "iommu-not-migratable";
+
+    /// <summary>Why, by the model.</summary>
+    public required string Cause { get; init; }
+
+    /// <inheritdoc/>
+    public override string Reason => $"The vIOMMU in front of the device cannot be migrated: {Cause}";
+
+    /// <inheritdoc/>
+    public override string WayOut => "Use another model or other properties of the vIOMMU (--iommu)";
+}
+
+/// <summary>The device came while a migration was under way, so it is not part of it.</summary>
+public sealed record PluggedDuringMigrationBlocker : MigrationBlocker
+{
+    /// <inheritdoc/>
+    public override string Code => "plugged-during-migration";
+
+    /// <inheritdoc/>
+    public override string Reason =>
+        "The device was plugged while a migration was under way; the destination does not have it, and what it writes is not followed";
+
+    /// <inheritdoc/>
+    public override string WayOut => "Cancel the migration and start it again, with the device on the destination too";
 }

@@ -43,7 +43,7 @@ internal static class CoveragePlanner
         if (!Pad(chosen, end, least))
             return null;
         ImmutableArray<IovaPages> ranges = [.. chosen.Select(c => IovaPages.Between(c.First, c.End))];
-        return new CoveragePlan(ranges, true, true, $"{ranges.Length} ranges around what is mapped") { ByUse = true };
+        return new CoveragePlan(ranges, true, true, "what is mapped, with room around it") { ByUse = true };
     }
 
     /// <summary>Pages mapped for writing, and those of them outside <paramref name="ranges"/>.</summary>

@@ -1,3 +1,5 @@
+using System.Numerics;
+
 namespace Godwit.Vfio;
 
 /// <summary>
@@ -43,7 +45,17 @@ public sealed record DeviceLogLimits
     public override string ToString() => this switch
     {
         { TakesAnything: false } => $"refuses to log ({Refusal})",
-        { TakesWholeAperture: true } => $"logs everything that can be mapped, by pages of {PageBytes} bytes",
-        _ => $"logs {MaxRanges} ranges of {MinSpanBytes} to {MaxSpanBytes} bytes {(SpanIncludesGaps ? "with the gaps between them" : "together")}, by pages of {PageBytes} bytes",
+        { TakesWholeAperture: true } => $"logs everything that can be mapped, by pages of {Size(PageBytes)}",
+        { MaxRanges: 1 } => $"logs one range of {Size(MinSpanBytes)} to {Size(MaxSpanBytes)}, by pages of {Size(PageBytes)}",
+        _ => $"logs {MaxRanges} ranges of {Size(MinSpanBytes)} to {Size(MaxSpanBytes)} {(SpanIncludesGaps ? "with the gaps between them" : "together")}, by pages of {Size(PageBytes)}",
     };
+
+    private static readonly string[] Units = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+
+    /// <summary>All of them are powers of two, so one unit says them exactly.</summary>
+    private static string Size(ulong bytes)
+    {
+        int unit = Math.Min(BitOperations.TrailingZeroCount(bytes) / 10, 6);
+        return $"{bytes >> (10 * unit)} {Units[unit]}";
+    }
 }

@@ -312,7 +312,7 @@ internal class DmaLogTracker : IDeviceDirtySource
 
         Volatile.Write(ref _syncs, _syncs + 1);
         Volatile.Write(ref _ticks, _ticks + (Stopwatch.GetTimestamp() - began));
-        return new DirtySyncReport((int)(_reports - reports), _marker.Marked - marked, _shadow.LiveCount);
+        return new DirtySyncReport((int)(_reports - reports), _marker.Marked - marked, _shadow.LiveCount) { UncoveredPages = _uncoveredNow };
     }
 
     /// <inheritdoc/>

@@ -59,6 +59,10 @@ internal sealed class LogBitmap(int bytes)
         }
     }
 
+    /// <summary>Hands the bits of <paramref name="mapping"/>, which the window covers, to <paramref name="marker"/>.</summary>
+    public void Attribute(in Mapping mapping, DirtyMarker marker) =>
+        Attribute(mapping.Iova.First - _window.First, mapping.Iova.Count, mapping.Ram, marker);
+
     private ReadOnlySpan<ulong> Words => _words.AsSpan(0, (int)((_window.Count / _granulePages + 63) / 64));
 
     private void Attribute(ulong offset, ulong pages, RamPage ram, DirtyMarker marker)

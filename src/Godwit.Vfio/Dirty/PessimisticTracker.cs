@@ -51,7 +51,7 @@ internal sealed class PessimisticTracker(string device, DmaShadow shadow, DirtyM
 
         Volatile.Write(ref _syncs, _syncs + 1);
         Volatile.Write(ref _ticks, _ticks + (Stopwatch.GetTimestamp() - began));
-        return new DirtySyncReport(0, marker.Marked - marked, shadow.LiveCount);
+        return new DirtySyncReport(0, marker.Marked - marked, shadow.LiveCount) { UncoveredPages = _pages };
     }
 
     /// <inheritdoc/>

@@ -262,7 +262,8 @@ internal sealed class DmaShadow : IMemoryListener
             NotInstalled.Remove(range);
         while (Installed.TryTakeFirst(range, out Mapping mapping))
         {
-            _mapper.QueueUnmap(mapping.Iova);
+            if (UnmapObserver?.TryUnmap(mapping) != true)
+                _mapper.QueueUnmap(mapping.Iova);
             _queued.Add((MappingChange.Unmap, mapping));
             _removed.Add(mapping);
             _unmapped++;

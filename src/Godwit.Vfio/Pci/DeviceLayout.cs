@@ -33,6 +33,12 @@ internal sealed record MsixLayout(int Capability, int Vectors, int TableBar, uin
     public ulong PendingBytes => (ulong)(Vectors + 63) / 64 * 8;
 }
 
+/// <summary>Where the device has its MSI.</summary>
+/// <param name="Capability">Offset of the capability.</param>
+/// <param name="Vectors">Power of two, 1-32.</param>
+/// <param name="Wide">64-bit addresses.</param>
+internal sealed record MsiLayout(int Capability, int Vectors, bool Wide);
+
 /// <summary>What a device is, read once from its configuration space and region infos and checked: the device is another process.</summary>
 internal sealed record DeviceLayout
 {
@@ -59,6 +65,9 @@ internal sealed record DeviceLayout
 
     /// <summary>MSI-X, or null.</summary>
     public required MsixLayout? Msix { get; init; }
+
+    /// <summary>MSI, or null.</summary>
+    public required MsiLayout? Msi { get; init; }
 
     /// <summary>Offset and port type of the PCI Express capability, or null.</summary>
     public required (int Offset, int PortType)? Express { get; init; }
@@ -124,6 +133,7 @@ internal sealed record DeviceLayout
             Revision = config[ConfigOffset.RevisionId],
             Bars = bars,
             Msix = capabilities.TryGetValue(MsixRegisters.Id, out int msix) ? ParseMsix(address, config, msix, bars) : null,
+            Msi = capabilities.TryGetValue(MsiRegisters.Id, out int msi) ? ParseMsi(address, config, msi, capabilities) : null,
             Express = capabilities.TryGetValue(ExpressRegisters.Id, out int express)
                 ? (express, (int)(Word(config, express + ExpressRegisters.Capabilities) & ExpressRegisters.PortTypeMask) >> ExpressRegisters.PortTypeShift)
                 : null,
@@ -183,6 +193,17 @@ internal sealed record DeviceLayout
         }
 
         return result;
+    }
+
+    private static MsiLayout ParseMsi(string address, ReadOnlySpan<byte> config, int at, Dictionary<byte, int> capabilities)
+    {
+        if (at > ConfigOffset.ConventionalSize - MsiRegisters.Length)
+            throw new VfioAttachException(address, $"the MSI capability at 0x{at:x} reaches out of its space");
+        if (capabilities.TryGetValue(MsixRegisters.Id, out int msix) && at < msix + MsixRegisters.Length && msix < at + MsiRegisters.Length)
+            throw new VfioAttachException(address, $"the capabilities of MSI at 0x{at:x} and of MSI-X at 0x{msix:x} overlap");
+        uint control = Word(config, at + MsiRegisters.MessageControl);
+        int capable = Math.Min((int)(control >> MsiRegisters.CapableShift & MsiRegisters.CapableMask), MsiRegisters.MostCapable);
+        return new MsiLayout(at, 1 << capable, (control & MsiRegisters.Wide) != 0);
     }
 
     private static MsixLayout ParseMsix(string address, ReadOnlySpan<byte> config, int at, ImmutableArray<DeviceBar> bars)

@@ -15,6 +15,9 @@ public sealed record VfioUserServerOptions
     /// <summary>How long a client may take to say what it speaks; longer would keep others out.</summary>
     public TimeSpan HandshakeTimeout { get; init; } = TimeSpan.FromSeconds(10);
 
+    /// <summary>What the device's log of DMA accepts; no limits but the protocol's unless said otherwise.</summary>
+    public DmaLogLimits LogLimits { get; init; } = new();
+
     /// <summary>Clock for <see cref="DmaReplyTimeout"/>.</summary>
     public TimeProvider Clock { get; init; } = TimeProvider.System;
 }

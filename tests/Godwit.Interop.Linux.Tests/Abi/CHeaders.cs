@@ -16,11 +16,14 @@ internal static class CHeaders
         ["pollfd"] = ["poll.h"],
         ["resource"] = ["sys/resource.h"],
         ["rlimit"] = ["sys/resource.h"],
+        ["signal"] = ["signal.h"],
         ["socket"] = ["sys/socket.h", "sys/un.h", "sys/uio.h", "sys/time.h"],
+        ["spawn"] = ["spawn.h"],
         ["stat"] = ["sys/stat.h", "fcntl.h"],
         ["statfs"] = ["sys/vfs.h"],
         ["unistd"] = ["unistd.h", "fcntl.h"],
         ["vfio"] = ["linux/vfio.h"],
+        ["wait"] = ["sys/wait.h"],
     };
 
     /// <summary>Structs of a header, each its own owner, by the prefix of their names.</summary>

@@ -258,6 +258,76 @@ public sealed class InterruptRemappingTests : IDisposable, IInterruptSink
         Assert.True(delivered > 0);
     });
 
+    /// <summary>
+    /// The guest writes an entry in halves, without a word to the unit, while a device sends: each message is by one half that was there and
+    /// one that was there, never by anything that a second look would have put together.
+    /// </summary>
+    [Fact]
+    public void An_entry_that_changes_while_it_is_read_is_judged_by_one_copy() => Seeded.Run(2, random =>
+    {
+        using var guest = new GuestDriver(_guest.Iommu.Options);
+        ulong table = guest.AllocateTable();
+        guest.WriteRegister64(Irta, table | (1u << 11) | 7);
+        guest.Command(Sirtp);
+        guest.EnableQueue();
+        guest.Command(Ire);
+        ulong[] lows = [Entry(vector: 0x41) | (1UL << 32), Entry(vector: 0x82) | (0xABCD_EF01UL << 32), 0, Entry(vector: 0x33) | (1 << 15)];
+        InterruptMessage[] possible = [new(1, true, false, 0, 0x41, false), new(0xABCD_EF01, true, false, 0, 0x82, false)];
+        bool stop = false;
+        var writer = new Thread(() =>
+        {
+            for (int i = 0; !Volatile.Read(ref stop); i++)
+            {
+                guest.Write64(table + (3 * 16), lows[i % lows.Length]);
+                guest.Write64(table + (3 * 16) + 8, i % 3 == 0 ? Requester | (1UL << 18) : 0);
+            }
+        });
+        writer.Start();
+        int wrong = 0, right = 0;
+        var sink = new CheckingSink(message => _ = possible.Contains(message) ? right++ : wrong++);
+        for (int i = 0; i < 3000; i++)
+        {
+            guest.Iommu.Interrupts!.Deliver(Requester, Remappable(3), 0, sink);
+            if (random.Next(4) == 0)
+                guest.Invalidate(InvalidateIndex(3, 0));
+        }
+
+        Volatile.Write(ref stop, true);
+        writer.Join();
+        Assert.Equal(0, wrong);
+        guest.Write64(table + (3 * 16), lows[0]);
+        guest.Write64(table + (3 * 16) + 8, 0);
+        guest.Invalidate(InvalidateIndex(3, 0));
+        guest.Iommu.Interrupts!.Deliver(Requester, Remappable(3), 0, sink);
+        Assert.True(right > 0);
+    });
+
+    /// <summary>An invalidation costs the entries that it names and no other, whatever their number (VT-d 6.5.2.7: 2^IM entries, aligned).</summary>
+    [Theory]
+    [InlineData(0, 1)]
+    [InlineData(3, 8)]
+    [InlineData(6, 64)]
+    public void Only_what_was_invalidated_is_looked_up_again(int mask, int expected)
+    {
+        Enable(extended: true);
+        for (int index = 0; index < 256; index++)
+            SetEntry(index, Entry(vector: 0x40) | ((ulong)index << 32));
+        SendAll();
+        long first = _guest.Iommu.Interrupts!.Fetches;
+        SendAll();
+        Assert.Equal(first, _guest.Iommu.Interrupts!.Fetches);
+        _guest.Invalidate(InvalidateIndex(0x55, mask));
+        SendAll();
+        Assert.Equal(first + expected, _guest.Iommu.Interrupts!.Fetches);
+        Assert.Equal(3 * 256, _delivered.Count);
+
+        void SendAll()
+        {
+            for (int index = 0; index < 256; index++)
+                Send(Remappable(index), 0);
+        }
+    }
+
     private static ulong Remappable(int handle, bool subhandle = false) =>
         Window | (((uint)handle & 0x7FFF) << 5) | ((uint)handle >> 15 << 2) | (1 << 4) | (subhandle ? 1u << 3 : 0);
 

@@ -9,17 +9,19 @@ public sealed class InterruptWindowTests : IDisposable
 {
     private readonly RamFixture _ram = new();
     private readonly ManagedVcpu[] _vcpus;
-    private readonly InterruptWindow _window;
+    private readonly LocalApics _apics;
 
     public InterruptWindowTests()
     {
         // Stopped vCPUs: what is delivered stays in their request registers.
-        _vcpus = [.. Enumerable.Range(0, 3).Select(i => new ManagedVcpu((byte)i, new IdleProgram(), _ram.Bus, TimeProvider.System, _ => { }))];
-        _window = new InterruptWindow(_vcpus, remapper: null);
+        _vcpus = [.. Enumerable.Range(0, 3).Select(i => Cpu((uint)i))];
+        _apics = Apics(_vcpus);
         _ram.Topology.Add(
             _ram.Topology.SystemRoot, BusAddress.FromGpa(BoardLayout.InterruptBase),
-            new MmioRegion("msi", BoardLayout.InterruptSize, _window, new MmioAccessRules(4, 4, false)));
+            new MmioRegion("msi", BoardLayout.InterruptSize, new InterruptWindow(_apics, remapper: null, _ => false), InterruptWindow.Rules));
     }
+
+    private const ushort Bypassing = 0x8000;
 
     public void Dispose()
     {
@@ -53,7 +55,7 @@ public sealed class InterruptWindowTests : IDisposable
             Assert.False(_vcpus[i].Registers.AnyRequested);
         }
 
-        Assert.Equal(expected.Length == 0 ? 1 : 0, _window.Dropped);
+        Assert.Equal(expected.Length == 0 ? 1 : 0, _apics.Dropped);
     }
 
     [Fact]
@@ -71,10 +73,8 @@ public sealed class InterruptWindowTests : IDisposable
     [InlineData(uint.MaxValue, false, true)] // broadcast
     public void A_vCPU_beyond_255_is_reached_by_x2APIC_destinations(uint destination, bool logical, bool reached)
     {
-        using var far = new ManagedVcpu(299, new IdleProgram(), _ram.Bus, TimeProvider.System, _ => { });
-        IInterruptSink window = new InterruptWindow([far], remapper: null);
-
-        window.Deliver(new InterruptMessage(destination, Extended: true, logical, DeliveryMode: 0, 0x55, LevelTriggered: false));
+        using var far = Cpu(299);
+        Apics(far).Deliver(new InterruptMessage(destination, Extended: true, logical, DeliveryMode: 0, 0x55, LevelTriggered: false));
 
         Assert.Equal(reached, far.Registers.AnyRequested);
     }
@@ -84,22 +84,72 @@ public sealed class InterruptWindowTests : IDisposable
     {
         const ulong Table = 0x2_0000;
         var iommu = new IntelIommu(_ram.Topology, new IntelIommuOptions { InterruptRemapping = true, ExtendedInterruptMode = true });
-        using var far = new ManagedVcpu(299, new IdleProgram(), _ram.Bus, TimeProvider.System, _ => { });
-        var window = new InterruptWindow([far], iommu.Interrupts);
+        using ManagedVcpu far = Cpu(299), near = Cpu(7);
+        var window = new InterruptWindow(Apics(far, near), iommu.Interrupts, requester => requester == Bypassing);
         _ram.Bus.Store(new Gpa(Table + (5 * 16)), 1UL | (0x66 << 16) | (299UL << 32));
         _ram.Bus.Store(new Gpa(Table + (5 * 16) + 8), 0x18UL | (1 << 18)); // from 00:03.0
         _ram.Bus.WriteMmio(IntelIommu.RegisterBase + 0xB8, Table | (1 << 11) | 7, 8);
         _ram.Bus.WriteMmio(IntelIommu.RegisterBase + 0x18, 1 << 24, 4);
         _ram.Bus.WriteMmio(IntelIommu.RegisterBase + 0x18, 1 << 25, 4);
         const ulong Message = (5 << 5) | (1 << 4);
+        const ulong Compatible = 7 << 12;
 
         window.Write(Message, 0, 4, new TransactionAttributes(DirtySource.Device, 0x20)); // another function
         Assert.False(far.Registers.AnyRequested);
         window.Write(Message, 0, 4, new TransactionAttributes(DirtySource.Device, 0x18));
         Assert.True(far.Registers.TryTakeInterrupt(out byte vector));
         Assert.Equal(0x66, vector);
+
+        // One on a bus that bypasses the unit is neither remapped nor blocked; one below the unit may not send compatibility format now.
+        window.Write(Compatible, 0x41, 4, new TransactionAttributes(DirtySource.Device, 0x18));
+        Assert.False(near.Registers.AnyRequested);
+        window.Write(Compatible, 0x41, 4, new TransactionAttributes(DirtySource.Device, Bypassing));
+        Assert.True(near.Registers.TryTakeInterrupt(out vector));
+        Assert.Equal(0x41, vector);
+    }
+
+    /// <summary>One write of two messages' length is one request, and none of the kind that interrupts.</summary>
+    [Theory]
+    [InlineData(8)]
+    [InlineData(12)]
+    [InlineData(2)]
+    [InlineData(6)]
+    public void Only_a_write_of_a_doubleword_is_a_message(int length)
+    {
+        byte[] data = new byte[length];
+        for (int i = 0; i < length; i += 4)
+            data[i] = 0x41;
+        var attributes = new TransactionAttributes(DirtySource.Device, 0x18);
+        Assert.NotEqual(MemoryResult.Ok, _ram.Topology.System.Write(BusAddress.FromGpa(BoardLayout.InterruptBase), data, attributes));
+        Assert.All(_vcpus, v => Assert.False(v.Registers.AnyRequested));
+        Assert.Equal(MemoryResult.Ok, _ram.Topology.System.Write(BusAddress.FromGpa(BoardLayout.InterruptBase), [0x41, 0, 0, 0], attributes));
+        Assert.True(_vcpus[0].Registers.AnyRequested);
+    }
+
+    [Fact]
+    public void A_CPU_interrupts_another_by_its_own_local_APIC()
+    {
+        var apics = new LocalApics();
+        using ManagedVcpu far = Cpu(299);
+        apics.Add(far);
+        using var sender = new ManagedVcpu(0, new IdleProgram(), _ram.Bus, apics, TimeProvider.System, _ => { });
+        sender.SendInterrupt(299, 0x77);
+        Assert.True(far.Registers.TryTakeInterrupt(out byte vector));
+        Assert.Equal(0x77, vector);
+        sender.SendInterrupt(298, 0x77);
+        Assert.Equal(1, apics.Dropped);
     }
 
     [Fact]
     public void Reads_give_all_ones() => Assert.Equal(uint.MaxValue, _ram.Bus.ReadMmio(BoardLayout.InterruptBase + 0x20, 4));
+
+    private ManagedVcpu Cpu(uint apicId) => new(apicId, new IdleProgram(), _ram.Bus, new LocalApics(), TimeProvider.System, _ => { });
+
+    private static LocalApics Apics(params ReadOnlySpan<ManagedVcpu> vcpus)
+    {
+        var result = new LocalApics();
+        foreach (ManagedVcpu vcpu in vcpus)
+            result.Add(vcpu);
+        return result;
+    }
 }

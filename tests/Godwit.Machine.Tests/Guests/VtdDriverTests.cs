@@ -19,21 +19,27 @@ public sealed class VtdDriverTests : IDisposable
     private readonly TestFunction _function = new();
     private readonly Recorder _announced = new();
     private VtdUnit _unit;
-    private SecondStageTable _table;
+    private IoPageTable _table;
 
     public VtdDriverTests() => _cpu = new TestCpu(_ram.Bus);
 
     public void Dispose() => _ram.Dispose();
 
     [Theory]
-    [InlineData(39, 3)]
-    [InlineData(48, 4)]
-    public void The_unit_sees_exactly_what_the_driver_maps(int bits, int levels)
+    [InlineData(39, 3, false, TableKind.SecondStage)]
+    [InlineData(48, 4, false, TableKind.SecondStage)]
+    [InlineData(57, 5, false, TableKind.SecondStage)]
+    [InlineData(48, 4, true, TableKind.SecondStage)]
+    [InlineData(57, 5, true, TableKind.SecondStage)]
+    [InlineData(48, 4, true, TableKind.FirstStage)]
+    [InlineData(57, 5, true, TableKind.FirstStage)]
+    [InlineData(48, 4, true, TableKind.Legacy)]
+    public void The_unit_sees_exactly_what_the_driver_maps(int bits, int levels, bool scalable, object kind)
     {
-        Start(bits);
+        Start(bits, scalable, (TableKind)kind);
         Assert.Equal(bits, _unit.AddressBits);
         Assert.Equal((uint)levels, _table.Levels);
-        _unit.Attach(_cpu, Bdf, Domain, _table.Root);
+        _unit.Attach(_cpu, Bdf, Domain, _table, Pasids);
         int seed = Random.Shared.Next();
         var random = new Random(seed);
         var model = new Dictionary<ulong, ulong>();
@@ -46,7 +52,7 @@ public sealed class VtdDriverTests : IDisposable
         for (int step = 0; step < 3000; step++)
         {
             // Around the top of 32 bits, around the top of the aperture, and around a border between tables.
-            ulong center = random.Next(3) switch { 0 => 0xFFFF_0000, 1 => (1UL << bits) - 0x1_0000, _ => 0x4000_0000UL - 0x8000 };
+            ulong center = random.Next(3) switch { 0 => 0xFFFF_0000, 1 => (1UL << _table.UsableBits) - 0x1_0000, _ => 0x4000_0000UL - 0x8000 };
             ulong iova = center + ((ulong)random.Next(16) << 12);
             var batch = new VtdUnit.InvalidationBatch(_cpu);
             if (model.Remove(iova))
@@ -75,7 +81,7 @@ public sealed class VtdDriverTests : IDisposable
     public void A_fault_is_taken_once_with_its_address_and_source()
     {
         Start(39);
-        _unit.Attach(_cpu, Bdf, Domain, _table.Root);
+        _unit.Attach(_cpu, Bdf, Domain, _table, Pasids);
         Assert.False(_unit.TryTakeFault(_cpu, out _, out _));
 
         ulong unused = 0;
@@ -92,7 +98,7 @@ public sealed class VtdDriverTests : IDisposable
         Start(39);
         ulong found = 0;
         Assert.NotEqual(MemoryResult.Ok, ReadDma(0x100_0000, ref found));
-        _unit.Attach(_cpu, Bdf, Domain, null);
+        _unit.Attach(_cpu, Bdf, Domain, null, Pasids);
         _ram.Bus.Store(new Gpa(0x100_0000), 0xABCDUL);
         Assert.Equal(MemoryResult.Ok, ReadDma(0x100_0000, ref found));
         Assert.Equal(0xABCDUL, found);
@@ -102,7 +108,7 @@ public sealed class VtdDriverTests : IDisposable
     public void More_invalidations_than_the_queue_holds_go_through_in_pieces()
     {
         Start(48);
-        _unit.Attach(_cpu, Bdf, Domain, _table.Root);
+        _unit.Attach(_cpu, Bdf, Domain, _table, Pasids);
         var batch = new VtdUnit.InvalidationBatch(_cpu);
         for (int i = 0; i < 1000; i++)
         {
@@ -126,12 +132,14 @@ public sealed class VtdDriverTests : IDisposable
         Assert.Throws<GuestPanicException>(() => _table.Map(_ram.Bus, new Iova(1UL << 39), default, VtdRegisters.EntryRead));
     }
 
+    private static Gpa Pasids => Memory + 0x8000;
+
     private static ushort Bdf => 0x18; // 00:03.0
 
-    private void Start(int bits)
+    private void Start(int bits, bool scalable = false, TableKind tables = TableKind.SecondStage)
     {
         var host = new PciHostBridge(_ram.Topology, BoardLayout.EcamBase, BoardLayout.EcamBuses);
-        host.RootBus.SetIommu(new IntelIommu(_ram.Topology, new IntelIommuOptions { AddressWidth = bits }));
+        host.RootBus.SetIommu(new IntelIommu(_ram.Topology, new IntelIommuOptions { AddressWidth = bits, ScalableMode = scalable }));
         host.RootBus.Attach(_function, new DevFn(3, 0));
         _function.DmaSpace.AddListener(new RegionWatcher(_announced));
 
@@ -140,12 +148,13 @@ public sealed class VtdDriverTests : IDisposable
             Registers = IntelIommu.RegisterBase,
             RootTable = Memory,
             ContextTable = Memory + 0x1000,
-            Queue = Memory + 0x2000,
-            WaitStatus = Memory + 0x3000,
+            Queue = Memory + 0x3000,
+            WaitStatus = Memory + 0x4000,
         };
-        _unit.Enable(_cpu);
+        _unit.Start(_cpu, tables);
+        _unit.EnableTranslation(_cpu);
         Assert.True(_unit.CachingMode);
-        _table = SecondStageTable.Create(_ram.Bus, _unit.AddressBits, Tables, 64);
+        _table = IoPageTable.Create(_ram.Bus, _unit.AddressBits, _unit.FirstStage, Tables, 64);
     }
 
     private unsafe MemoryResult ReadDma(ulong iova, ref ulong value)

@@ -285,7 +285,7 @@ public sealed class ManagedVcpuTests : IDisposable
 
     private ManagedVcpu Create(GuestProgram program, byte apicId = 0, TimeProvider? time = null, Action<ManagedVcpu>? panicked = null)
     {
-        var vcpu = new ManagedVcpu(apicId, program, _ram.Bus, time ?? TimeProvider.System, panicked ?? (_ => { }));
+        var vcpu = new ManagedVcpu(apicId, program, _ram.Bus, new LocalApics(), time ?? TimeProvider.System, panicked ?? (_ => { }));
         _vcpus.Add(vcpu);
         return vcpu;
     }

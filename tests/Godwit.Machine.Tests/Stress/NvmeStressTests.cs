@@ -75,8 +75,8 @@ public sealed class NvmeStressTests : IDisposable
         var control = StressState.LoadControl(rig.Machine.Board.Bus);
         ControllerState[] controllers = [.. Enumerable.Range(0, 2).Select(i => StressState.LoadController(rig.Machine.Board.Bus, control, i))];
         Assert.All(controllers, c => Assert.True(c.InterruptCount > 100, $"controller at 0x{c.Bdf:x} took {c.InterruptCount} interrupts"));
-        Assert.NotEqual(controllers[0].Domain, controllers[1].Domain);
-        Assert.NotEqual(controllers[0].Table.Root, controllers[1].Table.Root);
+        Assert.NotEqual(controllers[0].Dma.Id, controllers[1].Dma.Id);
+        Assert.NotEqual(controllers[0].Dma.Table.Root, controllers[1].Dma.Table.Root);
         Assert.Equal([1U, 8U], controllers.Select(c => c.SectorsPerBlock));
     }
 

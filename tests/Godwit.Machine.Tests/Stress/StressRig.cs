@@ -11,14 +11,22 @@ internal sealed class StressRig : IDisposable
 
     public StressRig(
         string image, IommuKind iommu = IommuKind.Intel, int width = 39, int blockSize = 4096, string? secondImage = null, params string[] options)
+        : this(image, new MachineConfig { Iommu = iommu, Intel = new IntelIommuOptions { AddressWidth = width } }, blockSize, secondImage, options)
+    {
+    }
+
+    /// <param name="image">The disk.</param>
+    /// <param name="shape">vCPUs and vIOMMU; the rest is the rig's.</param>
+    /// <param name="blockSize">Of the first disk.</param>
+    /// <param name="secondImage">Another disk, for a second controller.</param>
+    /// <param name="options">The guest's.</param>
+    public StressRig(string image, MachineConfig shape, int blockSize = 4096, string? secondImage = null, params string[] options)
     {
         Server = new NvmeServer(image, blockSize: blockSize);
         _second = secondImage is null ? null : new NvmeServer(secondImage, blockSize: 512);
-        var config = new MachineConfig
+        MachineConfig config = shape with
         {
             MemoryBytes = 128 << 20,
-            Iommu = iommu,
-            Intel = new IntelIommuOptions { AddressWidth = width },
             Devices = [.. new[] { Server, _second }.OfType<NvmeServer>().Select((s, i) => new VfioDeviceOptions { Id = $"nvme{i}", Socket = s.Socket })],
             Guest = "nvme-stress",
             GuestOptions = options.Select(o => o.Split('=')).ToDictionary(o => o[0], o => o[1], StringComparer.Ordinal),

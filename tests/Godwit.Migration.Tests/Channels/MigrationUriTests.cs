@@ -8,6 +8,9 @@ public sealed class MigrationUriTests
     [InlineData("tcp:localhost:4444")]
     [InlineData("tcp:127.0.0.1:0")]
     [InlineData("tcp:[::1]:65535")]
+    [InlineData("fd:7")]
+    [InlineData("file:saved machine")]
+    [InlineData("exec:ssh host socat - UNIX:a | cat")]
     public void What_is_read_is_written_the_same(string text) => Assert.Equal(text, MigrationUri.Parse(text).ToString());
 
     [Fact]
@@ -20,7 +23,15 @@ public sealed class MigrationUriTests
 
     [Theory]
     [InlineData("", "unix:PATH")]
-    [InlineData("exec:cat", "unix:PATH")]
+    [InlineData("ftp:cat", "exec:COMMAND")]
+    [InlineData("exec:", "no command")]
+    [InlineData("file:", "no path")]
+    [InlineData("exec: ", "no command")]
+    [InlineData("exec:a\0b", "zero byte")]
+    [InlineData("fd:", "descriptor is ''")]
+    [InlineData("fd:-1", "descriptor is '-1'")]
+    [InlineData("fd:x", "descriptor is 'x'")]
+    [InlineData("fd:2147483648", "2147483647")]
     [InlineData("UNIX:/a", "unix:PATH")]
     [InlineData("unix:", "no path")]
     [InlineData("unix:a\0b", "zero byte")]

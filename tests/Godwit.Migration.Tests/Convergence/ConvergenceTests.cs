@@ -5,6 +5,7 @@ public sealed class ConvergenceTests
     private static readonly ConvergenceInput Usual = new()
     {
         PrecopyTime = TimeSpan.FromSeconds(5),
+        RoundBytes = 40_000_000,
         RemainingBytes = 20_000_000,
         DeviceBytes = 5_000_000,
         BytesPerSecond = 1e8,
@@ -13,6 +14,8 @@ public sealed class ConvergenceTests
         UnconvergedRounds = 3,
         RoundsSinceBest = 0,
         TimeSinceBest = TimeSpan.Zero,
+        OutpacedRounds = 0,
+        OutpacedTime = TimeSpan.Zero,
         DowntimeLimit = TimeSpan.FromMilliseconds(300),
         MinimumPrecopy = TimeSpan.Zero,
         MaxRounds = 100,
@@ -52,6 +55,7 @@ public sealed class ConvergenceTests
     {
         ConvergenceInput late = Usual with
         {
+            RoundBytes = 1_000_000_000,
             RemainingBytes = 900_000_000,
             UnconvergedRounds = 100,
             Rates = new DirtyRates(10_000, 40_000, 100),
@@ -69,7 +73,7 @@ public sealed class ConvergenceTests
     [Fact]
     public void It_gives_up_when_it_has_stalled_in_rounds_and_in_time()
     {
-        ConvergenceInput stalled = Usual with { RemainingBytes = 900_000_000, RoundsSinceBest = 25, TimeSinceBest = TimeSpan.FromSeconds(30) };
+        ConvergenceInput stalled = Usual with { RoundBytes = 1_000_000_000, RemainingBytes = 900_000_000, RoundsSinceBest = 25, TimeSinceBest = TimeSpan.FromSeconds(30) };
         Assert.Equal(ConvergenceStep.GiveUp, Convergence.Decide(stalled).Step);
         Assert.Contains("in 25 rounds and 30 s without progress", Convergence.Decide(stalled).Reason, StringComparison.Ordinal);
         Assert.Equal(ConvergenceStep.Continue, Convergence.Decide(stalled with { RoundsSinceBest = 24 }).Step);
@@ -100,6 +104,7 @@ public sealed class ConvergenceTests
         TimeSpan time = TimeSpan.Zero;
         for (int round = 0; round < 1000; round++)
         {
+            double found = dirty;
             var roundTime = TimeSpan.FromSeconds(dirty / linkRate);
             clock.Advance(roundTime);
             time += roundTime;
@@ -107,17 +112,21 @@ public sealed class ConvergenceTests
             ConvergenceDecision decision = Convergence.Decide(Usual with
             {
                 PrecopyTime = time,
+                RoundBytes = (long)(found * 1e6),
                 RemainingBytes = (long)(dirty * 1e6),
                 DeviceBytes = 0,
                 BytesPerSecond = linkRate * 1e6,
                 UnconvergedRounds = history.UnconvergedRounds,
                 RoundsSinceBest = history.RoundsSinceBest,
                 TimeSinceBest = history.TimeSinceBest,
+                OutpacedRounds = history.OutpacedRounds,
+                OutpacedTime = history.OutpacedTime,
             });
             history.Add(decision);
             if (decision.Step != ConvergenceStep.Continue)
             {
                 Assert.Equal(converges ? ConvergenceStep.SwitchOver : ConvergenceStep.GiveUp, decision.Step);
+                Assert.True(converges || round < 12, $"it took {round} rounds to see that it will not do");
                 return;
             }
         }

@@ -184,11 +184,11 @@ public sealed class DamagedStreamTests(DamagedStreamTests.Recorded recorded) : I
         Assert.Equal("magic", e.Field);
         Assert.Null(e.Sequence);
         byte[] newer = [.. _recording.Bytes];
-        newer[8] = 2;
+        newer[8] = 3;
         BitConverter.TryWriteBytes(newer.AsSpan(12), FrameWriter.PrefaceCrc(newer));
         e = AssertRefused(newer, "a newer version");
         Assert.Equal("version", e.Field);
-        Assert.Equal("2", e.Value);
+        Assert.Equal("3", e.Value);
     }
 
     private byte[] Replace(FrameType type, int which, (FrameType Type, byte[] Payload) by)

@@ -206,6 +206,19 @@ public sealed class FailureTests
     }
 
     [Fact]
+    public void A_reason_that_comes_during_pre_copy_ends_it_before_the_guest_is_stopped()
+    {
+        using var pair = new Pair(new TestMachine(), new TestMachine(running: false));
+        TestMachine source = pair.SourceMachine;
+        source.Calls.On("log0.Sync", () => source.Blockers.Add(new TestBlocker { Subject = "late0" }));
+        pair.Migrate();
+        Assert.Equal(MigrationState.Failed, pair.Source.Status.State);
+        Assert.Contains("asking once more for reasons against: Migration is blocked: late0: It may not move", pair.Source.Status.Error, StringComparison.Ordinal);
+        Assert.DoesNotContain("StopForSwitchover", source.Calls.Calls);
+        Assert.True(source.Executing);
+    }
+
+    [Fact]
     public void Something_that_goes_on_writing_while_stopped_fails_the_migration()
     {
         var clock = new ManualClock();

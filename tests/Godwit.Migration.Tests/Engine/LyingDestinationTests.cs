@@ -21,7 +21,18 @@ public sealed class LyingDestinationTests
         listener.Bind(new UnixDomainSocketEndPoint(path));
         listener.Listen();
         using var ended = new ManualResetEventSlim();
-        var liar = new Thread(() => Lie(lie, listener, StreamDescription.Of(machine), ended)) { IsBackground = true };
+        var liar = new Thread(() =>
+        {
+            try
+            {
+                Lie(lie, listener, StreamDescription.Of(machine), ended);
+            }
+            catch (IOException)
+            {
+                // The source hung up on the first lie while more was being said.
+            }
+        })
+        { IsBackground = true };
         liar.Start();
         using var controller = new MigrationController(machine, TimeProvider.System);
         controller.StateChanged += state =>
@@ -37,7 +48,7 @@ public sealed class LyingDestinationTests
         string expected = lie switch
         {
             "garbage" => "magic is",
-            "another version" => "version is 2",
+            "another version" => "version is 3",
             "hangs up" => "closed the connection",
             "failure" => "the destination gave up: no room",
             "refusal" => "The machines differ in 1 entry: a: source 1, destination has none",
@@ -70,7 +81,7 @@ public sealed class LyingDestinationTests
             case "another version":
                 byte[] preface = new byte[16];
                 BitConverter.TryWriteBytes(preface, StreamFormat.Magic);
-                preface[8] = 2;
+                preface[8] = 3;
                 BitConverter.TryWriteBytes(preface.AsSpan(12), FrameWriter.PrefaceCrc(preface));
                 socket.Send(preface);
                 break;

@@ -65,7 +65,7 @@ internal sealed class Recording : IDisposable
         client.SendBufferSize = 4 << 20;
         client.Connect(new UnixDomainSocketEndPoint(_path));
         using MigrationChannel channel = _listener.Accept()!;
-        using var incoming = new IncomingMigration(machine, channel, new MigrationTimes(), TimeProvider.System);
+        using var incoming = new IncomingMigration(machine, channel, null, new MigrationTimes(), TimeProvider.System);
         Thread? sender = null;
         if (bytes.Length <= 64 << 10)
         {
@@ -93,7 +93,7 @@ internal sealed class Recording : IDisposable
         IncomingOutcome outcome = incoming.Run();
         channel.Dispose();
         sender?.Join();
-        return (outcome, incoming.Cause, machine);
+        return (outcome, incoming.Source, machine);
     }
 
     public void Dispose()

@@ -18,7 +18,10 @@ internal sealed class ModelIommu(ulong pages, IommuAttributes attributes) : Iomm
     /// <summary>Set: it cannot announce mappings.</summary>
     public bool Mute { get; set; }
 
-    public override IommuAttributes Attributes => attributes;
+    /// <summary>What it says of itself; a test may make it another model.</summary>
+    public IommuAttributes Is { get; set; } = attributes;
+
+    public override IommuAttributes Attributes => Is;
 
     public ulong PageCount => pages;
 

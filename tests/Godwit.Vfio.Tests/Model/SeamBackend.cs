@@ -28,13 +28,23 @@ internal sealed class SeamBackend : IVfioBackend
     /// <summary>Whether BAR 0 offers itself for mapping.</summary>
     public bool Mappable { get; init; }
 
+    /// <summary>Whether it logs its DMA.</summary>
+    public bool LogsDma { get; init; } = true;
+
+    /// <summary>The host's IOMMU in front of it: mappings go there then.</summary>
+    public ModelHostIommu? Host { get; init; }
+
     public bool Disposed { get; private set; }
+
+    IHostIommu? IVfioBackend.HostIommu => Host;
+
+    private IDmaMapper Mapper => Host as IDmaMapper ?? Model;
 
     public string Address => "seam";
 
     public Task<string> Lost => _lost.Task;
 
-    public int MaxMappings => Model.MaxMappings;
+    public int MaxMappings => Mapper.MaxMappings;
 
     public int MaxReportBytes => Model.MaxReportBytes;
 
@@ -75,11 +85,11 @@ internal sealed class SeamBackend : IVfioBackend
 
     public void Reset() => Migration.Reset();
 
-    public void QueueMap(IovaPages iova, RamBlock block, ulong offset, bool writable) => Model.QueueMap(iova, block, offset, writable);
+    public void QueueMap(IovaPages iova, RamBlock block, ulong offset, bool writable) => Mapper.QueueMap(iova, block, offset, writable);
 
-    public void QueueUnmap(IovaPages iova) => Model.QueueUnmap(iova);
+    public void QueueUnmap(IovaPages iova) => Mapper.QueueUnmap(iova);
 
-    public void Flush(List<DmaFailure> failures) => Model.Flush(failures);
+    public void Flush(List<DmaFailure> failures) => Mapper.Flush(failures);
 
     public MigrationSupport GetMigrationSupport() => Migration.GetMigrationSupport();
 
@@ -93,7 +103,7 @@ internal sealed class SeamBackend : IVfioBackend
 
     public ulong? GetStopCopySize() => Migration.GetStopCopySize();
 
-    public bool SupportsDmaLogging() => Model.SupportsDmaLogging();
+    public bool SupportsDmaLogging() => LogsDma && Model.SupportsDmaLogging();
 
     public ulong StartDmaLogging(ulong pageSize, ReadOnlySpan<IovaPages> ranges) => Model.StartDmaLogging(pageSize, ranges);
 

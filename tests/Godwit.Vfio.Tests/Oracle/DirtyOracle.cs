@@ -13,11 +13,12 @@ internal sealed class DirtyOracle
     private readonly GuestRam _ram;
     private long _sequence;
 
-    public DirtyOracle(ModelBoard board, ModelDevice device)
-    {
-        _ram = board.Ram;
-        device.Wrote = page => Volatile.Write(ref _written[page.Index], Interlocked.Increment(ref _sequence));
-    }
+    public DirtyOracle(ModelBoard board, ModelDevice device) : this(board) => device.Wrote = Wrote;
+
+    public DirtyOracle(ModelBoard board) => _ram = board.Ram;
+
+    /// <summary>A DMA has written a page.</summary>
+    public void Wrote(RamPage page) => Volatile.Write(ref _written[page.Index], Interlocked.Increment(ref _sequence));
 
     /// <summary>DMA writes seen.</summary>
     public long Writes => Volatile.Read(ref _sequence);

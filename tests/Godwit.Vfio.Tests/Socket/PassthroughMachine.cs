@@ -122,18 +122,4 @@ internal sealed class PassthroughMachine : IDisposable
         _server.Dispose();
         Board.Dispose();
     }
-
-    private sealed class Arrivals(BlockingCollection<uint> arrived) : IMmioHandler
-    {
-        public ulong Read(ulong offset, int size, in TransactionAttributes attributes) => 0;
-
-        public void Write(ulong offset, ulong value, int size, in TransactionAttributes attributes) => arrived.Add((uint)value);
-    }
-
-    private sealed class BoardIommu(ModelBoard board) : IPciIommu
-    {
-        public AddressSpace GetAddressSpace(PciBus bus, DevFn devFn) => board.DeviceSpace;
-
-        public IommuAttributes GetAttributes(PciBus bus, DevFn devFn) => board.Iommu.Attributes;
-    }
 }

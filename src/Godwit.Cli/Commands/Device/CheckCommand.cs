@@ -1,16 +1,22 @@
 using System.CommandLine;
 using System.Text;
 using System.Text.Json;
+using Godwit.Vfio;
 using Godwit.VfioUser;
 
 namespace Godwit.Cli;
 
-/// <summary><c>godwit device check</c>: examines any vfio-user device.</summary>
+/// <summary><c>godwit device check</c>: examines any vfio-user device, or one of this host's kernel.</summary>
 internal static class CheckCommand
 {
     public static DocumentedCommand Create()
     {
-        var socket = new Option<string>("--socket") { Description = "Path of the device's socket. Nobody else may be connected.", HelpName = "PATH", Required = true };
+        var socket = new Option<string?>("--socket") { Description = "Path of the device's socket. Nobody else may be connected.", HelpName = "PATH" };
+        var host = new Option<string?>("--host")
+        {
+            Description = "Instead of a socket: address of a PCI device of this host that is bound to vfio-pci, as 0000:3b:00.2, or its path in sysfs.",
+            HelpName = "ADDRESS",
+        };
         var second = new Option<string?>("--second")
         {
             Description = "Path of another instance of the same device, into which saved state is restored. [default: the same one, after a reset]",
@@ -21,27 +27,44 @@ internal static class CheckCommand
         Option<bool> json = CommonOptions.Json();
         var command = new DocumentedCommand(
             "check",
-            "Examine a vfio-user device: what it does right and wrong, from negotiation to migration.",
+            "Examine a vfio-user device or one of this host: what it does right and wrong, from attaching to migration.",
             static () =>
             """
             The device is reset, mapped, migrated and left by force; no guest may use it. Exit code 0 when nothing failed, 1 otherwise.
             Devices that the examiner can drive (edu, nvme) are also made to write to memory, to see whether their log tells the truth.
 
-            Example: godwit device check --socket /tmp/a.sock --second /tmp/b.sock
+            Examples:
+              godwit device check --socket /tmp/a.sock --second /tmp/b.sock
+              godwit device check --host 0000:3b:00.2
             """)
         {
-            socket, second, timeout, json,
+            socket, host, second, timeout, json,
         };
+        command.Validators.Add(result =>
+        {
+            if (result.GetValue(socket) is null == result.GetValue(host) is null)
+            {
+                result.AddError("device check needs one of --socket and --host");
+            }
+            else if (result.GetValue(host) is not null && result.GetValue(second) is not null)
+            {
+                result.AddError("--second is for devices with a socket");
+            }
+        });
         command.SetAction(parsed =>
         {
             bool asJson = parsed.GetValue(json);
-            var options = new DeviceExaminerOptions
-            {
-                Socket = parsed.GetRequiredValue(socket),
-                Second = parsed.GetValue(second),
-                ReplyTimeout = parsed.Value(timeout)!.Value,
-            };
-            ExaminationReport report = DeviceExaminer.Run(options, asJson ? null : Print);
+            Action<CheckResult>? progress = asJson ? null : Print;
+            ExaminationReport report = parsed.GetValue(host) is { } address
+                ? KernelExaminer.Run(new KernelDeviceOptions { Host = address }, progress)
+                : DeviceExaminer.Run(
+                    new DeviceExaminerOptions
+                    {
+                        Socket = parsed.GetRequiredValue(socket)!,
+                        Second = parsed.GetValue(second),
+                        ReplyTimeout = parsed.Value(timeout)!.Value,
+                    },
+                    progress);
             Console.WriteLine(asJson
                 ? Json(report)
                 : $"{report.Count(CheckOutcome.Pass)} passed, {report.Count(CheckOutcome.Fail)} failed, {report.Count(CheckOutcome.NotOffered)} not offered");

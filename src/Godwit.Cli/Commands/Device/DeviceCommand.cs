@@ -6,7 +6,10 @@ namespace Godwit.Cli;
 /// <summary><c>godwit device</c>: device models, each in a process of its own, served over vfio-user.</summary>
 internal static class DeviceCommand
 {
-    public static Command Create() => new("device", "Serve a device model over vfio-user, or examine one.") { NvmeCommand.Create(), EduCommand.Create(), CheckCommand.Create() };
+    public static Command Create() => new("device", "Serve a device model over vfio-user, examine one, or look at those of this host.")
+    {
+        NvmeCommand.Create(), EduCommand.Create(), CheckCommand.Create(), ListCommand.Create(),
+    };
 
     /// <summary>Where to listen.</summary>
     public static Option<string> Socket() => new("--socket")
@@ -17,6 +20,6 @@ internal static class DeviceCommand
     };
 
     /// <summary>Serves until told to stop.</summary>
-    public static void Serve(IVfioUserDevice device, string socket, CancellationToken stop) =>
-        VfioUserServer.Run(device, new VfioUserServerOptions { SocketPath = socket, Log = Console.WriteLine }, stop);
+    public static void Serve(IVfioUserDevice device, string socket, DmaLogLimits limits, CancellationToken stop) =>
+        VfioUserServer.Run(device, new VfioUserServerOptions { SocketPath = socket, Log = Console.WriteLine, LogLimits = limits }, stop);
 }

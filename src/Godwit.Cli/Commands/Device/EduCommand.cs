@@ -27,6 +27,7 @@ internal static class EduCommand
             },
         };
         Option<bool> parent = CommonOptions.ExitWithParent();
+        var limits = new LogLimitOptions();
         var command = new DocumentedCommand(
             "edu",
             "Serve QEMU's educational PCI device.",
@@ -40,11 +41,12 @@ internal static class EduCommand
         {
             socket, mask, parent,
         };
+        limits.AddTo(command);
         command.SetAction(parsed =>
         {
             using var signals = new StopSignals(parsed.GetValue(parent));
             using var device = new EduDevice(parsed.Value(mask)) { Log = Console.WriteLine };
-            DeviceCommand.Serve(device, parsed.GetRequiredValue(socket), signals.Requested);
+            DeviceCommand.Serve(device, parsed.GetRequiredValue(socket), limits.Read(parsed), signals.Requested);
             return ExitCodes.Ok;
         });
         return command;

@@ -1,5 +1,6 @@
 using System.CommandLine;
 using Godwit.Devices;
+using Godwit.VfioUser;
 
 namespace Godwit.Cli;
 
@@ -43,6 +44,7 @@ internal static class NvmeCommand
             HelpName = "TEXT",
         };
         Option<bool> parent = CommonOptions.ExitWithParent();
+        var limits = new LogLimitOptions();
         var command = new DocumentedCommand(
             "nvme",
             "Serve an NVMe controller with one namespace on an image.",
@@ -56,6 +58,7 @@ internal static class NvmeCommand
         {
             socket, image, size, blockSize, serial, parent,
         };
+        limits.AddTo(command);
         command.SetAction(parsed =>
         {
             var options = new NvmeOptions
@@ -66,13 +69,13 @@ internal static class NvmeCommand
                 Serial = parsed.GetValue(serial),
             };
             using var signals = new StopSignals(parsed.GetValue(parent));
-            Serve(options, parsed.GetRequiredValue(socket), signals.Requested);
+            Serve(options, parsed.GetRequiredValue(socket), limits.Read(parsed), signals.Requested);
             return ExitCodes.Ok;
         });
         return command;
     }
 
-    private static void Serve(NvmeOptions options, string socket, CancellationToken stop)
+    private static void Serve(NvmeOptions options, string socket, DmaLogLimits limits, CancellationToken stop)
     {
         NvmeController device;
         try
@@ -86,7 +89,7 @@ internal static class NvmeCommand
 
         using (device)
         {
-            DeviceCommand.Serve(device, socket, stop);
+            DeviceCommand.Serve(device, socket, limits, stop);
         }
     }
 }

@@ -19,17 +19,23 @@ internal static class BootStage
         if (!BootInfo.TryParse(page, out BootInfo info))
             throw new GuestPanicException($"no boot information at {BoardLayout.BootInfo}");
 
+        AcpiTables acpi = AcpiTables.Read(cpu.Bus);
         control = default;
         control.Magic = StressControl.MagicValue;
         control.Options = StressOptions.Parse(info.CommandLine);
-        control.Ecam = info.EcamBase;
+        if (control.Options.InterruptCpu >= acpi.Cpus)
+            throw new GuestPanicException($"irq-cpu is {control.Options.InterruptCpu}; there are {acpi.Cpus} CPUs");
+        control.Ecam = acpi.Ecam;
         control.MmioBase = control.MmioNext = info.MmioBase;
         control.MmioEnd = info.MmioBase + info.MmioSize;
-        control.Unit.Registers = info.IommuRegisters ?? default;
+        control.Unit.Registers = acpi.RemappingUnit ?? default;
+        control.Power = new PowerButton { IoApic = acpi.IoApic, Pin = acpi.PowerInterrupt, Events = acpi.PowerEvents, Control = acpi.PowerControl };
+        control.PowerSource = acpi.IoApicSource;
         control.Heap = new BumpAllocator { Next = StressLayout.Heap, End = info.LowRamBase + info.LowRamSize };
         control.Frames = new FramePermutation { HighBase = info.HighRamBase, Frames = info.HighRamSize >> RamPage.Shift };
         control.Random = Patterns.SectorPattern.Mix(control.Options.Seed + 1);
         cpu.Bus.Store(StressLayout.Log, 0U);
+        cpu.Bus.Fill(StressLayout.RemoteInterrupts, StressLayout.MaxControllers * sizeof(ulong), 0);
         cpu.Registers.InterruptsEnabled = true;
         control.Phase = StressPhase.ScanPci;
     }

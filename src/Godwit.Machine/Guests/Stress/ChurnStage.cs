@@ -20,7 +20,7 @@ internal static class ChurnStage
         var batch = new VtdUnit.InvalidationBatch(cpu);
         for (uint i = 0; i < StressSizing.ChurnBuffers; i++)
         {
-            var buffer = new ChurnBuffer { Iova = device.Iovas.Allocate(cpu.Bus, ChurnBuffer.Order) };
+            var buffer = new ChurnBuffer { Iova = device.Dma.Iovas.Allocate(cpu.Bus, ChurnBuffer.Order) };
             MapNewPages(cpu, ref control, ref device, ref batch, ref buffer);
             cpu.Bus.Store(Address(device, i), buffer);
         }
@@ -28,6 +28,27 @@ internal static class ChurnStage
         batch.Submit(ref control.Unit);
         device.ChurnCount = StressSizing.ChurnBuffers;
         device.Churn.NextAt = cpu.Clock;
+    }
+
+    /// <summary>Takes all buffers out of the domain. No command uses one.</summary>
+    public static void UnmapBuffers(GuestCpu cpu, ref StressControl control, ref ControllerState device)
+    {
+        var batch = new VtdUnit.InvalidationBatch(cpu);
+        for (uint i = 0; i < device.ChurnCount; i++)
+        {
+            var buffer = cpu.Bus.Load<ChurnBuffer>(Address(device, i));
+            UnmapPages(cpu.Bus, ref control, ref device, ref batch, buffer);
+        }
+
+        batch.Submit(ref control.Unit);
+        for (uint i = 0; i < device.ChurnCount; i++)
+        {
+            var buffer = cpu.Bus.Load<ChurnBuffer>(Address(device, i));
+            PutPages(cpu.Bus, ref control, buffer);
+            device.Dma.Iovas.Free(cpu.Bus, buffer.Iova, ChurnBuffer.Order);
+        }
+
+        device.ChurnCount = 0;
     }
 
     /// <summary>Moves as many buffers as are due. False: none.</summary>
@@ -91,7 +112,7 @@ internal static class ChurnStage
             ChurnBuffer old = buffer;
             control.Unmaps += ChurnBuffer.Pages;
             MapNewPages(cpu, ref control, ref device, ref batch, ref buffer, announce: false);
-            batch.AddPages(ref control.Unit, device.Domain, buffer.Iova, ChurnBuffer.Order);
+            batch.AddPages(ref control.Unit, device.Dma.Id, buffer.Iova, ChurnBuffer.Order);
             cpu.Bus.Store(Address(device, index), buffer);
             PutPages(cpu.Bus, ref control, old);
         }
@@ -105,10 +126,7 @@ internal static class ChurnStage
         foreach (uint index in chosen)
         {
             var buffer = cpu.Bus.Load<ChurnBuffer>(Address(device, index));
-            for (uint i = 0; i < ChurnBuffer.Pages; i++)
-                device.Table.Unmap(cpu.Bus, buffer.Iova + ((ulong)i << RamPage.Shift));
-            control.Unmaps += ChurnBuffer.Pages;
-            batch.AddPages(ref control.Unit, device.Domain, buffer.Iova, ChurnBuffer.Order);
+            UnmapPages(cpu.Bus, ref control, ref device, ref batch, buffer);
         }
 
         batch.Submit(ref control.Unit);
@@ -119,8 +137,8 @@ internal static class ChurnStage
             if (newIova)
             {
                 // Taken before the old one goes back, or it would be the same again.
-                Iova other = device.Iovas.Allocate(cpu.Bus, ChurnBuffer.Order);
-                device.Iovas.Free(cpu.Bus, buffer.Iova, ChurnBuffer.Order);
+                Iova other = device.Dma.Iovas.Allocate(cpu.Bus, ChurnBuffer.Order);
+                device.Dma.Iovas.Free(cpu.Bus, buffer.Iova, ChurnBuffer.Order);
                 buffer.Iova = other;
             }
 
@@ -129,6 +147,15 @@ internal static class ChurnStage
         }
 
         batch.Submit(ref control.Unit);
+    }
+
+    private static void UnmapPages(
+        GuestBus bus, ref StressControl control, ref ControllerState device, ref VtdUnit.InvalidationBatch batch, in ChurnBuffer buffer)
+    {
+        for (uint i = 0; i < ChurnBuffer.Pages; i++)
+            device.Dma.Table.Unmap(bus, buffer.Iova + ((ulong)i << RamPage.Shift));
+        control.Unmaps += ChurnBuffer.Pages;
+        batch.AddPages(ref control.Unit, device.Dma.Id, buffer.Iova, ChurnBuffer.Order);
     }
 
     private static void MapNewPages(
@@ -145,7 +172,7 @@ internal static class ChurnStage
             }
 
             buffer[i] = page.Value;
-            device.Table.Map(cpu.Bus, buffer.Iova + ((ulong)i << RamPage.Shift), page, DmaMapping.ReadWrite);
+            device.Dma.Table.Map(cpu.Bus, buffer.Iova + ((ulong)i << RamPage.Shift), page, DmaMapping.ReadWrite);
         }
 
         control.Maps += ChurnBuffer.Pages;

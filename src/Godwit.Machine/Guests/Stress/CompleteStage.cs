@@ -90,7 +90,7 @@ internal static class CompleteStage
         GuestBus bus = cpu.Bus;
         CommandSlot slot = StressState.LoadSlot(bus, control, device, id);
         if (slot.Mapped)
-            device.Iovas.Free(bus, slot.Iova, slot.Order);
+            device.Dma.Iovas.Free(bus, slot.Iova, slot.Order);
 
         bool failed = slot.Status != 0;
         if (failed)

@@ -17,16 +17,18 @@ internal static class ControllerStage
     {
         if (control.Unit.Registers.Value != 0 && control.Options.Iommu != IommuMode.Off)
         {
-            Gpa memory = control.Heap.Allocate(4 * RamPage.Size);
-            cpu.Bus.Fill(memory, 4 * RamPage.Size, 0);
+            Gpa memory = control.Heap.Allocate(StressSizing.UnitBytes);
+            cpu.Bus.Fill(memory, StressSizing.UnitBytes, 0);
             control.Unit.RootTable = memory;
             control.Unit.ContextTable = memory + RamPage.Size;
-            control.Unit.Queue = memory + (2 * RamPage.Size);
-            control.Unit.WaitStatus = memory + (3 * RamPage.Size);
-            control.Unit.Enable(cpu);
-            control.Translating = control.Options.Iommu == IommuMode.Translate;
-            if (!control.Translating && (control.Unit.ExtendedCapabilities & VtdRegisters.PassThrough) == 0)
-                throw new GuestPanicException("the IOMMU has no pass-through");
+            control.Unit.Queue = memory + (3 * RamPage.Size);
+            control.Unit.WaitStatus = memory + (4 * RamPage.Size);
+            control.Unit.InterruptTable = memory + (5 * RamPage.Size);
+            control.Unit.Start(cpu, control.Options.Tables);
+            if (control.Unit.OffersInterruptRemapping && control.Options.RemapInterrupts)
+                control.Unit.EnableInterruptRemapping(cpu);
+            if (control.Unit.OffersTranslation)
+                StartTranslation(cpu, ref control);
         }
         else
         {
@@ -36,12 +38,22 @@ internal static class ControllerStage
         for (int i = 0; i < control.ControllerCount; i++)
         {
             ControllerState device = StressState.LoadController(cpu.Bus, control, i);
-            Prepare(cpu, ref control, ref device);
+            Prepare(cpu, ref control, ref device, i);
+            PciStage.RouteInterrupts(cpu, ref control, ref device, i);
             StressState.StoreController(cpu.Bus, i, device);
         }
 
+        PowerStage.Start(cpu, ref control);
         BootStage.LayOutFrames(ref control);
         control.Phase = StressPhase.StartControllers;
+    }
+
+    private static void StartTranslation(GuestCpu cpu, ref StressControl control)
+    {
+        control.Translating = control.Options.Iommu == IommuMode.Translate;
+        if (!control.Translating && (control.Unit.ExtendedCapabilities & VtdRegisters.PassThrough) == 0)
+            throw new GuestPanicException("the IOMMU has no pass-through");
+        control.Unit.EnableTranslation(cpu);
     }
 
     /// <summary>One step of every controller that is not ready; halts when all wait.</summary>
@@ -80,7 +92,7 @@ internal static class ControllerStage
     }
 
     /// <summary>Memory, a domain of its own, and what stays mapped.</summary>
-    private static void Prepare(GuestCpu cpu, ref StressControl control, ref ControllerState device)
+    private static void Prepare(GuestCpu cpu, ref StressControl control, ref ControllerState device, int index)
     {
         GuestBus bus = cpu.Bus;
         ref readonly StressOptions options = ref control.Options;
@@ -91,24 +103,8 @@ internal static class ControllerStage
         if (((device.Capabilities >> NvmeRegisters.CapMinPageShift) & 0xF) != 0)
             throw new GuestPanicException("the controller cannot use pages of 4 KiB");
 
-        if (control.Unit.Registers.Value != 0)
-        {
-            if (control.Translating)
-            {
-                device.Translated = true;
-                uint tables = StressSizing.TablePages(options);
-                device.Table = SecondStageTable.Create(bus, control.Unit.AddressBits, heap.Allocate((ulong)tables << RamPage.Shift), tables);
-                device.Iovas = IovaAllocator.Create(
-                    bus, heap.Allocate(IovaAllocator.BitmapBytes), heap.Allocate(IovaAllocator.BitmapBytes),
-                    heap.Allocate(IovaAllocator.CacheBytes), control.Unit.AddressBits);
-
-                // The interrupt window is never translated (VT-d 3.14); addresses of BARs could be routed to a peer before they get there.
-                device.Iovas.Reserve(bus, BoardLayout.InterruptBase.Value >> RamPage.Shift, BoardLayout.InterruptSize >> RamPage.Shift);
-                device.Iovas.Reserve(bus, control.MmioBase.Value >> RamPage.Shift, (control.MmioEnd - control.MmioBase) >> RamPage.Shift);
-            }
-
-            control.Unit.Attach(cpu, device.Bdf, device.Domain, device.Translated ? device.Table.Root : null);
-        }
+        if (control.Unit.Translates)
+            Attach(cpu, ref control, ref device, index);
 
         Gpa adminSubmission = heap.Allocate(RamPage.Size);
         Gpa adminCompletion = heap.Allocate(RamPage.Size);
@@ -139,6 +135,47 @@ internal static class ControllerStage
         batch.Submit(ref control.Unit);
     }
 
+    /// <summary>A domain of its own, or two when it is to change between them; pass-through when it is not to be translated.</summary>
+    private static void Attach(GuestCpu cpu, ref StressControl control, ref ControllerState device, int index)
+    {
+        if (control.Unit.Scalable)
+        {
+            device.Pasids = control.Heap.Allocate(VtdUnit.PasidBytes);
+            cpu.Bus.Fill(device.Pasids, VtdUnit.PasidBytes, 0);
+        }
+
+        if (!control.Translating)
+        {
+            control.Unit.Attach(cpu, device.Bdf, SwitchStage.PassThroughDomain(index), null, device.Pasids);
+            return;
+        }
+
+        device.Translated = true;
+        device.Dma = CreateDomain(cpu.Bus, ref control, (ushort)(index + 1));
+        if (control.Options.DomainSwitches > 0)
+            device.OtherDma = CreateDomain(cpu.Bus, ref control, (ushort)(StressLayout.MaxControllers + index + 1));
+        control.Unit.Attach(cpu, device.Bdf, device.Dma.Id, device.Dma.Table, device.Pasids);
+    }
+
+    private static DmaDomain CreateDomain(GuestBus bus, ref StressControl control, ushort id)
+    {
+        ref BumpAllocator heap = ref control.Heap;
+        uint tables = StressSizing.TablePages(control.Options);
+        var table = IoPageTable.Create(bus, control.Unit.AddressBits, control.Unit.FirstStage, heap.Allocate((ulong)tables << RamPage.Shift), tables);
+        var iovas = IovaAllocator.Create(
+            bus, heap.Allocate(IovaAllocator.BitmapBytes), heap.Allocate(IovaAllocator.BitmapBytes),
+            heap.Allocate(IovaAllocator.CacheBytes), table.UsableBits);
+
+        // The interrupt window is never translated (VT-d 3.14); addresses of BARs could be routed to a peer before they get there.
+        iovas.Reserve(bus, BoardLayout.InterruptBase.Value >> RamPage.Shift, BoardLayout.InterruptSize >> RamPage.Shift);
+        iovas.Reserve(bus, control.MmioBase.Value >> RamPage.Shift, (control.MmioEnd - control.MmioBase) >> RamPage.Shift);
+
+        // What must have the same address everywhere has its GPA, see DmaMapping.MapCoherent.
+        if (control.Options.DomainSwitches > 0)
+            iovas.Reserve(bus, 0, control.Heap.End.Value >> RamPage.Shift);
+        return new DmaDomain { Id = id, Table = table, Iovas = iovas };
+    }
+
     private static void PrepareSlots(
         GuestCpu cpu, ref StressControl control, ref ControllerState device, ref VtdUnit.InvalidationBatch batch, uint slots)
     {
@@ -160,7 +197,7 @@ internal static class ControllerStage
             cpu.Bus.Store(device.FreeSlots + (i * 2UL), (ushort)i);
         }
 
-        device.FreeCount = slots;
+        device.FreeCount = device.SlotCount = slots;
     }
 
     private static void Advance(GuestCpu cpu, ref StressControl control, ref ControllerState device)

@@ -27,16 +27,23 @@ internal struct ControllerState
 {
     public ControllerPhase Phase;
     public ushort Bdf;
-    public ushort Domain;
     public Gpa Registers;
     public ulong Capabilities;
     public ulong Deadline;
     public uint VectorCount;
 
-    // DMA: the domain's table and IOVAs; not used without translation.
+    // DMA: the domain that it is in; not used without translation.
     public bool Translated;
-    public SecondStageTable Table;
-    public IovaAllocator Iovas;
+    public DmaDomain Dma;
+
+    /// <summary>The device's PASID directory and table, in scalable mode.</summary>
+    public Gpa Pasids;
+
+    // The domain that it is not in, and where it is on its round, see SwitchStage.
+    public DmaDomain OtherDma;
+    public uint Place;
+    public bool SwitchPending;
+    public Pacer Switching;
 
     public NvmeQueuePair Admin;
     public ulong AdminSubmissionDma;
@@ -66,6 +73,7 @@ internal struct ControllerState
     public uint PagesPerSlot;
     public Gpa FreeSlots;
     public uint FreeCount;
+    public uint SlotCount;
     public Gpa DoneSlots;
     public uint DoneHead;
     public uint DoneCount;

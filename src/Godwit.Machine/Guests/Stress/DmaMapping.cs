@@ -21,12 +21,31 @@ internal static class DmaMapping
             return memory.Value;
         int pages = (int)((bytes + RamPage.Size - 1) >> RamPage.Shift);
         int order = IovaAllocator.OrderOf(pages);
-        Iova iova = device.Iovas.Allocate(cpu.Bus, order);
+        if (control.Options.DomainSwitches > 0)
+            return MapEverywhere(cpu, ref control, ref device, ref batch, memory, pages);
+        Iova iova = device.Dma.Iovas.Allocate(cpu.Bus, order);
         for (int i = 0; i < pages; i++)
-            device.Table.Map(cpu.Bus, iova + ((ulong)i << RamPage.Shift), memory + ((ulong)i << RamPage.Shift), ReadWrite);
+            device.Dma.Table.Map(cpu.Bus, iova + ((ulong)i << RamPage.Shift), memory + ((ulong)i << RamPage.Shift), ReadWrite);
         control.Maps += (ulong)pages;
         AnnounceMap(ref control, ref device, ref batch, iova, order);
         return iova.Value;
+    }
+
+    /// <summary>At its GPA in both domains, and so in pass-through: the device keeps the address while its domain changes.</summary>
+    private static ulong MapEverywhere(
+        GuestCpu cpu, ref StressControl control, ref ControllerState device, ref VtdUnit.InvalidationBatch batch, Gpa memory, int pages)
+    {
+        for (int i = 0; i < pages; i++)
+        {
+            Gpa page = memory + ((ulong)i << RamPage.Shift);
+            var iova = new Iova(page.Value);
+            device.Dma.Table.Map(cpu.Bus, iova, page, ReadWrite);
+            device.OtherDma.Table.Map(cpu.Bus, iova, page, ReadWrite);
+            AnnounceMap(ref control, ref device, ref batch, iova, order: 0);
+        }
+
+        control.Maps += (ulong)pages;
+        return memory.Value;
     }
 
     /// <summary>With caching mode the unit must be told of new entries too (VT-d 6.1).</summary>
@@ -34,7 +53,7 @@ internal static class DmaMapping
         ref StressControl control, ref ControllerState device, ref VtdUnit.InvalidationBatch batch, Iova iova, int order)
     {
         if (control.Unit.CachingMode)
-            batch.AddPages(ref control.Unit, device.Domain, iova, order);
+            batch.AddPages(ref control.Unit, device.Dma.Id, iova, order);
     }
 
     /// <summary>Clears a command's mapping. Strict: queues its invalidation. Lazy: puts it where <see cref="FlushLazy"/> finds it.</summary>
@@ -42,11 +61,11 @@ internal static class DmaMapping
         GuestCpu cpu, ref StressControl control, ref ControllerState device, ref VtdUnit.InvalidationBatch batch, ref CommandSlot slot)
     {
         for (uint i = 0; i < slot.PageCount; i++)
-            device.Table.Unmap(cpu.Bus, slot.Iova + ((ulong)i << RamPage.Shift));
+            device.Dma.Table.Unmap(cpu.Bus, slot.Iova + ((ulong)i << RamPage.Shift));
         control.Unmaps += slot.PageCount;
         if (control.Options.Map == MapMode.Strict)
         {
-            batch.AddPages(ref control.Unit, device.Domain, slot.Iova, slot.Order);
+            batch.AddPages(ref control.Unit, device.Dma.Id, slot.Iova, slot.Order);
             batch.AddWait(ref control.Unit);
             return;
         }
@@ -65,13 +84,13 @@ internal static class DmaMapping
         if (device.FlushCount == 0)
             return;
         var batch = new VtdUnit.InvalidationBatch(cpu);
-        batch.AddDomain(ref control.Unit, device.Domain);
+        batch.AddDomain(ref control.Unit, device.Dma.Id);
         batch.Submit(ref control.Unit);
         uint count = Math.Min(device.FlushCount, StressSizing.FlushEntries);
         for (uint i = 0; i < count; i++)
         {
             ulong entry = cpu.Bus.Load<ulong>(device.FlushQueue + (i * 8UL));
-            device.Iovas.Free(cpu.Bus, new Iova(entry & ~(ulong)(RamPage.Size - 1)), (int)(entry & (RamPage.Size - 1)));
+            device.Dma.Iovas.Free(cpu.Bus, new Iova(entry & ~(ulong)(RamPage.Size - 1)), (int)(entry & (RamPage.Size - 1)));
         }
 
         device.FlushCount = 0;

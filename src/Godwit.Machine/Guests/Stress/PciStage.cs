@@ -5,12 +5,11 @@ using Godwit.Memory;
 
 namespace Godwit.Machine.Guests.Stress;
 
-/// <summary>Finds the NVMe controllers on bus 0, gives them addresses and interrupt vectors.</summary>
+/// <summary>Finds the NVMe controllers on bus 0, gives them addresses and interrupts.</summary>
 internal static class PciStage
 {
     private const uint DevicesPerBus = 32;
     private const byte FirstVector = 0x40;
-    private const byte BootCpuApicId = 0;
 
     /// <summary>Looks at one device number; when all are done, goes on.</summary>
     public static void ScanOne(GuestCpu cpu, ref StressControl control)
@@ -42,6 +41,28 @@ internal static class PciStage
         }
     }
 
+    /// <summary>
+    /// Routes both interrupts of a controller to the CPU that the options name: through the remapping table when there is one, else by
+    /// messages that name the CPU themselves.
+    /// </summary>
+    public static void RouteInterrupts(GuestCpu cpu, ref StressControl control, ref ControllerState device, int index)
+    {
+        var destination = (uint)control.Options.InterruptCpu;
+        byte vector = (byte)(FirstVector + (2 * index));
+        Span<MsiMessage> messages = stackalloc MsiMessage[2];
+        for (int i = 0; i < messages.Length; i++, vector++)
+        {
+            messages[i] = control.Unit.RemapsInterrupts
+                ? control.Unit.AddInterrupt(cpu, device.Bdf, destination, vector)
+                : MsiMessage.Compatible(destination, vector);
+        }
+
+        int used = new PciConfig(cpu, control.Ecam, device.Bdf).EnableMsix(messages);
+        if (used == 0)
+            throw new GuestPanicException($"NVMe controller 0x{device.Bdf:x4} has no MSI-X");
+        device.VectorCount = (uint)used;
+    }
+
     /// <summary>The controller that a vector belongs to, or -1. Each has two: admin queue and I/O queue.</summary>
     public static int ControllerOf(byte vector, uint controllers)
     {
@@ -58,17 +79,11 @@ internal static class PciStage
         config.Enable();
 
         int index = (int)control.ControllerCount++;
-        byte vector = (byte)(FirstVector + (2 * index));
-        int vectors = config.EnableMsix(bars, BootCpuApicId, [vector, (byte)(vector + 1)]);
-        if (vectors == 0)
-            throw new GuestPanicException($"NVMe controller 0x{bdf:x4} has no MSI-X");
         cpu.Bus.Store(StressLayout.Controller(index), new ControllerState
         {
             Phase = ControllerPhase.Found,
             Bdf = bdf,
-            Domain = (ushort)(index + 1),
             Registers = new Gpa(bars[0]),
-            VectorCount = (uint)vectors,
         });
     }
 }

@@ -13,6 +13,9 @@ internal enum StressPhase : uint
     StartControllers,
     Populate,
     Running,
+
+    /// <summary>All I/O has ended and the machine was switched off.</summary>
+    Off,
 }
 
 /// <summary>
@@ -46,6 +49,11 @@ internal struct StressControl
     public VtdUnit Unit;
     public bool Translating;
 
+    // The power button; once it was pressed no I/O is started any more.
+    public PowerButton Power;
+    public ushort PowerSource;
+    public bool PoweringDown;
+
     // The CPU's working set: frames from WorkingSetFirst on.
     public ulong WorkingSetFirst;
     public ulong WorkingSetStride;
@@ -53,6 +61,10 @@ internal struct StressControl
     public ulong Sweep;
     public ulong SweepPosition;
     public Pacer Dirtying;
+
+    // Where interrupts go while they are moved about.
+    public Pacer InterruptMoves;
+    public bool InterruptsAtBootCpu;
 
     // Randomness and clocks.
     public ulong Random;
@@ -71,6 +83,7 @@ internal struct StressControl
     public ulong Interrupts;
     public ulong CpuPagesDirtied;
     public ulong IommuFaults;
+    public ulong DomainSwitches;
 
     /// <summary>The next random number (xorshift64*).</summary>
     public ulong NextRandom()

@@ -18,6 +18,9 @@ internal static class StressLayout
     /// <summary><see cref="MismatchLog"/>.</summary>
     public static Gpa Log => Control + 0x1000;
 
+    /// <summary>For each controller, how many of its interrupts other CPUs than the first have taken: a word each, see <see cref="RemoteInterrupts"/>.</summary>
+    public static Gpa RemoteInterrupts => Control + 0x6000;
+
     public static Gpa Heap => Control + 0x8000;
 
     /// <summary><see cref="ControllerState"/> of each controller, a page each.</summary>

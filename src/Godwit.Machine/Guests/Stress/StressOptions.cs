@@ -1,3 +1,5 @@
+using Godwit.Machine.Guests.Drivers;
+
 namespace Godwit.Machine.Guests.Stress;
 
 /// <summary>What an I/O buffer's unmapping waits for.</summary>
@@ -41,6 +43,11 @@ internal readonly record struct StressOptions
         new("io-rate", "0", "I/O commands a second on each controller; 0 for as many as go") { Max = 10_000_000 },
         new("map", "strict", "strict invalidates each unmap at once, lazy in batches") { Choices = ["strict", "lazy"] },
         new("iommu", "translate", "use of the vIOMMU: translate, passthrough or off") { Choices = ["translate", "passthrough", "off"] },
+        new("tables", "second", "page tables of a vIOMMU with scalable mode: second or first stage, or legacy mode") { Choices = ["second", "first", "legacy"] },
+        new("domain-switches", "0", "times a second that a device changes its domain: one, another, pass-through") { Max = 1000 },
+        new("intremap", "on", "whether interrupts go through the vIOMMU's remapping, if it has that: on or off") { Choices = ["on", "off"] },
+        new("irq-cpu", "0", "APIC id of the vCPU that the devices interrupt") { Max = MachineConfig.MaxVcpus - 1 },
+        new("irq-moves", "0", "times a second that the interrupts are moved between vCPU 0 and irq-cpu; needs remapping") { Max = 10_000 },
         new("churn", "1000", "mapped buffers moved to other pages, a second, besides the I/O") { Max = 1_000_000 },
         new("dirty-rate", "64", "MiB of memory dirtied by the CPU a second") { Max = 1 << 20 },
         new("working-set", "16M", "memory that the CPU dirties") { Max = 1L << 40, Granularity = BlockSize },
@@ -61,6 +68,16 @@ internal readonly record struct StressOptions
     public MapMode Map { get; init; }
 
     public IommuMode Iommu { get; init; }
+
+    public TableKind Tables { get; init; }
+
+    public ulong DomainSwitches { get; init; }
+
+    public bool RemapInterrupts { get; init; }
+
+    public int InterruptCpu { get; init; }
+
+    public ulong InterruptMoves { get; init; }
 
     public ulong Churn { get; init; }
 
@@ -99,6 +116,11 @@ internal readonly record struct StressOptions
             IoRate = (ulong)Value("io-rate"),
             Map = (MapMode)Value("map"),
             Iommu = (IommuMode)Value("iommu"),
+            Tables = (TableKind)Value("tables"),
+            DomainSwitches = (ulong)Value("domain-switches"),
+            RemapInterrupts = Value("intremap") == 0, // the index among the words
+            InterruptCpu = (int)Value("irq-cpu"),
+            InterruptMoves = (ulong)Value("irq-moves"),
             Churn = (ulong)Value("churn"),
             DirtyRate = (ulong)Value("dirty-rate"),
             WorkingSetPages = (ulong)(Value("working-set") / BlockSize),

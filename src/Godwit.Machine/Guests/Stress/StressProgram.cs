@@ -1,5 +1,6 @@
 using System.Runtime.InteropServices;
 using System.Text;
+using Godwit.Machine.Guests.Drivers;
 using Godwit.Machine.Managed;
 
 namespace Godwit.Machine.Guests.Stress;
@@ -14,6 +15,12 @@ internal sealed class StressProgram : GuestProgram
 
     public override void Step(GuestCpu cpu)
     {
+        if (cpu.ApicId != 0)
+        {
+            RemoteInterrupts.Sleep(cpu);
+            return;
+        }
+
         // The first step finds RAM as the firmware left it.
         if (cpu.Registers.ProgramCounter == 0)
         {
@@ -41,6 +48,11 @@ internal sealed class StressProgram : GuestProgram
                 break;
             case StressPhase.Running:
                 RunStage.Run(cpu, ref control);
+                if (control.PoweringDown)
+                    PowerStage.SwitchOffWhenIdle(cpu, ref control);
+                break;
+            case StressPhase.Off:
+                cpu.Halt();
                 break;
             default:
                 throw new GuestPanicException($"control block damaged: phase {(uint)control.Phase}");
@@ -51,8 +63,16 @@ internal sealed class StressProgram : GuestProgram
 
     public override void Interrupt(GuestCpu cpu, byte vector)
     {
+        if (cpu.ApicId != 0)
+        {
+            RemoteInterrupts.Forward(cpu, vector);
+            return;
+        }
+
         StressControl control = StressState.LoadControl(cpu.Bus);
         control.Interrupts++;
+        if (vector == PowerButton.Vector)
+            PowerStage.Interrupt(cpu, ref control);
         int index = PciStage.ControllerOf(vector, control.ControllerCount);
         if (index >= 0)
         {
@@ -70,8 +90,8 @@ internal sealed class StressProgram : GuestProgram
     {
         byte[] bytes = Encoding.UTF8.GetBytes(text);
         int length = Math.Min(bytes.Length, StressLayout.MaxPanicText);
-        cpu.Bus.Store(StressLayout.PanicText, length);
         cpu.Bus.Store(StressLayout.PanicText + 4, bytes.AsSpan(0, length));
+        cpu.Bus.Store(StressLayout.PanicText, length); // last: whoever reads it finds the text complete
     }
 
     public override GuestReport ReadReport(GuestBus memory)
@@ -96,8 +116,10 @@ internal sealed class StressProgram : GuestProgram
             Maps = (long)control.Maps,
             Unmaps = (long)control.Unmaps,
             Interrupts = (long)control.Interrupts,
+            RemoteInterrupts = Stress.RemoteInterrupts.Count(memory),
             CpuPagesDirtied = (long)control.CpuPagesDirtied,
             IommuFaults = (long)control.IommuFaults,
+            DomainSwitches = (long)control.DomainSwitches,
             Panic = panic,
         };
     }
@@ -119,6 +141,7 @@ internal sealed class StressProgram : GuestProgram
         StressPhase.StartControllers => "starting controllers",
         StressPhase.Populate => "filling memory",
         StressPhase.Running => "running",
+        StressPhase.Off => "off",
         _ => "damaged",
     };
 }

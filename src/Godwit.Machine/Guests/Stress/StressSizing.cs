@@ -43,16 +43,22 @@ internal static class StressSizing
         + Pages(options.RegionBlocks * 8)
         + Pages(FlushEntries * 8)
         + Pages(ChurnBuffers * ChurnBuffer.Size)
-        + (2 * IovaAllocator.BitmapBytes) + Pages(IovaAllocator.CacheBytes)
-        + ((ulong)TablePages(options) << RamPage.Shift);
+        + VtdUnit.PasidBytes
+        + ((options.DomainSwitches > 0 ? 2UL : 1UL) * DomainBytes(options));
+
+    private static ulong DomainBytes(in StressOptions options) =>
+        (2 * IovaAllocator.BitmapBytes) + Pages(IovaAllocator.CacheBytes) + ((ulong)TablePages(options) << RamPage.Shift);
 
     /// <summary>Pages for I/O buffers of all controllers.</summary>
     public static uint BufferPages(in StressOptions options, int controllers) => (uint)controllers
         * (((uint)options.QueueDepth * PagesPerSlot(options) * 2) + (ChurnBuffers * ChurnBuffer.Pages * 2));
 
-    /// <summary>Bytes of the heap in all: the unit's four pages, the buffer stack, the controllers.</summary>
+    /// <summary>The remapping unit: root table, two pages of context table, queue, wait status, interrupt table.</summary>
+    public const ulong UnitBytes = 6 * (ulong)RamPage.Size;
+
+    /// <summary>Bytes of the heap in all: the unit, the buffer stack, the controllers.</summary>
     public static ulong HeapBytes(in StressOptions options, int controllers) =>
-        (4 * (ulong)RamPage.Size) + Pages(BufferPages(options, controllers) * 8UL) + ((ulong)controllers * ControllerBytes(options));
+        UnitBytes + Pages(BufferPages(options, controllers) * 8UL) + ((ulong)controllers * ControllerBytes(options));
 
     /// <summary>Host side: whether the program will find room.</summary>
     /// <exception cref="ArgumentException">The machine's memory is too small for the options.</exception>

@@ -19,6 +19,8 @@ internal static class SubmitStage
     /// <summary>Starts as many commands as a step may. False: nothing could be started.</summary>
     public static bool Run(GuestCpu cpu, ref StressControl control, ref ControllerState device, ulong now)
     {
+        if (device.SwitchPending || control.PoweringDown)
+            return false; // what is in flight ends first
         uint allowed = Math.Min(device.FreeCount, CommandsPerStep);
         if (control.Options.IoRate > 0)
             allowed = device.IoPacing.Take(now, control.Options.IoRate, allowed);
@@ -175,13 +177,13 @@ internal static class SubmitStage
             return;
         int order = IovaAllocator.OrderOf(slot.PageCount);
         slot.Order = (byte)order;
-        slot.Iova = device.Iovas.Allocate(cpu.Bus, order);
+        slot.Iova = device.Dma.Iovas.Allocate(cpu.Bus, order);
         slot.Mapped = true;
         ulong rights = DmaMapping.RightsFor(slot.Kind);
         for (uint i = 0; i < slot.PageCount; i++)
         {
             Gpa page = StressState.LoadSlotPage(cpu.Bus, device, id, i);
-            device.Table.Map(cpu.Bus, slot.Iova + ((ulong)i << RamPage.Shift), page, rights);
+            device.Dma.Table.Map(cpu.Bus, slot.Iova + ((ulong)i << RamPage.Shift), page, rights);
         }
 
         control.Maps += slot.PageCount;

@@ -1,5 +1,17 @@
 namespace Godwit.Vfio.Spec;
 
+/// <summary>The MSI capability (PCI Express 5.0, 7.7.1).</summary>
+internal static class MsiRegisters
+{
+    internal const byte Id = 0x05;
+    internal const int Length = 14;
+    internal const int MessageControl = 2;     // 7.7.1.2
+    internal const uint CapableMask = 7;
+    internal const int CapableShift = 1;
+    internal const int MostCapable = 5;        // 32 vectors; 6 and 7 are reserved
+    internal const uint Wide = 1 << 7;
+}
+
 /// <summary>The MSI-X capability (PCI Express 5.0, 7.7.2).</summary>
 internal static class MsixRegisters
 {

@@ -105,9 +105,9 @@ internal sealed partial class Session
         if (rest.Length < count * Unsafe.SizeOf<SpanBody>())
             return Errno.EINVAL;
         LogRanges? armed = LogRanges.All;
+        var ranges = new DmaRange[count];
         if (count != 0)
         {
-            var ranges = new DmaRange[count];
             for (int i = 0; i < count; i++)
             {
                 Wire.TryTake(rest, out SpanBody range, out rest);
@@ -117,7 +117,10 @@ internal sealed partial class Session
             if (error != Errno.None)
                 return error;
         }
-        control.PageSize = Math.Clamp(control.PageSize, MinLogPage, MaxLogPage);
+        Errno refusal = _options.LogLimits.Check(ranges);
+        if (refusal != Errno.None)
+            return refusal;
+        control.PageSize = Math.Clamp(control.PageSize, Math.Max(MinLogPage, _options.LogLimits.PageSize), MaxLogPage);
         _host.StartLog(new DmaLog(control.PageSize, armed!));
         // The request comes back with the page size that was chosen.
         length = Echo(request, data[..(Unsafe.SizeOf<LogControlBody>() + count * Unsafe.SizeOf<SpanBody>())]);

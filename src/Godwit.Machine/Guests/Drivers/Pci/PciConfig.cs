@@ -86,35 +86,46 @@ internal readonly ref struct PciConfig(GuestCpu cpu, Gpa ecam, ushort bdf)
         }
     }
 
+    /// <summary>Where a memory BAR has been placed; 0 for none.</summary>
+    private Gpa BarAddress(int bar)
+    {
+        if (bar >= PciRegisters.Bars)
+            return default;
+        uint low = Read32(PciRegisters.Bar0 + (bar * 4));
+        bool wide = (low & PciRegisters.BarTypeMask) == PciRegisters.BarType64 && bar + 1 < PciRegisters.Bars;
+        return new Gpa((low & PciRegisters.BarMemoryMask) | (wide ? (ulong)Read32(PciRegisters.Bar0 + ((bar + 1) * 4)) << 32 : 0));
+    }
+
     /// <summary>Memory decoding and bus mastering on.</summary>
     public void Enable() => Write16(PciRegisters.Command,
         (ushort)(Read16(PciRegisters.Command) | PciRegisters.CommandMemorySpace | PciRegisters.CommandBusMaster));
 
     /// <summary>
-    /// Enables MSI-X with entry i sending vector <paramref name="vectors"/>[i] to the local APIC <paramref name="apicId"/>, in
-    /// compatibility format. Fewer entries than vectors: the last entry serves the rest. Returns the entries used, 0 without MSI-X.
+    /// Enables MSI-X with entry i sending <paramref name="messages"/>[i]. Fewer entries than messages: the last entry serves the rest.
+    /// Returns the entries used, 0 without MSI-X.
     /// </summary>
-    public int EnableMsix(ReadOnlySpan<ulong> bars, byte apicId, ReadOnlySpan<byte> vectors)
+    public int EnableMsix(ReadOnlySpan<MsiMessage> messages)
     {
         int capability = FindCapability(PciRegisters.CapabilityMsix);
         if (capability == 0)
             return 0;
         ushort control = Read16(capability + PciRegisters.MsixControl);
-        int entries = Math.Min((control & PciRegisters.MsixControlSizeMask) + 1, vectors.Length);
+        int entries = Math.Min((control & PciRegisters.MsixControlSizeMask) + 1, messages.Length);
         uint location = Read32(capability + PciRegisters.MsixTable);
         int bir = (int)(location & PciRegisters.MsixBirMask);
-        if (bir >= bars.Length || bars[bir] == 0)
+        Gpa bar = BarAddress(bir);
+        if (bar.Value == 0)
             return 0;
 
         // Enabled but masked as a whole while the table is written.
         Write16(capability + PciRegisters.MsixControl, (ushort)(control | PciRegisters.MsixControlEnable | PciRegisters.MsixControlMaskAll));
-        Gpa table = new Gpa(bars[bir]) + (location & ~PciRegisters.MsixBirMask);
+        Gpa table = bar + (location & ~PciRegisters.MsixBirMask);
         for (int i = 0; i < entries; i++)
         {
             Gpa entry = table + (ulong)(i * PciRegisters.MsixEntrySize);
-            cpu.WriteMmio32(entry, 0xFEE0_0000u | ((uint)apicId << 12)); // SDM vol. 3, 11.11.1
+            cpu.WriteMmio32(entry, messages[i].Address);
             cpu.WriteMmio32(entry + 4, 0);
-            cpu.WriteMmio32(entry + PciRegisters.MsixEntryData, vectors[i]);
+            cpu.WriteMmio32(entry + PciRegisters.MsixEntryData, messages[i].Data);
             cpu.WriteMmio32(entry + PciRegisters.MsixEntryControl, 0);
         }
 

@@ -19,6 +19,8 @@ public sealed class BlockerTests
     {
         using var machine = new PassthroughMachine(configure: o => o with { EnableMigration = false });
         AssertOnly<MigrationDisabledBlocker>(machine, "device-migration-disabled");
+        using var on = new PassthroughMachine(configure: o => o with { EnableMigration = true });
+        Assert.Empty(on.Function.QueryBlockers(1));
     }
 
     [Fact]
@@ -26,13 +28,17 @@ public sealed class BlockerTests
     {
         using var machine = new PassthroughMachine(With(d => d with { Migration = MigrationSupport.None }));
         AssertOnly<DeviceWithoutMigrationBlocker>(machine, "device-without-migration");
+        using var other = new PassthroughMachine(With(d => d with { Migration = MigrationSupport.StopCopy }));
+        Assert.Empty(other.Function.QueryBlockers(1));
     }
 
     [Fact]
     public void NoLogOfDma()
     {
         using var machine = new PassthroughMachine(With(d => d with { DmaLogging = false }));
-        AssertOnly<DeviceWithoutDirtyLoggingBlocker>(machine, "device-without-dma-logging");
+        AssertOnly<NoDirtySourceBlocker>(machine, "no-dirty-source");
+        using var all = new PassthroughMachine(With(d => d with { DmaLogging = false }), configure: o => o with { DirtyTracking = DirtyTrackingMode.Pessimistic });
+        Assert.Empty(all.Function.QueryBlockers(1));
     }
 
     [Fact]

@@ -1,0 +1,126 @@
+using Godwit.Memory;
+
+namespace Godwit.Migration;
+
+/// <summary>Sends runs of pages over one connection: finds zeros, copies and checksums the rest. For one thread.</summary>
+internal sealed unsafe class PageRunSender(GuestRam ram, FrameWriter writer, Action afterFrame)
+{
+    // 256 KiB a frame. The copy in the writer's buffer should still be in the cache when the kernel copies it on.
+    private const ulong PagesPerFrame = 64;
+
+    // From this run length on it pays to ask the kernel whether there is anything: 2 MiB, its allocation unit where it uses huge pages.
+    private const ulong WorthAsking = 512;
+
+    private PageRun _zeros; // zero pages found and not yet sent
+    private ulong _pages;
+    private ulong _zeroPages;
+
+    /// <summary>Pages with contents sent since <see cref="BeginRound"/>. Any thread.</summary>
+    internal ulong Pages => Volatile.Read(ref _pages);
+
+    /// <summary>Zero pages sent since then. Any thread.</summary>
+    internal ulong ZeroPages => Volatile.Read(ref _zeroPages);
+
+    /// <summary>Resets the counts.</summary>
+    internal void BeginRound()
+    {
+        Volatile.Write(ref _pages, 0);
+        Volatile.Write(ref _zeroPages, 0);
+    }
+
+    /// <summary>Sends pages whose marks have been taken.</summary>
+    internal void Send(ReadOnlySpan<DirtyRun> runs)
+    {
+        foreach (DirtyRun run in runs)
+            SendRun(run.First, run.Count);
+    }
+
+    private void SendRun(RamPage first, ulong count)
+    {
+        while (count > 0)
+        {
+            int index = FindBlock(first);
+            RamBlock block = ram.Blocks[index];
+            ulong page = first.Index - block.FirstPage.Index;
+            ulong inBlock = Math.Min(count, block.PageCount - page);
+            SendRunOfBlock(index, block, page, inBlock);
+            first += inBlock;
+            count -= inBlock;
+        }
+    }
+
+    private int FindBlock(RamPage page)
+    {
+        // Machines have a handful of blocks.
+        for (int i = 0; i < ram.Blocks.Count; i++)
+        {
+            RamBlock block = ram.Blocks[i];
+            if (page >= block.FirstPage && page.Index - block.FirstPage.Index < block.PageCount)
+                return i;
+        }
+
+        throw new InvalidOperationException($"The dirty bitmap marks {page}, which no block holds");
+    }
+
+    private void SendRunOfBlock(int index, RamBlock block, ulong page, ulong count)
+    {
+        byte* memory = block.Pointer;
+        ulong end = page + count;
+        // Where a hole of the file ends; pages below it need no look.
+        ulong hole = count >= WorthAsking ? RamHoles.NextData(block, page << RamPage.Shift) >> RamPage.Shift : page;
+        while (page < end)
+        {
+            if (page < hole)
+            {
+                ulong empty = Math.Min(hole, end) - page;
+                AddZeros(index, page, empty);
+                page += empty;
+                continue;
+            }
+
+            // SAFETY: page is below end, which is within the block.
+            if (ZeroPage.IsZero(memory + (page << RamPage.Shift)))
+            {
+                AddZeros(index, page, 1);
+                page++;
+                // A stretch of zeros may be a hole from here on.
+                if (page % WorthAsking == 0 && end - page >= WorthAsking)
+                    hole = RamHoles.NextData(block, page << RamPage.Shift) >> RamPage.Shift;
+                continue;
+            }
+
+            ulong run = 1;
+            while (run < PagesPerFrame && page + run < end && !ZeroPage.IsZero(memory + ((page + run) << RamPage.Shift)))
+                run++;
+            FlushZeros();
+            writer.WritePages(new PageRun(index, page, run), memory + (page << RamPage.Shift));
+            Volatile.Write(ref _pages, _pages + run);
+            page += run;
+            afterFrame();
+        }
+    }
+
+    private void AddZeros(int block, ulong page, ulong count)
+    {
+        Volatile.Write(ref _zeroPages, _zeroPages + count);
+        if (_zeros.Count != 0 && _zeros.Block == block && _zeros.FirstPage + _zeros.Count == page)
+        {
+            _zeros = _zeros with { Count = _zeros.Count + count };
+            return;
+        }
+
+        FlushZeros();
+        _zeros = new PageRun(block, page, count);
+    }
+
+    /// <summary>Sends the zero pages that are still gathered.</summary>
+    internal void FlushZeros()
+    {
+        if (_zeros.Count == 0)
+            return;
+        Span<byte> payload = stackalloc byte[PageRun.Size];
+        _zeros.Write(payload);
+        writer.Write(FrameType.ZeroPages, payload);
+        _zeros = default;
+    }
+}

@@ -1,0 +1,193 @@
+using Godwit.Memory;
+
+namespace Godwit.Vfio.Tests;
+
+/// <summary>Faults that can be put into the tracker of the host's dirty bits.</summary>
+public enum HostIommuFault
+{
+    /// <summary>None: the tracker as it is.</summary>
+    None,
+
+    /// <summary>Bits die with their mapping, unread.</summary>
+    DropUnmapHarvest,
+
+    /// <summary>Queries end where it suits them, also in the middle of a large page of the tables.</summary>
+    CutMappings,
+
+    /// <summary>When bits could not be read they are set anew, and what was written meanwhile is forgotten.</summary>
+    ForgetAfterLoss,
+}
+
+/// <summary>
+/// One random life of a machine whose device is followed by the host's IOMMU, migrated some times, with every kernel rule at work; all from one
+/// seed.
+/// </summary>
+internal sealed class HostIommuLife : IDisposable
+{
+    private readonly Random _random;
+    private readonly HostRig _rig;
+    private readonly RandomGuest _guest;
+    private readonly DirtyOracle _oracle;
+    private bool _quiet;
+    private int _stepsLeft;
+
+    public HostIommuLife(int seed, HostIommuFault fault, int maxSteps = int.MaxValue)
+    {
+        _random = new Random(seed);
+        _stepsLeft = maxSteps;
+        ulong threshold = _random.Next(2) == 0 ? 8UL : 512;
+        bool type1 = fault != HostIommuFault.CutMappings && _random.Next(2) == 0;
+        _rig = new HostRig(
+            new ModelHostIommuTraits
+            {
+                Shape = type1 ? HostIommuShape.UnmapWithBitmap : HostIommuShape.QueryThenUnmap,
+                GranulePages = _random.Next(4) == 0 ? 4UL : 1,
+                MaxBitmapBits = _random.Next(3) == 0 ? (ulong)_random.Next(8, 300) : ulong.MaxValue,
+                LargestIoPage = fault == HostIommuFault.CutMappings ? 512 : 1UL << _random.Next(10),
+                TracksWrites = _random.Next(8) != 0,
+                QueryFailsPercent = fault == HostIommuFault.ForgetAfterLoss ? 20 : _random.Next(3) == 0 ? 5 : 0,
+                FailureSticks = _random.Next(2) == 0,
+                MaxMappings = _random.Next(4) == 0 ? 40 : 65535,
+            },
+            seed,
+            rig => new FaultyTracker(rig, fault, threshold));
+        _guest = new RandomGuest(_rig.Board, _random);
+        _oracle = new DirtyOracle(_rig.Board);
+        _rig.Host.Wrote = _oracle.Wrote;
+        _rig.Host.Meanwhile = () =>
+        {
+            if (!_quiet && _random.Next(3) == 0)
+                Dma(1);
+        };
+    }
+
+    public long Writes => _oracle.Writes;
+
+    public int Steps { get; private set; }
+
+    public int Completed { get; private set; }
+
+    public int Failed { get; private set; }
+
+    /// <summary>Queries before unmaps.</summary>
+    public int Leaving => _rig.Host.Queries.Leaving;
+
+    /// <summary>Lives it, and when a page is lost, looks for the shortest beginning of the same life in which one is.</summary>
+    public static string? Judge(int seed, HostIommuFault fault, out HostIommuLife life)
+    {
+        using (life = new HostIommuLife(seed, fault))
+        {
+            if (life.FindLost() is not { } whole)
+                return null;
+            for (int steps = 1; steps < life.Steps; steps++)
+            {
+                using var shorter = new HostIommuLife(seed, fault, steps);
+                if (shorter.FindLost() is { } lost)
+                    return $"seed {seed}, first {steps} of {life.Steps} steps: {lost}";
+            }
+
+            return $"seed {seed}, {life.Steps} steps: {whole}";
+        }
+    }
+
+    public void Dispose() => _rig.Dispose();
+
+    private string? FindLost()
+    {
+        try
+        {
+            for (int i = _random.Next(30); i > 0; i--)
+                _guest.Step();
+            for (int migrations = _random.Next(1, 4); migrations > 0 && _stepsLeft > 0; migrations--)
+                Migrate();
+            return null;
+        }
+        catch (LostPageException e)
+        {
+            return e.Message;
+        }
+    }
+
+    private void Migrate()
+    {
+        _rig.Board.Ram.Dirty.Start();
+        _oracle.Begin();
+        _rig.Tracker.Start();
+        try
+        {
+            for (int steps = _random.Next(5, 80); steps > 0 && _stepsLeft > 0; steps--)
+                Step();
+            if (_stepsLeft == 0 || _random.Next(4) != 0)
+            {
+                _quiet = true; // vCPUs and devices stand still
+                Sync(final: true);
+                Completed++;
+            }
+        }
+        catch (DirtyLogLostException)
+        {
+            Failed++;
+        }
+        finally
+        {
+            _quiet = false;
+            _rig.Tracker.Stop();
+            _rig.Board.Ram.Dirty.Stop();
+        }
+    }
+
+    private void Step()
+    {
+        _stepsLeft--;
+        Steps++;
+        switch (_random.Next(10))
+        {
+            case < 5:
+                _guest.Step();
+                break;
+            case < 7:
+                Dma(_random.Next(1, 20));
+                break;
+            case 7:
+                Sync(final: false);
+                break;
+            default:
+                for (int i = _random.Next(1, 20); i > 0; i--)
+                    _oracle.Transfer(64 * (ulong)_random.NextInt64((long)ModelBoard.RamPages / 64), () => Dma(_random.Next(3)));
+                break;
+        }
+    }
+
+    private void Sync(bool final)
+    {
+        long[] before = _oracle.Snapshot();
+        _rig.Tracker.Sync(final);
+        if (_oracle.FindLost(before) is { } lost)
+            throw new LostPageException(lost);
+    }
+
+    private void Dma(int writes)
+    {
+        for (int i = 0; i < writes; i++)
+        {
+            if (_rig.Host.AnyWritable(_random) is { } page)
+                _rig.Host.Dma(page);
+        }
+    }
+
+    private sealed class FaultyTracker(HostRig rig, HostIommuFault fault, ulong threshold)
+        : HostIommuTracker("dev0", rig.Host, rig.Shadow, new DirtyMarker(rig.Board.Ram.Dirty), rig.NoticeBoard)
+    {
+        protected override ulong QueryThreshold => threshold;
+
+        protected override bool KeepsMappingsWhole => fault != HostIommuFault.CutMappings;
+
+        public override bool TryUnmap(in Mapping mapping) => fault != HostIommuFault.DropUnmapHarvest && base.TryUnmap(mapping);
+
+        protected override void MarkAfterLoss()
+        {
+            if (fault != HostIommuFault.ForgetAfterLoss)
+                base.MarkAfterLoss();
+        }
+    }
+}
