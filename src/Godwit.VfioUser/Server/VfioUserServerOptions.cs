@@ -15,6 +15,12 @@ public sealed record VfioUserServerOptions
     /// <summary>How long a client may take to say what it speaks; longer would keep others out.</summary>
     public TimeSpan HandshakeTimeout { get; init; } = TimeSpan.FromSeconds(10);
 
+    /// <summary>
+    /// Whether clients may send several region writes in one message (REGION_WRITE_MULTI). They are understood in any case; QEMU 10 queues
+    /// all its region writes once they are offered.
+    /// </summary>
+    public bool OfferWriteMultiple { get; init; }
+
     /// <summary>Clock for <see cref="DmaReplyTimeout"/>.</summary>
     public TimeProvider Clock { get; init; } = TimeProvider.System;
 }
