@@ -2,7 +2,7 @@ using Godwit.Vfio;
 
 namespace Godwit.Cli;
 
-/// <summary>The argument of <c>--device</c>: <c>vfio-user,socket=PATH[,id=NAME][,enable-migration=on|off][,dirty-tracking=MODE]</c>.</summary>
+/// <summary>The argument of <c>--device</c>: <c>vfio-user,socket=PATH[,id=NAME][,enable-migration=on|off][,dirty-tracking=MODE][,reply-timeout=TIME]</c>.</summary>
 internal static class DeviceArgument
 {
     /// <summary>Reads <paramref name="text"/>; a device without an id gets <c>vfioN</c> by <paramref name="position"/>.</summary>
@@ -19,6 +19,7 @@ internal static class DeviceArgument
         string id = $"vfio{position}";
         bool migration = true;
         DirtyTrackingMode tracking = DirtyTrackingMode.Auto;
+        TimeSpan? patience = null;
         foreach ((string key, string value) in list.Settings)
         {
             switch (key)
@@ -35,14 +36,21 @@ internal static class DeviceArgument
                 case "dirty-tracking":
                     tracking = Tracking(value);
                     break;
+                case "reply-timeout":
+                    patience = Patience(value);
+                    break;
                 default:
-                    throw new FormatException($"'{key}' is not a setting of vfio-user: socket, id, enable-migration and dirty-tracking are");
+                    throw new FormatException($"'{key}' is not a setting of vfio-user: socket, id, enable-migration, dirty-tracking and reply-timeout are");
             }
         }
 
-        return string.IsNullOrEmpty(socket)
-            ? throw new FormatException("vfio-user needs socket=PATH")
-            : new VfioDeviceOptions { Id = id, Socket = socket, EnableMigration = migration, DirtyTracking = tracking };
+        if (string.IsNullOrEmpty(socket))
+        {
+            throw new FormatException("vfio-user needs socket=PATH");
+        }
+
+        var options = new VfioDeviceOptions { Id = id, Socket = socket, EnableMigration = migration, DirtyTracking = tracking };
+        return patience is { } time ? options with { ReplyTimeout = time } : options;
     }
 
     /// <summary>Reads <c>on</c> or <c>off</c>.</summary>
@@ -62,6 +70,11 @@ internal static class DeviceArgument
         "off" => DirtyTrackingMode.Off,
         _ => throw new FormatException($"dirty-tracking must be auto, device, iommu, pessimistic or off, not '{value}'"),
     };
+
+    private static TimeSpan Patience(string value) =>
+        Duration.TryParse(value, TimeSpan.FromSeconds(1), out TimeSpan time) && time >= TimeSpan.FromMilliseconds(10) && time <= TimeSpan.FromHours(1)
+            ? time
+            : throw new FormatException($"reply-timeout '{value}' must be a time from 10ms to 60m");
 
     private static string Name(string value) =>
         value.Length is > 0 and <= 64 && value.All(c => char.IsAsciiLetterOrDigit(c) || c is '-' or '_' or '.')
