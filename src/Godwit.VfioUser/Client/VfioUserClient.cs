@@ -17,13 +17,20 @@ public sealed partial class VfioUserClient : IDisposable
     /// <summary>Most data of one message that is sent: see <see cref="WireLimits.SendChunk"/>.</summary>
     private readonly int _sendChunk;
 
-    private VfioUserClient(ClientConnection connection, Capabilities peer)
+    private readonly TwinChannel? _twin;
+    private readonly bool _writeMultiple;
+    private int _disposed;
+
+    private VfioUserClient(ClientConnection connection, Capabilities peer, TwinChannel? twin)
     {
         _connection = connection;
+        _twin = twin;
+        _writeMultiple = peer.WriteMultiple;
         MaxTransfer = Math.Min(peer.MaxTransfer, WireLimits.MaxTransfer);
         MaxDmaMaps = Math.Min(peer.MaxDmaMaps, WireLimits.MaxDmaMaps);
         _maxSendFds = Math.Min(peer.MaxMessageFds, WireLimits.MaxMessageFds);
         _sendChunk = Math.Min(MaxTransfer, WireLimits.SendChunk);
+        _connection.Watch = FindFullDoorbell;
     }
 
     /// <summary>Completes when the connection has gone for a reason other than <see cref="Dispose"/>; the text says why.</summary>
@@ -38,6 +45,12 @@ public sealed partial class VfioUserClient : IDisposable
     /// <summary>Most DMA mappings the device takes, negotiated.</summary>
     public int MaxDmaMaps { get; }
 
+    /// <summary>Whether the device's own commands come on a socket of their own.</summary>
+    public bool HasTwinSocket => _twin is not null;
+
+    /// <summary>Whether the device takes several region writes in one message.</summary>
+    public bool CanWriteMultiple => _writeMultiple;
+
     /// <summary>Connects and negotiates the version and capabilities.</summary>
     /// <exception cref="LinuxException">No socket at <paramref name="path"/>, or nobody listens.</exception>
     /// <exception cref="VfioUserProtocolException">The peer speaks another version or not this protocol.</exception>
@@ -50,16 +63,26 @@ public sealed partial class VfioUserClient : IDisposable
         ArgumentOutOfRangeException.ThrowIfLessThanOrEqual(options.ReplyTimeout, TimeSpan.Zero);
         SocketHandle socket = Open(path, options);
         ClientConnection? connection = null;
+        var files = new List<FileDescriptor>();
         try
         {
-            connection = new ClientConnection(socket, path, options, dma);
-            return new VfioUserClient(connection, Negotiate(connection));
+            var answers = new DmaAnswers(dma);
+            connection = new ClientConnection(socket, path, options, answers);
+            Capabilities peer = Negotiate(connection, options, files);
+            TwinChannel? twin = TakeTwin(connection, options, peer, files) is { } theirs
+                ? new TwinChannel(theirs, connection, answers, options.ReplyTimeout)
+                : null;
+            return new VfioUserClient(connection, peer, twin);
         }
         catch
         {
             connection?.Dispose();
             socket.Dispose();
             throw;
+        }
+        finally
+        {
+            DisposeAll(files);
         }
     }
 
@@ -101,7 +124,7 @@ public sealed partial class VfioUserClient : IDisposable
             var request = new RegionAccessBody { Offset = offset, Region = (uint)index, Count = (uint)piece.Length };
             RegionAccessBody reply = default;
             int length = _connection.Call(
-                Command.RegionRead, "REGION_READ", Bytes(in request), [], [], MemoryMarshal.AsBytes(new Span<RegionAccessBody>(ref reply)), piece, out _);
+                Command.RegionRead, "REGION_READ", Bytes(in request), [], [], MemoryMarshal.AsBytes(new Span<RegionAccessBody>(ref reply)), piece);
             if (length != Unsafe.SizeOf<RegionAccessBody>() + piece.Length || reply.Count != piece.Length)
                 _connection.Violated($"REGION_READ of {piece.Length} bytes was answered with {length} bytes that say {reply.Count}");
             offset += (ulong)piece.Length;
@@ -109,11 +132,38 @@ public sealed partial class VfioUserClient : IDisposable
         }
     }
 
-    /// <summary>REGION_WRITE. <paramref name="posted"/> sends without waiting for (or wanting) a reply.</summary>
+    /// <summary>
+    /// REGION_WRITE. <paramref name="posted"/> sends without waiting for (or wanting) a reply. After <see cref="UseDoorbells"/>, what is
+    /// written to a doorbell goes by eventfd, and nothing else is posted.
+    /// </summary>
     /// <exception cref="VfioUserRemoteException">The device refused; bytes before the refused piece may have been written.</exception>
     public void WriteRegion(int index, ulong offset, ReadOnlySpan<byte> data, bool posted)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(index);
+        if (_ioEvents is { } tables)
+        {
+            if (data.Length <= sizeof(ulong) && TryRing(tables, index, offset, data))
+                return;
+            posted = false;
+        }
+        WriteByMessage(index, offset, data, posted);
+    }
+
+    /// <summary>DEVICE_RESET.</summary>
+    public void Reset() => _connection.Call(Command.DeviceReset, "DEVICE_RESET", [], [], [], [], []);
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        if (Interlocked.Exchange(ref _disposed, 1) != 0)
+            return;
+        _connection.Dispose();
+        _twin?.Dispose();
+        DisposeDoorbells();
+    }
+
+    private void WriteByMessage(int index, ulong offset, ReadOnlySpan<byte> data, bool posted)
+    {
         while (!data.IsEmpty)
         {
             ReadOnlySpan<byte> piece = data[..Math.Min(data.Length, _sendChunk)];
@@ -126,18 +176,12 @@ public sealed partial class VfioUserClient : IDisposable
             {
                 RegionAccessBody reply = default;
                 _connection.Call(
-                    Command.RegionWrite, "REGION_WRITE", Bytes(in request), piece, [], MemoryMarshal.AsBytes(new Span<RegionAccessBody>(ref reply)), [], out _);
+                    Command.RegionWrite, "REGION_WRITE", Bytes(in request), piece, [], MemoryMarshal.AsBytes(new Span<RegionAccessBody>(ref reply)), []);
             }
             offset += (ulong)piece.Length;
             data = data[piece.Length..];
         }
     }
-
-    /// <summary>DEVICE_RESET.</summary>
-    public void Reset() => _connection.Call(Command.DeviceReset, "DEVICE_RESET", [], [], [], [], [], out _);
-
-    /// <inheritdoc/>
-    public void Dispose() => _connection.Dispose();
 
     private static SocketHandle Open(string path, VfioUserClientOptions options)
     {
@@ -152,7 +196,7 @@ public sealed partial class VfioUserClient : IDisposable
         }
     }
 
-    private static Capabilities Negotiate(ClientConnection connection)
+    private static Capabilities Negotiate(ClientConnection connection, VfioUserClientOptions options, List<FileDescriptor> files)
     {
         byte[] text = new Capabilities
         {
@@ -161,6 +205,8 @@ public sealed partial class VfioUserClient : IDisposable
             PageSizes = WireLimits.PageSize,
             MaxDmaMaps = WireLimits.MaxDmaMaps,
             MigrationPageSize = WireLimits.PageSize,
+            WriteMultiple = true,
+            TwinSocket = options.TwinSocket ? new TwinSocketCapability(true) : null,
         }.Format();
         var mine = new VersionBody { Major = WireLimits.Major, Minor = WireLimits.Minor };
         VersionBody theirs = default;
@@ -169,7 +215,7 @@ public sealed partial class VfioUserClient : IDisposable
         try
         {
             length = connection.Call(
-                Command.Version, "VERSION", Bytes(in mine), text, [], MemoryMarshal.AsBytes(new Span<VersionBody>(ref theirs)), answer, out _);
+                Command.Version, "VERSION", Bytes(in mine), text, [], MemoryMarshal.AsBytes(new Span<VersionBody>(ref theirs)), answer, files);
         }
         catch (VfioUserRemoteException e) when (e.Errno == Errno.EBUSY)
         {
@@ -182,6 +228,19 @@ public sealed partial class VfioUserClient : IDisposable
         return Capabilities.Parse(answer.AsSpan(0, length - Unsafe.SizeOf<VersionBody>()));
     }
 
+    /// <summary>The twin socket of the answer to VERSION, or null when the device has none.</summary>
+    private static SocketHandle? TakeTwin(ClientConnection connection, VfioUserClientOptions options, Capabilities peer, List<FileDescriptor> files)
+    {
+        if (peer.TwinSocket is not { Supported: true } twin)
+            return null;
+        if (!options.TwinSocket)
+            connection.Violated("the device has a twin socket that nobody asked for");
+        // Specification, "Capabilities": a client whose server says so without a descriptor must give up.
+        if (twin.FileIndex is not { } index || index >= files.Count || !stat.Of(files[index]).IsSocket)
+            connection.Violated($"the device's twin socket is descriptor {twin.FileIndex} of {files.Count}, which is no socket");
+        return SocketHandle.DuplicateOf(files[twin.FileIndex.Value]);
+    }
+
     private static ReadOnlySpan<byte> Bytes<T>(in T body)
         where T : unmanaged => MemoryMarshal.AsBytes(new ReadOnlySpan<T>(in body));
 
@@ -191,7 +250,7 @@ public sealed partial class VfioUserClient : IDisposable
         where TReply : unmanaged
     {
         TReply reply = default;
-        int length = _connection.Call(command, command.Name(), Bytes(in request), [], [], MemoryMarshal.AsBytes(new Span<TReply>(ref reply)), [], out _);
+        int length = _connection.Call(command, command.Name(), Bytes(in request), [], [], MemoryMarshal.AsBytes(new Span<TReply>(ref reply)), []);
         if (length != Unsafe.SizeOf<TReply>())
             _connection.Violated($"{command.Name()} was answered with {length} bytes instead of {Unsafe.SizeOf<TReply>()}");
         return reply;
