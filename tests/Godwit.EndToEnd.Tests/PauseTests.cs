@@ -31,7 +31,7 @@ public sealed class PauseTests
 
     private static async Task<string?> StatusAsync(Qmp machine) => (await machine.MigrationAsync()).GetProperty("status").GetString();
 
-    private static Task CapabilityAsync(Qmp machine, string name) => machine.ExecuteAsync("migrate-set-capabilities", writer =>
+    private static Task<JsonElement> CapabilityAsync(Qmp machine, string name) => machine.ExecuteAsync("migrate-set-capabilities", writer =>
     {
         writer.WriteStartArray("capabilities");
         writer.WriteStartObject();

@@ -15,6 +15,7 @@ internal sealed class StressRig : IDisposable
     {
     }
 
+    /// <summary>A machine of any shape.</summary>
     /// <param name="image">The disk.</param>
     /// <param name="shape">vCPUs and vIOMMU; the rest is the rig's.</param>
     /// <param name="blockSize">Of the first disk.</param>

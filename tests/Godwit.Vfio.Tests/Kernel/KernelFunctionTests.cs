@@ -1,6 +1,5 @@
 using Godwit.Interop.Linux;
 using Godwit.Memory;
-using Godwit.Migration;
 using Godwit.VfioUser;
 
 namespace Godwit.Vfio.Tests;
@@ -252,15 +251,14 @@ public sealed class KernelFunctionTests
     [Theory]
     [InlineData(HostIommuKind.Type1, PciIrq.Request, "wants it back")]
     [InlineData(HostIommuKind.Iommufd, PciIrq.Error, "uncorrectable error")]
-    public void A_device_that_the_host_wants_back_or_that_failed_is_let_go_and_the_guest_runs_on(HostIommuKind kind, int index, string why)
+    public async Task A_device_that_the_host_wants_back_or_that_failed_is_let_go_and_the_guest_runs_on(HostIommuKind kind, int index, string why)
     {
         using var host = new FakeHost(iommufd: true, guestIommu: true);
         using VfioPciFunction function = host.Plug(kind);
         FakeHost.Boot(function);
         host.Map(0x100, ModelBoard.LowGpa);
         Assert.True(host.Device.Raise(index, 0));
-        Assert.True(((IAsyncResult)function.Lost).AsyncWaitHandle.WaitOne(DeviceServer.Patience));
-        Assert.Contains(why, function.Lost.Result, StringComparison.Ordinal);
+        Assert.Contains(why, await function.Lost.WaitAsync(DeviceServer.Patience), StringComparison.Ordinal);
         Assert.IsType<DeviceLostBlocker>(function.QueryBlockers(1)[0]);
         // What the loss started may still be at work; disposing waits for it.
         function.Dispose();
@@ -270,7 +268,7 @@ public sealed class KernelFunctionTests
     }
 
     [Fact]
-    public void A_device_that_the_kernel_no_longer_knows_is_lost()
+    public async Task A_device_that_the_kernel_no_longer_knows_is_lost()
     {
         using var host = new FakeHost();
         using VfioPciFunction function = host.Plug();
@@ -278,7 +276,7 @@ public sealed class KernelFunctionTests
         host.Kernel.Fault = (host.Kernel.Trace.Count, Errno.ENODEV);
         Assert.Equal(0xFFUL, host.Read(0, 1));
         Assert.True(function.Lost.IsCompletedSuccessfully);
-        Assert.Contains("ENODEV", function.Lost.Result, StringComparison.Ordinal);
+        Assert.Contains("ENODEV", await function.Lost, StringComparison.Ordinal);
     }
 
     [Fact]

@@ -120,7 +120,7 @@ internal sealed unsafe class FakeDmaLog
         return Errno.None;
     }
 
-    public Errno Report(in vfio_device_feature_dma_logging_report report)
+    public Errno Report(vfio_device_feature_dma_logging_report report)
     {
         if (report.page_size < Page || !ulong.IsPow2(report.page_size))
             return Errno.EINVAL;

@@ -119,7 +119,7 @@ internal sealed unsafe class IommufdFile(FakeKernel kernel, FakeIommufdTraits tr
         return room < traits.Usable.Length ? Errno.EMSGSIZE : Errno.None;
     }
 
-    private Errno Map(in iommu_ioas_map map)
+    private Errno Map(iommu_ioas_map map)
     {
         const ulong Mask = FakeAddressSpace.PageSize - 1;
         if ((map.flags & ~7u) != 0)
@@ -183,7 +183,7 @@ internal sealed unsafe class IommufdFile(FakeKernel kernel, FakeIommufdTraits tr
         return Errno.None;
     }
 
-    private Errno SetTracking(in iommu_hwpt_set_dirty_tracking set)
+    private Errno SetTracking(iommu_hwpt_set_dirty_tracking set)
     {
         if (!_tables.TryGetValue(set.hwpt_id, out uint ioas))
             return Errno.ENOENT;
@@ -195,7 +195,7 @@ internal sealed unsafe class IommufdFile(FakeKernel kernel, FakeIommufdTraits tr
     }
 
     /// <summary>Only over IOVAs that are mapped without a gap (io_pagetable.c, iopt_area_contig_done); clears what it reports unless told not to.</summary>
-    private Errno GetDirty(in iommu_hwpt_get_dirty_bitmap get)
+    private Errno GetDirty(iommu_hwpt_get_dirty_bitmap get)
     {
         const ulong Page = FakeAddressSpace.PageSize;
         DirtyQueries.Add(get.flags);

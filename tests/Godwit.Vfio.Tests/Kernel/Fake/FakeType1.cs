@@ -219,7 +219,7 @@ internal sealed class ContainerFile(FakeKernel kernel, FakeType1Traits traits) :
         return Errno.None;
     }
 
-    private Errno Map(in vfio_iommu_type1_dma_map map)
+    private Errno Map(vfio_iommu_type1_dma_map map)
     {
         const ulong Mask = FakeAddressSpace.PageSize - 1;
         if (map.argsz < Marshal.SizeOf<vfio_iommu_type1_dma_map>() || (map.flags & ~3u) != 0 || map.flags == 0)
@@ -305,11 +305,11 @@ internal sealed class ContainerFile(FakeKernel kernel, FakeType1Traits traits) :
         }
     }
 
-    private bool Fits(in vfio_bitmap bitmap, ulong bytes) =>
+    private bool Fits(vfio_bitmap bitmap, ulong bytes) =>
         bitmap.size <= (ulong)traits.MaxDirtyBitmapBytes && bitmap.size >= (bytes / FakeAddressSpace.PageSize + 63) / 64 * 8;
 
     /// <summary>Pages of a device behind an IOMMU without dirty bits are all dirty, at every query (vfio_iommu_type1.c, update_user_bitmap).</summary>
-    private unsafe void Fill(in vfio_bitmap bitmap, ulong first, ulong last)
+    private unsafe void Fill(vfio_bitmap bitmap, ulong first, ulong last)
     {
         var words = new Span<ulong>((void*)bitmap.data, (int)(bitmap.size / 8));
         foreach (FakeMapping mapping in Space.All.Where(m => m.Iova >= first && m.Last <= last))
