@@ -154,7 +154,7 @@ public class VirtualMachineTests
     public void States_come_in_load_order()
     {
         using VirtualMachine machine = VirtualMachine.Build(Small, TimeProvider.System);
-        Assert.Equal(["iommu", "pci/00/00.0", "cpu/0"], machine.Host.States.Select(s => s.Id));
+        Assert.Equal(["iommu", "pci/00/00.0", "ioapic", "power", "cpu/0"], machine.Host.States.Select(s => s.Id));
     }
 
     [Fact]

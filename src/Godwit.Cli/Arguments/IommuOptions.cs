@@ -61,15 +61,22 @@ internal sealed class IommuOptions
         .Where(each => each.Result is { Implicit: false })
         .Aggregate(
             find(_iommu)?.GetValueOrDefault<IommuArgument>() ?? IommuArgument.Default,
-            (argument, each) => argument.With(each.Property, each.Result!.GetValueOrDefault<string>()!));
+            (argument, each) => With(argument, each.Property, each.Result!));
+
+    private static IommuArgument With(IommuArgument argument, string property, OptionResult result)
+    {
+        try
+        {
+            return argument.With(property, result.GetValueOrDefault<string>()!);
+        }
+        catch (FormatException e)
+        {
+            throw new FormatException($"{result.Option.Name}: {e.Message}", e);
+        }
+    }
 
     private void Check(CommandResult result)
     {
-        if (_short.Select(each => each.Option).Append<Option>(_iommu).Append(Vcpus).Any(option => result.GetResult(option)?.Errors.Any() == true))
-        {
-            return; // said already
-        }
-
         try
         {
             IommuArgument argument = Read(result.GetResult);
@@ -79,6 +86,10 @@ internal sealed class IommuOptions
         catch (Exception e) when (e is FormatException or ArgumentException)
         {
             result.AddError(e.Message);
+        }
+        catch (InvalidOperationException)
+        {
+            // The value of an option is no value of it, which the parser says by itself, after this.
         }
     }
 }

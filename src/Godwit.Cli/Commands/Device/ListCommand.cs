@@ -22,6 +22,8 @@ internal static class ListCommand
             migration  what the driver offers to save the device's state: stop-copy, p2p, pre-copy
             dma log    the device logs the memory it writes; 'host' when the host's IOMMU does it instead
             vIOMMU     widest --aw-bits that the host's IOMMU can follow for this device
+
+            Example: godwit device list
             """)
         {
             json,
