@@ -140,6 +140,8 @@ internal sealed partial class OutgoingMigration : IDisposable
         _phase = "comparing the machines";
         Link.ShakeHands(StreamDescription.Of(_host));
         ThrowIfBlocked();
+        if (_settings.Channels > 1)
+            OpenChannels();
     }
 
     /// <summary>Before anything moves, and once more before the guest is stopped: reasons may come while pre-copy goes on (a hot-plug).</summary>
@@ -147,8 +149,6 @@ internal sealed partial class OutgoingMigration : IDisposable
     {
         if (_host.QueryBlockers() is { Count: > 0 } blockers)
             throw new MigrationBlockedException(blockers);
-        if (_settings.Channels > 1)
-            OpenChannels();
     }
 
     private MigrationChannel ConnectOnce()

@@ -169,18 +169,16 @@ public sealed class PageChannelTests
     }
 
     [Fact]
-    public void A_hundred_migrations_that_fail_leave_nothing_behind()
+    public void A_hundred_cancelled_migrations_leave_nothing_behind()
     {
-        using var pair = new Pair(new TestMachine(), new TestMachine(running: false));
+        // Without devices, so that nothing is loaded and the same destination takes them all.
+        using var pair = new Pair(new TestMachine(devices: 0), new TestMachine(devices: 0, running: false));
         pair.Listen();
         pair.Source.Parameters = new MigrationParameters { Channels = 2, MinimumPrecopy = TimeSpan.FromHours(1) };
-        int pass = 0;
         pair.Source.PassStarted += round =>
         {
-            if (round == 2 && ++pass % 2 == 0)
+            if (round == 2)
                 pair.Source.Cancel();
-            else if (round == 2)
-                pair.SourceMachine.Calls.FailAt("log0.Sync");
         };
         int before = 0;
         for (int i = 0; i < 100; i++)
@@ -189,10 +187,9 @@ public sealed class PageChannelTests
             if (i == 10)
                 before = Descriptors();
             pair.Source.Start(pair.Address);
-            pair.WaitForSource(MigrationState.Cancelled, MigrationState.Failed);
+            pair.WaitForSource(MigrationState.Cancelled);
             Assert.True(pair.SourceMachine.Executing);
             pair.WaitForDestination(MigrationState.Setup);
-            pair.SourceMachine.Calls.Clear();
         }
 
         // Other tests of the process have descriptors, too; a leak of one by every migration would show above them.
