@@ -108,6 +108,7 @@ public sealed partial class VfioPciFunction
     private ContainerRegion BuildBar(DeviceBar bar, MsixTable? msix, bool post)
     {
         var region = new ContainerRegion($"{Id} bar {bar.Index}", bar.BarBytes);
+        _device.UseDoorbells(bar.Index, bar.RegionBytes);
         var access = new BarAccess(_device, Id, bar.Index, post, _notices);
         using TopologyTransaction transaction = _topology.Begin();
         _topology.Add(region, default, new MmioRegion($"{Id} bar {bar.Index} trapped", bar.RegionBytes, access));

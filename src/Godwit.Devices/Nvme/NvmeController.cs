@@ -5,7 +5,7 @@ namespace Godwit.Devices;
 
 /// <summary>
 /// An NVMe controller (NVM Express Base 1.4) with one namespace on an image file, for a vfio-user server. The members of
-/// <see cref="IVfioUserDevice"/> belong to the server's message thread; <see cref="Statistics"/> may be read from any thread.
+/// <see cref="IVfioUserDevice"/> belong to the server, which makes one call at a time, called the message thread here; <see cref="Statistics"/> may be read from any thread.
 /// </summary>
 /// <remarks>
 /// <para>Commands execute on threads of the controller. DMA goes only through the connected client's mappings.</para>
@@ -53,7 +53,7 @@ public sealed partial class NvmeController : IVfioUserDevice, IDisposable
         {
             Regions = new Dictionary<int, DeviceRegion>
             {
-                [PciRegion.Bar0] = new(PciIdentity.Bar0Size),
+                [PciRegion.Bar0] = new(PciIdentity.Bar0Size, Doorbells: [new DoorbellRange(NvmeRegister.Doorbells, limits.QueueSlots * 2)]),
                 [PciRegion.Config] = new(PciIdentity.ConfigurationSize),
             },
             Irqs = new Dictionary<int, int>

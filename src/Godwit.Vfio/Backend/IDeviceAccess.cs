@@ -21,6 +21,12 @@ internal interface IDeviceAccess
     /// <summary>Writes; <paramref name="posted"/> need not wait for the device.</summary>
     void WriteRegion(int index, ulong offset, ReadOnlySpan<byte> data, bool posted);
 
+    /// <summary>
+    /// Has <see cref="WriteRegion"/> use eventfds instead of messages where the device offers them in a region of <paramref name="size"/>
+    /// bytes. Returns in how many places; a back end without messages has none.
+    /// </summary>
+    int UseDoorbells(int index, ulong size) => 0;
+
     /// <summary>VFIO_DEVICE_SET_IRQS with eventfds to trigger, from vector 0.</summary>
     void SetIrqEventFds(int index, ReadOnlySpan<EventFd?> fds);
 

@@ -81,6 +81,9 @@ internal sealed class VfioUserBackend : IVfioBackend
     }
 
     /// <inheritdoc/>
+    public int UseDoorbells(int index, ulong size) => Guard(() => _client.UseDoorbells(index, size));
+
+    /// <inheritdoc/>
     public void SetIrqEventFds(int index, ReadOnlySpan<EventFd?> fds)
     {
         try

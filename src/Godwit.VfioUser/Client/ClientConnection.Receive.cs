@@ -207,10 +207,10 @@ internal sealed unsafe partial class ClientConnection
             // SAFETY: the slot is pending, so its memory is valid for DataCapacity bytes, checked above.
             if (!_receiver.Read(slot.Head[..head]) || !_receiver.Read(new Span<byte>(slot.Data, length - head)))
                 return Ended();
-            if (header.Command == Command.DeviceGetRegionInfo && _files.Count != 0)
+            if (slot.Files is { } wanted)
             {
-                slot.File = _files[0];
-                _files.RemoveAt(0);
+                wanted.AddRange(_files);
+                _files.Clear();
             }
         }
         Complete(slot, error, error == Errno.None ? length : 0, lost: false);

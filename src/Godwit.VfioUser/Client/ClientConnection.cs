@@ -51,6 +51,9 @@ internal sealed unsafe partial class ClientConnection : IDisposable
     /// <summary>Where it is connected to.</summary>
     public string Path { get; }
 
+    /// <summary>Looked at now and then, with the time-outs: null, or what the device does wrong beside the socket.</summary>
+    public Func<string?>? Watch { get; set; }
+
     /// <summary>Completes when the connection has ended other than by <see cref="Dispose"/>.</summary>
     public Task<string> Lost => _lost.Task;
 
@@ -62,7 +65,7 @@ internal sealed unsafe partial class ClientConnection : IDisposable
     /// <param name="files">Descriptors to send along.</param>
     /// <param name="replyHead">Receives the fixed part of the reply.</param>
     /// <param name="replyData">Receives what follows.</param>
-    /// <param name="file">A descriptor that came with the reply; the caller's.</param>
+    /// <param name="received">Takes descriptors that come with the reply; the caller's, whatever happens. Null wants none.</param>
     /// <returns>Bytes of the reply's body, at most the room given.</returns>
     /// <exception cref="VfioUserRemoteException">The peer refused.</exception>
     /// <exception cref="VfioUserDisconnectedException">The connection has gone.</exception>
@@ -75,13 +78,13 @@ internal sealed unsafe partial class ClientConnection : IDisposable
         ReadOnlySpan<FileDescriptor> files,
         Span<byte> replyHead,
         Span<byte> replyData,
-        out FileDescriptor? file)
+        List<FileDescriptor>? received = null)
     {
         // SAFETY: replyData stays pinned until the slot is complete; only the receiver completes it, after its last write.
         fixed (byte* pointer = replyData)
         {
             RequestSlot slot = Acquire();
-            slot.Prepare(command, replyHead.Length, pointer, replyData.Length, _options.Clock.GetTimestamp());
+            slot.Prepare(command, replyHead.Length, pointer, replyData.Length, received, _options.Clock.GetTimestamp());
             SendRequest(command, slot.Id, wantsReply: true, body, data, files);
             if (!TryLead(slot))
                 slot.Wait();
@@ -89,16 +92,12 @@ internal sealed unsafe partial class ClientConnection : IDisposable
             Errno error = slot.Error;
             bool lost = slot.Lost;
             int length = slot.ReplyLength;
-            file = slot.File;
             slot.Head[..Math.Min(replyHead.Length, length)].CopyTo(replyHead);
             Return(slot);
             if (lost)
                 ThrowLost();
             if (error != Errno.None)
-            {
-                file?.Dispose();
                 throw new VfioUserRemoteException(name, error);
-            }
             return length;
         }
     }
@@ -106,8 +105,7 @@ internal sealed unsafe partial class ClientConnection : IDisposable
     /// <summary>Sends a request without wanting a reply.</summary>
     public void Post(Command command, ReadOnlySpan<byte> body, ReadOnlySpan<byte> data)
     {
-        if (Volatile.Read(ref _fault) is not null)
-            ThrowLost();
+        ThrowIfLost();
         SendRequest(command, id: ushort.MaxValue, wantsReply: false, body, data, []);
     }
 
@@ -155,6 +153,23 @@ internal sealed unsafe partial class ClientConnection : IDisposable
             // A descriptor of the message or the socket was disposed meanwhile. Part of the message may be out: the stream is unusable.
             Fail("a descriptor was disposed while a message with it was sent");
         }
+    }
+
+    /// <summary>Throws why the connection has ended, if it has.</summary>
+    public void ThrowIfLost()
+    {
+        if (Volatile.Read(ref _fault) is not null)
+            ThrowLost();
+    }
+
+    /// <summary>Throws why the connection has ended.</summary>
+    [DoesNotReturn]
+    public void ThrowLost()
+    {
+        Fault fault = Volatile.Read(ref _fault) ?? new Fault("the connection has ended", false);
+        throw fault.Protocol
+            ? new VfioUserProtocolException($"vfio-user {Path}: {fault.Reason}")
+            : new VfioUserDisconnectedException($"vfio-user {Path}: {fault.Reason}");
     }
 
     /// <summary>Ends the connection because a reply was not as it must be, and throws.</summary>
@@ -239,17 +254,10 @@ internal sealed unsafe partial class ClientConnection : IDisposable
         Send(first[..(MessageHeader.Size + body.Length)], data, files);
     }
 
-    [DoesNotReturn]
-    private void ThrowLost()
-    {
-        Fault fault = Volatile.Read(ref _fault) ?? new Fault("the connection has ended", false);
-        throw fault.Protocol
-            ? new VfioUserProtocolException($"vfio-user {Path}: {fault.Reason}")
-            : new VfioUserDisconnectedException($"vfio-user {Path}: {fault.Reason}");
-    }
-
     private void CheckTimeouts()
     {
+        if (Watch?.Invoke() is { } complaint)
+            Fail(complaint, protocol: true);
         foreach (RequestSlot slot in _slots)
         {
             if (slot.IsPending && _options.Clock.GetElapsedTime(slot.StartedAt) > _options.ReplyTimeout)

@@ -75,8 +75,8 @@ internal sealed unsafe class RequestSlot(int index)
     /// <summary>The connection ended instead.</summary>
     public bool Lost { get; private set; }
 
-    /// <summary>A descriptor that came with the reply.</summary>
-    public FileDescriptor? File { get; set; }
+    /// <summary>Takes the descriptors that come with the reply; null when none are wanted.</summary>
+    public List<FileDescriptor>? Files { get; private set; }
 
     /// <summary>Whether the reply is in place, or will never be.</summary>
     public bool IsDone => _state == Done;
@@ -85,12 +85,13 @@ internal sealed unsafe class RequestSlot(int index)
     public bool IsPending => _state == Pending;
 
     /// <summary>Makes the slot ready for a request of which the caller waits for the reply.</summary>
-    public void Prepare(Command command, int headSize, byte* data, int dataCapacity, long now)
+    public void Prepare(Command command, int headSize, byte* data, int dataCapacity, List<FileDescriptor>? files, long now)
     {
         Command = command;
         HeadSize = headSize;
         Data = data;
         DataCapacity = dataCapacity;
+        Files = files;
         StartedAt = now;
         IsQueued = false;
         Reset();
@@ -103,6 +104,7 @@ internal sealed unsafe class RequestSlot(int index)
         HeadSize = headSize;
         Data = null;
         DataCapacity = 0;
+        Files = null;
         StartedAt = now;
         IsQueued = true;
         QueuedRange = range;
@@ -142,7 +144,7 @@ internal sealed unsafe class RequestSlot(int index)
     /// <summary>Forgets the request.</summary>
     public void Release()
     {
-        File = null;
+        Files = null;
         Data = null;
         _state = Free;
     }
@@ -154,7 +156,6 @@ internal sealed unsafe class RequestSlot(int index)
         ReplyLength = 0;
         Error = Errno.None;
         Lost = false;
-        File = null;
         _state = Pending; // last: volatile, publishes the fields above to who receives
     }
 }

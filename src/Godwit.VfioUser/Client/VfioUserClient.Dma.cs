@@ -16,7 +16,7 @@ public sealed partial class VfioUserClient
     public void DmaMap(DmaRange range, DmaAccess access, FileDescriptor? file, ulong fileOffset)
     {
         DmaMapBody request = MapRequest(range, access, file, fileOffset);
-        _connection.Call(Command.DmaMap, "DMA_MAP", Bytes(in request), [], file is null ? [] : new ReadOnlySpan<FileDescriptor>(in file), [], [], out _);
+        _connection.Call(Command.DmaMap, "DMA_MAP", Bytes(in request), [], file is null ? [] : new ReadOnlySpan<FileDescriptor>(in file), [], []);
     }
 
     /// <summary>DMA_UNMAP of exactly mapped ranges and waits: on return the device does no more DMA there.</summary>
@@ -26,7 +26,7 @@ public sealed partial class VfioUserClient
     {
         DmaUnmapBody request = UnmapRequest(range);
         DmaUnmapBody reply = default;
-        _connection.Call(Command.DmaUnmap, "DMA_UNMAP", Bytes(in request), [], [], MemoryMarshal.AsBytes(new Span<DmaUnmapBody>(ref reply)), [], out _);
+        _connection.Call(Command.DmaUnmap, "DMA_UNMAP", Bytes(in request), [], [], MemoryMarshal.AsBytes(new Span<DmaUnmapBody>(ref reply)), []);
     }
 
     /// <summary>

@@ -60,6 +60,6 @@ public sealed partial class VfioUserClient
             Start = (uint)start,
             Count = (uint)count,
         };
-        _connection.Call(Command.DeviceSetIrqs, "DEVICE_SET_IRQS", MemoryMarshal.AsBytes(new ReadOnlySpan<SetIrqsBody>(in request)), data, files, [], [], out _);
+        _connection.Call(Command.DeviceSetIrqs, "DEVICE_SET_IRQS", MemoryMarshal.AsBytes(new ReadOnlySpan<SetIrqsBody>(in request)), data, files, [], []);
     }
 }

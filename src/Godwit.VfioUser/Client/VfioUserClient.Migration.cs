@@ -55,7 +55,7 @@ public sealed partial class VfioUserClient
             var request = new MigrationDataBody { ArgSize = (uint)(Unsafe.SizeOf<MigrationDataBody>() + piece.Length), Size = (uint)piece.Length };
             MigrationDataBody reply = default;
             int length = _connection.Call(
-                Command.MigrationDataRead, "MIG_DATA_READ", Bytes(in request), [], [], MemoryMarshal.AsBytes(new Span<MigrationDataBody>(ref reply)), piece, out _);
+                Command.MigrationDataRead, "MIG_DATA_READ", Bytes(in request), [], [], MemoryMarshal.AsBytes(new Span<MigrationDataBody>(ref reply)), piece);
             // Some devices pad the message to what was asked for: the size field counts.
             if (length < Unsafe.SizeOf<MigrationDataBody>() || reply.Size > length - Unsafe.SizeOf<MigrationDataBody>())
                 _connection.Violated($"MIG_DATA_READ of {piece.Length} bytes was answered with {length} bytes that say {reply.Size}");
@@ -74,7 +74,7 @@ public sealed partial class VfioUserClient
         {
             ReadOnlySpan<byte> piece = data[..Math.Min(data.Length, _sendChunk)];
             var request = new MigrationDataBody { ArgSize = (uint)(Unsafe.SizeOf<MigrationDataBody>() + piece.Length), Size = (uint)piece.Length };
-            _connection.Call(Command.MigrationDataWrite, "MIG_DATA_WRITE", Bytes(in request), piece, [], [], [], out _);
+            _connection.Call(Command.MigrationDataWrite, "MIG_DATA_WRITE", Bytes(in request), piece, [], [], []);
             data = data[piece.Length..];
         }
     }
@@ -165,7 +165,7 @@ public sealed partial class VfioUserClient
         Wire.Put(head, new FeatureBody { ArgSize = (uint)(head.Length + bitmap.Length), Flags = (FeatureFlags)Feature.DmaLoggingReport | FeatureFlags.Get });
         Wire.Put(head[Unsafe.SizeOf<FeatureBody>()..], report);
         int expected = head.Length + bitmap.Length;
-        int length = _connection.Call(Command.DeviceFeature, "DEVICE_FEATURE DMA_LOGGING_REPORT", head, [], [], head, bitmap, out _);
+        int length = _connection.Call(Command.DeviceFeature, "DEVICE_FEATURE DMA_LOGGING_REPORT", head, [], [], head, bitmap);
         if (length != expected)
             _connection.Violated($"DMA_LOGGING_REPORT was answered with {length} bytes instead of {expected}");
     }
@@ -176,7 +176,7 @@ public sealed partial class VfioUserClient
         FeatureBody reply = default;
         try
         {
-            _connection.Call(Command.DeviceFeature, "DEVICE_FEATURE probe", Bytes(in request), [], [], MemoryMarshal.AsBytes(new Span<FeatureBody>(ref reply)), [], out _);
+            _connection.Call(Command.DeviceFeature, "DEVICE_FEATURE probe", Bytes(in request), [], [], MemoryMarshal.AsBytes(new Span<FeatureBody>(ref reply)), []);
             return true;
         }
         catch (VfioUserRemoteException e) when (IsUnknown(e.Errno))
@@ -212,8 +212,7 @@ public sealed partial class VfioUserClient
             [],
             [],
             MemoryMarshal.AsBytes(new Span<FeatureBody>(ref reply)),
-            MemoryMarshal.AsBytes(new Span<T>(ref value)),
-            out _);
+            MemoryMarshal.AsBytes(new Span<T>(ref value)));
         if (length != expected)
             _connection.Violated($"{name} was answered with {length} bytes instead of {expected}");
     }
@@ -224,7 +223,7 @@ public sealed partial class VfioUserClient
         var request = new FeatureBody { ArgSize = (uint)(Unsafe.SizeOf<FeatureBody>() + data.Length), Flags = (FeatureFlags)feature | FeatureFlags.Set };
         FeatureBody reply = default;
         int length = _connection.Call(
-            Command.DeviceFeature, name, Bytes(in request), data, [], MemoryMarshal.AsBytes(new Span<FeatureBody>(ref reply)), replyData, out _);
+            Command.DeviceFeature, name, Bytes(in request), data, [], MemoryMarshal.AsBytes(new Span<FeatureBody>(ref reply)), replyData);
         return Math.Max(0, length - Unsafe.SizeOf<FeatureBody>());
     }
 

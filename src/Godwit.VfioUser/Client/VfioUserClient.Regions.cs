@@ -13,21 +13,21 @@ public sealed partial class VfioUserClient
         ArgumentOutOfRangeException.ThrowIfNegative(index);
         int bodySize = Unsafe.SizeOf<RegionInfoBody>();
         byte[] capabilities = [];
-        // The first answer tells how long the full one is; the second question asks for that. A device cannot make this loop longer.
-        RegionInfoBody info = AskRegionInfo(index, bodySize, [], out int length, out FileDescriptor? file);
+        var files = new List<FileDescriptor>();
         try
         {
+            // The first answer tells how long the full one is; the second question asks for that. A device cannot make this loop longer.
+            RegionInfoBody info = AskRegionInfo(index, bodySize, [], files, out int length);
             if (info.ArgSize > bodySize)
             {
                 if (info.ArgSize > WireLimits.MaxRegionInfo)
                     _connection.Violated($"region {index} has {info.ArgSize} bytes of information; the limit is {WireLimits.MaxRegionInfo}");
-                file?.Dispose();
-                file = null;
+                DisposeAll(files);
                 capabilities = new byte[info.ArgSize - bodySize];
-                info = AskRegionInfo(index, bodySize + capabilities.Length, capabilities, out length, out file);
+                info = AskRegionInfo(index, bodySize + capabilities.Length, capabilities, files, out length);
                 capabilities = capabilities[..(length - bodySize)];
             }
-            bool mappable = (info.Flags & RegionFlags.Mmap) != 0 && file is not null && info.Size != 0;
+            bool mappable = (info.Flags & RegionFlags.Mmap) != 0 && files.Count != 0 && info.Size != 0;
             List<SparseArea> areas = !mappable
                 ? []
                 : (info.Flags & RegionFlags.Caps) == 0 ? [new SparseArea(0, info.Size)] : ReadAreas(index, info, capabilities);
@@ -38,18 +38,25 @@ public sealed partial class VfioUserClient
                 (info.Flags & RegionFlags.Write) != 0,
                 info.FileOffset,
                 areas,
-                mappable ? file : null);
+                mappable ? files[0] : null);
             if (mappable)
-                file = null;
+                files.RemoveAt(0);
             return result;
         }
         finally
         {
-            file?.Dispose();
+            DisposeAll(files);
         }
     }
 
-    private RegionInfoBody AskRegionInfo(int index, int argSize, Span<byte> capabilities, out int length, out FileDescriptor? file)
+    private static void DisposeAll(List<FileDescriptor> files)
+    {
+        foreach (FileDescriptor file in files)
+            file.Dispose();
+        files.Clear();
+    }
+
+    private RegionInfoBody AskRegionInfo(int index, int argSize, Span<byte> capabilities, List<FileDescriptor> files, out int length)
     {
         var request = new RegionInfoBody { ArgSize = (uint)argSize, Index = (uint)index };
         RegionInfoBody reply = default;
@@ -61,12 +68,9 @@ public sealed partial class VfioUserClient
             [],
             MemoryMarshal.AsBytes(new Span<RegionInfoBody>(ref reply)),
             capabilities,
-            out file);
+            files);
         if (length < Unsafe.SizeOf<RegionInfoBody>())
-        {
-            file?.Dispose();
             _connection.Violated($"DEVICE_GET_REGION_INFO was answered with {length} bytes; {Unsafe.SizeOf<RegionInfoBody>()} are the least");
-        }
         return reply;
     }
 

@@ -24,6 +24,7 @@ public sealed partial class VfioUserClient : IDisposable
         MaxDmaMaps = Math.Min(peer.MaxDmaMaps, WireLimits.MaxDmaMaps);
         _maxSendFds = Math.Min(peer.MaxMessageFds, WireLimits.MaxMessageFds);
         _sendChunk = Math.Min(MaxTransfer, WireLimits.SendChunk);
+        _connection.Watch = FindFullDoorbell;
     }
 
     /// <summary>Completes when the connection has gone for a reason other than <see cref="Dispose"/>; the text says why.</summary>
@@ -101,7 +102,7 @@ public sealed partial class VfioUserClient : IDisposable
             var request = new RegionAccessBody { Offset = offset, Region = (uint)index, Count = (uint)piece.Length };
             RegionAccessBody reply = default;
             int length = _connection.Call(
-                Command.RegionRead, "REGION_READ", Bytes(in request), [], [], MemoryMarshal.AsBytes(new Span<RegionAccessBody>(ref reply)), piece, out _);
+                Command.RegionRead, "REGION_READ", Bytes(in request), [], [], MemoryMarshal.AsBytes(new Span<RegionAccessBody>(ref reply)), piece);
             if (length != Unsafe.SizeOf<RegionAccessBody>() + piece.Length || reply.Count != piece.Length)
                 _connection.Violated($"REGION_READ of {piece.Length} bytes was answered with {length} bytes that say {reply.Count}");
             offset += (ulong)piece.Length;
@@ -109,11 +110,20 @@ public sealed partial class VfioUserClient : IDisposable
         }
     }
 
-    /// <summary>REGION_WRITE. <paramref name="posted"/> sends without waiting for (or wanting) a reply.</summary>
+    /// <summary>
+    /// REGION_WRITE. <paramref name="posted"/> sends without waiting for (or wanting) a reply. After <see cref="UseDoorbells"/>, what is
+    /// written to a doorbell goes by eventfd, and nothing else is posted.
+    /// </summary>
     /// <exception cref="VfioUserRemoteException">The device refused; bytes before the refused piece may have been written.</exception>
     public void WriteRegion(int index, ulong offset, ReadOnlySpan<byte> data, bool posted)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(index);
+        if (_ioEvents is { } tables)
+        {
+            if (data.Length <= sizeof(ulong) && TryRing(tables, index, offset, data))
+                return;
+            posted = false;
+        }
         while (!data.IsEmpty)
         {
             ReadOnlySpan<byte> piece = data[..Math.Min(data.Length, _sendChunk)];
@@ -126,7 +136,7 @@ public sealed partial class VfioUserClient : IDisposable
             {
                 RegionAccessBody reply = default;
                 _connection.Call(
-                    Command.RegionWrite, "REGION_WRITE", Bytes(in request), piece, [], MemoryMarshal.AsBytes(new Span<RegionAccessBody>(ref reply)), [], out _);
+                    Command.RegionWrite, "REGION_WRITE", Bytes(in request), piece, [], MemoryMarshal.AsBytes(new Span<RegionAccessBody>(ref reply)), []);
             }
             offset += (ulong)piece.Length;
             data = data[piece.Length..];
@@ -134,10 +144,14 @@ public sealed partial class VfioUserClient : IDisposable
     }
 
     /// <summary>DEVICE_RESET.</summary>
-    public void Reset() => _connection.Call(Command.DeviceReset, "DEVICE_RESET", [], [], [], [], [], out _);
+    public void Reset() => _connection.Call(Command.DeviceReset, "DEVICE_RESET", [], [], [], [], []);
 
     /// <inheritdoc/>
-    public void Dispose() => _connection.Dispose();
+    public void Dispose()
+    {
+        _connection.Dispose();
+        DisposeDoorbells();
+    }
 
     private static SocketHandle Open(string path, VfioUserClientOptions options)
     {
@@ -169,7 +183,7 @@ public sealed partial class VfioUserClient : IDisposable
         try
         {
             length = connection.Call(
-                Command.Version, "VERSION", Bytes(in mine), text, [], MemoryMarshal.AsBytes(new Span<VersionBody>(ref theirs)), answer, out _);
+                Command.Version, "VERSION", Bytes(in mine), text, [], MemoryMarshal.AsBytes(new Span<VersionBody>(ref theirs)), answer);
         }
         catch (VfioUserRemoteException e) when (e.Errno == Errno.EBUSY)
         {
@@ -191,7 +205,7 @@ public sealed partial class VfioUserClient : IDisposable
         where TReply : unmanaged
     {
         TReply reply = default;
-        int length = _connection.Call(command, command.Name(), Bytes(in request), [], [], MemoryMarshal.AsBytes(new Span<TReply>(ref reply)), [], out _);
+        int length = _connection.Call(command, command.Name(), Bytes(in request), [], [], MemoryMarshal.AsBytes(new Span<TReply>(ref reply)), []);
         if (length != Unsafe.SizeOf<TReply>())
             _connection.Violated($"{command.Name()} was answered with {length} bytes instead of {Unsafe.SizeOf<TReply>()}");
         return reply;

@@ -6,7 +6,24 @@ namespace Godwit.VfioUser;
 /// <param name="Size">Bytes; 0 means absent.</param>
 /// <param name="File">File that clients may map, or null.</param>
 /// <param name="Mappable">Pieces that clients may map; empty with a file means all of it.</param>
-public sealed record DeviceRegion(ulong Size, FileDescriptor? File = null, IReadOnlyList<SparseArea>? Mappable = null);
+/// <param name="Doorbells">
+/// Registers that clients may write without a message (DEVICE_GET_REGION_IO_FDS): see <see cref="DoorbellRange"/>.
+/// </param>
+public sealed record DeviceRegion(
+    ulong Size, FileDescriptor? File = null, IReadOnlyList<SparseArea>? Mappable = null, IReadOnlyList<DoorbellRange>? Doorbells = null);
+
+/// <summary>
+/// Registers of 32 bits of which only the latest value written matters. A client that can puts the value into shared memory and signals an
+/// eventfd; the device hears of it by <see cref="IVfioUserDevice.WriteRegion"/> as of any other write, before it hears of any message
+/// that was sent later. Of several values written to one register in short time it may see only the last; a value of all ones may be lost.
+/// </summary>
+/// <param name="Offset">Of the first one in the region, a multiple of 4.</param>
+/// <param name="Count">How many, one after another. Of one device <see cref="MaxCount"/> at most.</param>
+public readonly record struct DoorbellRange(ulong Offset, int Count)
+{
+    /// <summary>Most doorbells of one device: what one answer tells of.</summary>
+    public const int MaxCount = 4096;
+}
 
 /// <summary>What a device author describes once.</summary>
 public sealed record DeviceDescription

@@ -3,8 +3,9 @@ using Godwit.Interop.Linux;
 namespace Godwit.VfioUser;
 
 /// <summary>
-/// A PCI device model. The host calls it on its one message thread, in the order the client sent; a device with threads of its own must
-/// be quiet (no DMA, no interrupt, all writes logged) when a call that stops it returns.
+/// A PCI device model. The host makes one call at a time, in the order the client sent, on its message thread or, for a doorbell, on
+/// another one (<see cref="DoorbellRange"/>); a device with threads of its own must be quiet (no DMA, no interrupt, all writes logged)
+/// when a call that stops it returns.
 /// </summary>
 public interface IVfioUserDevice
 {

@@ -17,11 +17,13 @@ public static class VfioUserServer
     /// The socket cannot be made: the path is taken by something that is no socket (ENOTSOCK) or by a server that lives (EADDRINUSE),
     /// or may not be written.
     /// </exception>
+    /// <exception cref="ArgumentException">The device has doorbells outside of its regions.</exception>
     public static void Run(IVfioUserDevice device, VfioUserServerOptions options, CancellationToken stop)
     {
         ArgumentNullException.ThrowIfNull(device);
         ArgumentNullException.ThrowIfNull(options);
         DeviceDescription description = device.Description;
+        DoorbellBoard.Validate(description);
         var migration = new MigrationStateMachine(device, description.Migration);
         using ServerSocket listener = ServerSocket.Listen(options.SocketPath);
         using EventFd wake = EventFd.Create();

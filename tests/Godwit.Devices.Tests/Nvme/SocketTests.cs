@@ -8,13 +8,15 @@ namespace Godwit.Devices.Tests;
 /// <summary>The controller behind a real server and a real client, over a socket, with memory and interrupts by descriptor.</summary>
 public class SocketTests
 {
-    [Fact]
-    public void ADriverWorksOverTheSocketAndItsWritesAreLogged()
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void ADriverWorksOverTheSocketAndItsWritesAreLogged(bool doorbells)
     {
         using var image = new TempImage();
         using var memory = new GuestMemory(4 << 20);
         using var served = new ServedController(image);
-        using var client = new ClientSide(served, memory);
+        using var client = new ClientSide(served, memory, doorbells);
         GuestDriver driver = client.Driver();
         driver.Enable();
         GuestQueue queue = driver.CreateQueue(1);
@@ -34,15 +36,17 @@ public class SocketTests
         Assert.Equal([queue.Completions, buffer, buffer + 4096, buffer + 8192], dirty);
     }
 
-    [Fact]
-    public void MigrationBetweenTwoServersWithCommandsInFlight()
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void MigrationBetweenTwoServersWithCommandsInFlight(bool doorbells)
     {
         using var image = new TempImage();
         using var memory = new GuestMemory(4 << 20);
         using var first = new ServedController(image);
         using var second = new ServedController(image);
-        using var source = new ClientSide(first, memory);
-        using var destination = new ClientSide(second, memory);
+        using var source = new ClientSide(first, memory, doorbells);
+        using var destination = new ClientSide(second, memory, doorbells);
         GuestDriver driver = source.Driver();
         driver.Enable();
         GuestQueue queue = driver.CreateQueue(1, 64, completionEntries: 16);
@@ -85,14 +89,16 @@ public class SocketTests
         Assert.Equal(Errno.EBUSY, refused.Errno);
     }
 
-    [Fact]
-    public void AClientThatDiesLeavesTheImageToOthers()
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void AClientThatDiesLeavesTheImageToOthers(bool doorbells)
     {
         using var image = new TempImage();
         using var memory = new GuestMemory(4 << 20);
         using var first = new ServedController(image);
         using var second = new ServedController(image);
-        using (var client = new ClientSide(first, memory))
+        using (var client = new ClientSide(first, memory, doorbells))
         {
             GuestDriver driver = client.Driver();
             driver.Enable();
@@ -101,7 +107,7 @@ public class SocketTests
                 driver.Place(queue, GuestDriver.Io(NvmOpcode.Read, 0, 8, GuestMemory.Base + (3 << 20)));
             driver.RingSubmissions(queue);
         }
-        using var next = new ClientSide(second, memory);
+        using var next = new ClientSide(second, memory, doorbells);
         GuestDriver other = next.Driver();
         other.Enable(); // waits for the first server to notice, if it has not yet
         Assert.Equal(1u, other.Status);
@@ -109,13 +115,15 @@ public class SocketTests
     }
 
     /// <summary>Memory without a descriptor: every access of the device is a message to the client.</summary>
-    [Fact]
-    public void MemoryByMessageWorksToo()
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void MemoryByMessageWorksToo(bool doorbells)
     {
         using var image = new TempImage();
         using var memory = new GuestMemory(4 << 20);
         using var served = new ServedController(image);
-        using var client = new ClientSide(served, memory, byMessage: true);
+        using var client = new ClientSide(served, memory, doorbells, byMessage: true);
         GuestDriver driver = client.Driver();
         driver.Enable();
         GuestQueue queue = driver.CreateQueue(1);
@@ -186,9 +194,11 @@ public class SocketTests
 
         private readonly GuestMemory _memory;
         private readonly EventFd[] _events = new EventFd[Vectors];
+        private readonly bool _doorbells;
         private long _signals;
+        private long _rings;
 
-        public ClientSide(ServedController served, GuestMemory memory, bool byMessage = false)
+        public ClientSide(ServedController served, GuestMemory memory, bool doorbells, bool byMessage = false)
         {
             _memory = memory;
             Client = VfioUserClient.Connect(served.Path, new VfioUserClientOptions { ReplyTimeout = TimeSpan.FromSeconds(60) }, this);
@@ -202,6 +212,9 @@ public class SocketTests
             for (int i = 0; i < Vectors; i++)
                 _events[i] = EventFd.Create();
             Client.SetIrqEventFds(PciIrq.Msix, 0, _events);
+            if (doorbells)
+                Assert.Equal(2 * Vectors, Client.UseDoorbells(PciRegion.Bar0, Client.GetRegionInfo(PciRegion.Bar0).Size));
+            _doorbells = doorbells;
         }
 
         public VfioUserClient Client { get; }
@@ -217,8 +230,13 @@ public class SocketTests
 
         void IRegisters.Read(int region, ulong offset, Span<byte> destination) => Client.ReadRegion(region, offset, destination);
 
-        void IRegisters.Write(int region, ulong offset, ReadOnlySpan<byte> data) =>
-            Client.WriteRegion(region, offset, data, posted: offset >= NvmeRegister.Doorbells);
+        void IRegisters.Write(int region, ulong offset, ReadOnlySpan<byte> data)
+        {
+            bool rings = offset >= NvmeRegister.Doorbells;
+            Client.WriteRegion(region, offset, data, posted: rings);
+            if (rings && _doorbells)
+                Assert.Equal(++_rings, Client.DoorbellsRung); // no message
+        }
 
         Errno IDmaMessageHandler.Read(DmaAddress address, Span<byte> destination)
         {

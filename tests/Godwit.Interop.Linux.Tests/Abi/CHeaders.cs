@@ -6,6 +6,8 @@ internal static class CHeaders
     /// <summary>By C# type name: the headers to include for its constants, nested structs and, for a struct, for itself.</summary>
     internal static readonly IReadOnlyDictionary<string, string[]> ByType = new Dictionary<string, string[]>(StringComparer.Ordinal)
     {
+        ["Epoll"] = ["sys/epoll.h"],
+        ["epoll_event"] = ["sys/epoll.h"],
         ["Errno"] = ["errno.h"],
         ["EventFd"] = ["sys/eventfd.h"],
         ["fcntl"] = ["fcntl.h"],

@@ -94,6 +94,29 @@ internal struct RegionIoFdsBody
     public uint Count;
 }
 
+/// <summary>
+/// An entry of DEVICE_GET_REGION_IO_FDS with a shadow: the form of libvfio-user (include/vfio-user.h, vfio_user_sub_region_ioeventfd), 48
+/// bytes. The specification's own form has 40: without the shadow's offset, so that <see cref="DataMatch"/> comes at 32.
+/// </summary>
+[StructLayout(LayoutKind.Sequential, Pack = 1)]
+internal struct IoFdBody
+{
+    /// <summary>Bytes of the specification's form.</summary>
+    public const int PlainSize = 40;
+
+    /// <summary>No descriptor (libvfio-user, the value of -1).</summary>
+    public const uint NoFile = uint.MaxValue;
+
+    public ulong Offset;
+    public ulong Size;
+    public uint FileIndex;
+    public IoFdType Type;
+    public IoEventFlags Flags;
+    public uint ShadowFileIndex;
+    public ulong ShadowOffset;
+    public ulong DataMatch;
+}
+
 /// <summary>DEVICE_GET_IRQ_INFO.</summary>
 [StructLayout(LayoutKind.Sequential, Pack = 1)]
 internal struct IrqInfoBody

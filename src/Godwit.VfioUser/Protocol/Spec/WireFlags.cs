@@ -39,6 +39,32 @@ internal enum RegionFlags : uint
     Caps = 8,
 }
 
+/// <summary>What an entry of DEVICE_GET_REGION_IO_FDS is (specification, VFIO_USER_IO_FD_TYPE_*; the last is libvfio-user's).</summary>
+internal enum IoFdType : uint
+{
+    /// <summary>An eventfd that is signalled; the value is lost.</summary>
+    IoEventFd = 0,
+
+    /// <summary>A socket that carries accesses (a KVM patch that was never merged).</summary>
+    IoRegionFd = 1,
+
+    /// <summary>The value goes to shared memory, then the eventfd is signalled.</summary>
+    ShadowIoEventFd = 2,
+}
+
+/// <summary>When an eventfd is signalled (linux/kvm.h, KVM_IOEVENTFD_FLAG_*).</summary>
+[Flags]
+internal enum IoEventFlags : uint
+{
+    None = 0,
+
+    /// <summary>Only by one value.</summary>
+    DataMatch = 1,
+
+    /// <summary>By port I/O.</summary>
+    Pio = 2,
+}
+
 /// <summary>Interrupt information flags (VFIO_IRQ_INFO_*, linux/vfio.h).</summary>
 [Flags]
 internal enum IrqFlags : uint

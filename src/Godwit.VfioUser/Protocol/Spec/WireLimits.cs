@@ -51,6 +51,12 @@ internal static class WireLimits
     /// <summary>Most capabilities in a region's chain, against loops. Own choice.</summary>
     public const int MaxCapabilities = 16;
 
+    /// <summary>Most bytes of DEVICE_GET_REGION_IO_FDS accepted. Own choice: 5461 entries of 48 bytes, more than NVMe can have doorbells in 16 KiB.</summary>
+    public const int MaxIoFds = 256 * 1024;
+
+    /// <summary>Most shared memory mapped for the values of region writes. Own choice.</summary>
+    public const ulong MaxShadow = 1024 * 1024;
+
     /// <summary>Most regions and interrupts of a device; the numbers of QEMU's client.</summary>
     public const int MaxRegions = 100;
 

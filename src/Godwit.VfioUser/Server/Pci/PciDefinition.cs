@@ -10,6 +10,9 @@ public sealed record PciBar(int Index, ulong Size)
 
     /// <summary>Whether reading has no side effects and writes may be merged.</summary>
     public bool Prefetchable { get; init; }
+
+    /// <summary>Registers that clients may write without a message.</summary>
+    public IReadOnlyList<DoorbellRange> Doorbells { get; init; } = [];
 }
 
 /// <summary>What a <see cref="PciDevice"/> is. Checked as a whole when the device is made.</summary>

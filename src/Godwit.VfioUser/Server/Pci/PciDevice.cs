@@ -35,7 +35,7 @@ public abstract partial class PciDevice : IVfioUserDevice, IDisposable
         for (int i = 0; i < _config.Bars.Length; i++)
         {
             if (_config.Bars[i] != 0)
-                regions[i] = new DeviceRegion(_config.Bars[i]);
+                regions[i] = new DeviceRegion(_config.Bars[i], Doorbells: definition.Bars.FirstOrDefault(bar => bar.Index == i)?.Doorbells);
         }
         Description = new DeviceDescription
         {

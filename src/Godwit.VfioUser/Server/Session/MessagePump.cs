@@ -125,7 +125,7 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
     /// Sends an answer to the command in hand. When <paramref name="mayWait"/> and further maps or unmaps are here already, it is held
     /// back to go out with theirs: a client that sends many at once is woken once. For the command thread.
     /// </summary>
-    public void Answer(ReadOnlySpan<byte> message, FileDescriptor? file, bool mayWait)
+    public void Answer(ReadOnlySpan<byte> message, ReadOnlySpan<FileDescriptor> files, bool mayWait)
     {
         if (mayWait && message.Length <= MaxHeld - _heldBytes)
         {
@@ -135,7 +135,7 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
         else
         {
             SendHeld();
-            Send(message, [], file is null ? [] : new ReadOnlySpan<FileDescriptor>(in file));
+            Send(message, [], files);
         }
     }
 

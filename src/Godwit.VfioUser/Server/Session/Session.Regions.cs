@@ -27,10 +27,9 @@ internal sealed partial class Session
     /// Asked twice: with room for the fixed part only the needed size is told, without capabilities flag and descriptor; with enough
     /// room all comes.
     /// </summary>
-    private Errno GetRegionInfo(ReadOnlySpan<byte> body, out int length, out FileDescriptor? file)
+    private Errno GetRegionInfo(ReadOnlySpan<byte> body, out int length)
     {
         length = 0;
-        file = null;
         int fixedSize = Unsafe.SizeOf<RegionInfoBody>();
         if (!Wire.TryTake(body, out RegionInfoBody request, out _) || request.ArgSize < fixedSize || request.Index >= (uint)_regionCount)
             return Errno.EINVAL;
@@ -66,21 +65,7 @@ internal sealed partial class Session
         foreach (SparseArea area in areas)
             destination = destination[Wire.Put(destination, new SpanBody { Start = area.Offset, Length = area.Size })..];
         length = full;
-        file = region.File;
-        return Errno.None;
-    }
-
-    /// <summary>No region is served by eventfds: the answer is an empty list.</summary>
-    private Errno GetRegionIoFds(ReadOnlySpan<byte> body, out int length)
-    {
-        length = 0;
-        int size = Unsafe.SizeOf<RegionIoFdsBody>();
-        if (!Wire.TryTake(body, out RegionIoFdsBody request, out _) || request.ArgSize < size
-            || request.Flags != 0 || request.Count != 0 || request.Index >= (uint)_regionCount)
-        {
-            return Errno.EINVAL;
-        }
-        length = PutReply(new RegionIoFdsBody { ArgSize = (uint)size, Index = request.Index });
+        _replyFiles.Add(region.File);
         return Errno.None;
     }
 

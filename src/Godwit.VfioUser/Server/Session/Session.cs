@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
 using Godwit.Interop.Linux;
 
 namespace Godwit.VfioUser;
@@ -17,6 +18,7 @@ internal sealed partial class Session : IDisposable
     private readonly MessagePump _pump;
     private readonly DeviceHost _host;
     private readonly int _regionCount;
+    private readonly List<FileDescriptor> _replyFiles = []; // to go out with the reply in hand; the device's or the session's
     private byte[] _reply = new byte[4096];
     private Capabilities _client = new();
     private int _maxMappings;
@@ -58,7 +60,7 @@ internal sealed partial class Session : IDisposable
             {
                 while (_pump.Next() is { } message)
                 {
-                    Execute(message);
+                    ExecuteInTurn(message);
                     _pump.Return(message);
                     _pump.SendHeldUnlessMore();
                 }
@@ -66,6 +68,7 @@ internal sealed partial class Session : IDisposable
             finally
             {
                 _pump.Close("the server failed"); // does nothing if the client has gone; else wakes the device's DMA
+                StopDoorbells();
                 _device.OnDisconnected();
             }
         }
@@ -151,10 +154,10 @@ internal sealed partial class Session : IDisposable
         MessageHeader header = message.Header;
         Errno error;
         int length = 0;
-        FileDescriptor? file = null;
+        _replyFiles.Clear();
         try
         {
-            error = !header.IsCommand || message.TooManyFiles ? Errno.EINVAL : Dispatch(message, out length, out file);
+            error = !header.IsCommand || message.TooManyFiles ? Errno.EINVAL : Dispatch(message, out length);
         }
         catch (Exception e) when (e is not OutOfMemoryException)
         {
@@ -165,21 +168,23 @@ internal sealed partial class Session : IDisposable
         if (!header.WantsReply)
             return;
         if (error != Errno.None)
+        {
             length = 0;
-        SendReply(header, length, file, error);
+            _replyFiles.Clear();
+        }
+        SendReply(header, length, error);
     }
 
-    private Errno Dispatch(IncomingMessage message, out int length, out FileDescriptor? file)
+    private Errno Dispatch(IncomingMessage message, out int length)
     {
         length = 0;
-        file = null;
         ReadOnlySpan<byte> body = message.Body;
         return message.Header.Command switch
         {
             Command.DmaMap => DmaMap(message),
             Command.DmaUnmap => DmaUnmap(body, out length),
             Command.DeviceGetInfo => GetInfo(body, out length),
-            Command.DeviceGetRegionInfo => GetRegionInfo(body, out length, out file),
+            Command.DeviceGetRegionInfo => GetRegionInfo(body, out length),
             Command.DeviceGetRegionIoFds => GetRegionIoFds(body, out length),
             Command.DeviceGetIrqInfo => GetIrqInfo(body, out length),
             Command.DeviceSetIrqs => SetIrqs(message),
@@ -213,7 +218,7 @@ internal sealed partial class Session : IDisposable
     private int PutReply<T>(in T body)
         where T : unmanaged => Wire.Put(ReserveReply(Unsafe.SizeOf<T>()), body);
 
-    private void SendReply(MessageHeader command, int length, FileDescriptor? file = null, Errno error = Errno.None)
+    private void SendReply(MessageHeader command, int length, Errno error = Errno.None)
     {
         Wire.Put(_reply, new MessageHeader
         {
@@ -223,6 +228,9 @@ internal sealed partial class Session : IDisposable
             Flags = HeaderFlags.Reply | (error == Errno.None ? 0 : HeaderFlags.Error),
             Error = (uint)error,
         });
-        _pump.Answer(_reply.AsSpan(0, MessageHeader.Size + length), file, mayWait: command.Command is Command.DmaMap or Command.DmaUnmap);
+        _pump.Answer(
+            _reply.AsSpan(0, MessageHeader.Size + length),
+            CollectionsMarshal.AsSpan(_replyFiles),
+            mayWait: command.Command is Command.DmaMap or Command.DmaUnmap);
     }
 }

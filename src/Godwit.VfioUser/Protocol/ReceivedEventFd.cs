@@ -3,7 +3,7 @@ using Godwit.Interop.Linux;
 
 namespace Godwit.VfioUser;
 
-/// <summary>Takes over a descriptor that a client calls an eventfd. Writing to anything else might block the device's thread.</summary>
+/// <summary>Takes over a descriptor that a peer calls an eventfd. Writing to anything else might block who writes.</summary>
 internal static class ReceivedEventFd
 {
     /// <summary>What the kernel calls an eventfd in /proc (fs/eventfd.c, anon_inode).</summary>
