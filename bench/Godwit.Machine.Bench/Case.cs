@@ -15,6 +15,9 @@ internal sealed record Case(string Name, IommuKind Iommu, string Options)
         new("64K, depth 32, no vIOMMU", IommuKind.None, Quiet),
         new("64K, depth 32, translated, strict", IommuKind.Intel, $"{Quiet} map=strict"),
         new("64K, depth 32, translated, lazy", IommuKind.Intel, $"{Quiet} map=lazy"),
+        new("4K random reads, depth 1", IommuKind.Intel, $"{Quiet} io-size=4K read-percent=100 queue-depth=1"),
+        new("4K random reads, depth 32", IommuKind.Intel, $"{Quiet} io-size=4K read-percent=100"),
+        new("4K random reads, depth 256", IommuKind.Intel, $"{Quiet} io-size=4K read-percent=100 queue-depth=256"),
         new("moving buffers only", IommuKind.Intel, "dirty-rate=0 working-set=1M io-size=4K io-rate=1 churn=1000000"),
         new("the demo's defaults", IommuKind.Intel, ""),
     ];

@@ -33,6 +33,7 @@ if (args is ["device", string imagePath, string socketPath])
 double seconds = args is [string text] ? double.Parse(text) : 5;
 Console.WriteLine($"The whole path, {seconds} s each: guest driver, VT-d, VFIO, vfio-user over a socket, NVMe controller in a process of its own.");
 Console.WriteLine($"{Environment.ProcessorCount} processors, {(Debugger.IsAttached ? "debugger, " : "")}{RunOf.BuildKind} build. Map events are pages mapped or unmapped.");
+Console.WriteLine($"Floor: {PlainRead.Measure(Math.Min(seconds, 2)):0} preads of 4 KiB a second, on one thread, from the page cache.");
 Console.WriteLine();
 Console.WriteLine("case                              |   I/O /s |   MiB/s | map events/s (guest) | map events/s (host) | interrupts/s | vCPU CPU | mismatches");
 Console.WriteLine("----------------------------------|---------:|--------:|---------------------:|--------------------:|-------------:|---------:|----------:");

@@ -34,13 +34,13 @@ public sealed class Pair : IDisposable
         Directory.Delete(_directory, recursive: true);
     }
 
-    private sealed class MemoryDevice : IVfioUserDevice, IDmaMessageHandler
+    internal sealed class MemoryDevice : IVfioUserDevice, IDmaMessageHandler
     {
         private readonly byte[] _memory = new byte[65536];
 
         public DeviceDescription Description { get; } = new()
         {
-            Regions = new Dictionary<int, DeviceRegion> { [PciRegion.Bar0] = new(65536) },
+            Regions = new Dictionary<int, DeviceRegion> { [PciRegion.Bar0] = new(65536, Doorbells: [new DoorbellRange(ProcessRun.Doorbell, 16)]) },
             Irqs = new Dictionary<int, int>(),
         };
 

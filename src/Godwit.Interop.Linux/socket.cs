@@ -157,6 +157,18 @@ public sealed unsafe class SocketHandle : FileDescriptor
         }
     }
 
+    /// <summary>A second descriptor of a socket received from a peer. Not verified to be a socket; using one that is not fails.</summary>
+    /// <exception cref="LinuxException">The process has no descriptor left.</exception>
+    public static SocketHandle DuplicateOf(FileDescriptor received)
+    {
+        var result = new SocketHandle();
+        int number = unistd.fcntl(received, unistd.F_DUPFD_CLOEXEC, 0);
+        if (number < 0)
+            LinuxException.ThrowLast("fcntl(F_DUPFD_CLOEXEC)");
+        result.SetHandle(number);
+        return result;
+    }
+
     /// <summary>Two sockets connected to each other.</summary>
     /// <exception cref="LinuxException">The process has no descriptor left.</exception>
     public static (SocketHandle First, SocketHandle Second) CreatePair()

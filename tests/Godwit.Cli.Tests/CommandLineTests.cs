@@ -7,6 +7,9 @@ public sealed class CommandLineTests
 {
     [Theory]
     [InlineData("device nvme --socket a --image b")]
+    [InlineData("device nvme --socket a --socket b --image c")]
+    [InlineData("device nvme --socket a --image b --socket c --image d")]
+    [InlineData("device edu --socket a --socket b")]
     [InlineData("device nvme --socket a --image b --size 64M --block-size 512 --serial x --exit-with-parent")]
     [InlineData("device edu --socket a")]
     [InlineData("device check --socket a --second b --timeout 500ms --json")]
@@ -64,6 +67,8 @@ public sealed class CommandLineTests
     [InlineData("run --monitor m --guest nvme-stress,speed=1", "'speed'")]
     [InlineData("run --monitor m --guest ,x=1", "must begin with a name")]
     [InlineData("device nvme --socket a", "--image")]
+    [InlineData("device nvme --socket a --image b --image c", "2 --image for 1 --socket")]
+    [InlineData("device nvme --socket a --socket b --socket c --image d --image e", "2 --image for 3 --socket")]
     [InlineData("device nvme --socket a --image b --size 0", "--size '0' must be from 1")]
     [InlineData("device nvme --socket a --image b --block-size 1024", "--block-size '1024' is not one of 512, 4096")]
     [InlineData("device edu --socket a --dma-mask wide", "--dma-mask 'wide' is not a hexadecimal number")]

@@ -103,9 +103,11 @@ public sealed partial class NvmeController
         {
             case NvmeRegister.InterruptMaskSet:
                 _core.InterruptMask |= value;
+                _core.UpdatePin();
                 break;
             case NvmeRegister.InterruptMaskClear:
-                _core.Unmask(value);
+                _core.InterruptMask &= ~value;
+                _core.UpdatePin();
                 break;
             case NvmeRegister.Configuration:
                 return WriteConfiguration(new ControllerConfiguration(value & ControllerConfiguration.Mask));

@@ -189,5 +189,6 @@ public sealed partial class NvmeController : IVfioUserDevice, IDisposable
     {
         _core.MsixEnabled = _pci.MsixEnabled;
         _core.PinDisabled = _pci.PinDisabled;
+        _core.UpdatePin();
     }
 }

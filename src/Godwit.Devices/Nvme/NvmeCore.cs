@@ -25,6 +25,8 @@ internal sealed class NvmeCore : IQueueProcessor, IDisposable
     private volatile bool _msixEnabled;
     private volatile bool _pinDisabled;
     private volatile bool _flushWanted;
+    private readonly Lock _pinGate = new();
+    private bool _pin; // under _pinGate: what the host was told
 
     /// <summary>Creates a disabled controller without a client, and its worker threads.</summary>
     public NvmeCore(NvmeLimits limits, NvmeIdentity identity, ImageFile image, int workers, LogLimiter log)
@@ -72,7 +74,7 @@ internal sealed class NvmeCore : IQueueProcessor, IDisposable
     /// <inheritdoc cref="AdminQueueAttributes"/>
     public ulong AdminCompletionBase { get; set; }
 
-    /// <summary>INTMS/INTMC: vectors that a pin or plain MSI may not signal.</summary>
+    /// <summary>INTMS/INTMC: vectors that a pin or plain MSI may not signal. <see cref="UpdatePin()"/> follows.</summary>
     public uint InterruptMask
     {
         get => _interruptMask;
@@ -106,7 +108,14 @@ internal sealed class NvmeCore : IQueueProcessor, IDisposable
     public IDeviceHost? Host
     {
         get => _host;
-        set => _host = value;
+        set
+        {
+            lock (_pinGate)
+            {
+                _host = value;
+                _pin = false;
+            }
+        }
     }
 
     /// <summary>Whether the interrupt pin is asserted: some interrupting completion queue has entries for the host.</summary>
@@ -166,6 +175,7 @@ internal sealed class NvmeCore : IQueueProcessor, IDisposable
         _shutdown = (int)ShutdownStatus.Normal;
         _interruptMask = 0;
         _flushWanted = false;
+        UpdatePin();
     }
 
     /// <summary>Marks the controller broken until it is reset; workers stop at once. Any thread.</summary>
@@ -234,9 +244,7 @@ internal sealed class NvmeCore : IQueueProcessor, IDisposable
                     Scheduler.MarkReady(waiting);
             }
         }
-        // The pin is level-triggered: entries that remain keep it asserted. A stopped device is silent; Rouse makes up for it.
-        if (!_msixEnabled && Scheduler.IsOpen && completion is { Interrupts: true, Pending: true })
-            SignalPin(completion.Vector);
+        UpdatePin();
     }
 
     /// <summary>
@@ -250,8 +258,9 @@ internal sealed class NvmeCore : IQueueProcessor, IDisposable
             if (Queues.Submission(id) is { } queue && (id == 0 || queue.Head != queue.Tail))
                 Scheduler.MarkReady(queue);
             if (Queues.Completion(id) is { Interrupts: true, Pending: true } completion)
-                Signal(completion);
+                Announce(completion);
         }
+        UpdatePin(mayRise: true);
     }
 
     /// <inheritdoc/>
@@ -423,35 +432,37 @@ internal sealed class NvmeCore : IQueueProcessor, IDisposable
         }
     }
 
-    /// <summary>INTMC: what was masked and is still pending asserts the pin.</summary>
-    public void Unmask(uint vectors)
-    {
-        _interruptMask &= ~vectors;
-        if (!_msixEnabled && Scheduler.IsOpen && PinAsserted)
-            AssertPin();
-    }
+    /// <summary>
+    /// Tells the host when the pin's level has changed: after whatever it follows from. A stopped device does not raise it;
+    /// <see cref="Rouse"/> makes up for that. Any thread.
+    /// </summary>
+    public void UpdatePin() => UpdatePin(Scheduler.IsOpen);
 
-    private void AssertPin()
+    private void UpdatePin(bool mayRise)
     {
-        if (!_pinDisabled)
-            _host?.Trigger(PciIrq.Intx, 0);
+        lock (_pinGate)
+        {
+            bool asserted = !_msixEnabled && !_pinDisabled && PinAsserted;
+            if (asserted == _pin || (asserted && !mayRise))
+                return;
+            _pin = asserted;
+            _host?.SetPin(asserted);
+        }
     }
 
     private void Signal(CompletionQueue completion)
     {
-        if (!completion.Interrupts || _host is not { } host)
+        if (!completion.Interrupts)
             return;
-        Interlocked.Increment(ref Counters.Interrupts);
-        host.Trigger(PciIrq.Msix, completion.Vector);
-        // A client that emulates MSI-X may keep its enable bit to itself. The index that is not in use has no eventfd.
-        if (!_msixEnabled)
-            SignalPin(completion.Vector);
+        Announce(completion);
+        UpdatePin(mayRise: true);
     }
 
-    private void SignalPin(ushort vector)
+    private void Announce(CompletionQueue completion)
     {
-        if (!PinMasked(vector))
-            AssertPin();
+        Interlocked.Increment(ref Counters.Interrupts);
+        // A client that emulates MSI-X may keep its enable bit to itself. The index that is not in use has no eventfd.
+        _host?.Trigger(PciIrq.Msix, completion.Vector);
     }
 
     private bool PinMasked(ushort vector) => vector < 32 && (_interruptMask & (1u << vector)) != 0;

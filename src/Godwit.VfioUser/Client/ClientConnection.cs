@@ -8,7 +8,7 @@ namespace Godwit.VfioUser;
 /// The socket of a client: any thread sends, one at a time receives, replies find their request by id. The connection ends once, for
 /// one reason; then whoever receives completes every slot, so nobody waits for ever and nobody's memory is written afterwards.
 /// </summary>
-internal sealed unsafe partial class ClientConnection : IDisposable
+internal sealed unsafe partial class ClientConnection : IMessageSender, IDisposable
 {
     private readonly SocketHandle _socket;
     private readonly VfioUserClientOptions _options;
@@ -28,7 +28,7 @@ internal sealed unsafe partial class ClientConnection : IDisposable
     private bool _closed; // guarded by _slotsGate: no slot is handed out any more
     private int _disposed;
 
-    public ClientConnection(SocketHandle socket, string path, VfioUserClientOptions options, IDmaMessageHandler dma)
+    public ClientConnection(SocketHandle socket, string path, VfioUserClientOptions options, DmaAnswers answers)
     {
         _socket = socket;
         _options = options;
@@ -39,7 +39,7 @@ internal sealed unsafe partial class ClientConnection : IDisposable
             _slots[i] = new RequestSlot(i);
             _freeSlots.Push(i);
         }
-        _dma = new DmaMessageWorker(this, dma);
+        _dma = new DmaMessageWorker(this, answers);
         _receiver = new MessageReceiver(socket);
         _background = new Thread(ReceiveInBackground) { IsBackground = true, Name = $"vfio-user {System.IO.Path.GetFileName(path)}" };
         _background.Start();

@@ -1,6 +1,4 @@
 using System.Buffers;
-using System.Runtime.InteropServices;
-using Godwit.Interop.Linux;
 
 namespace Godwit.VfioUser;
 
@@ -14,7 +12,7 @@ internal readonly record struct DmaJob(MessageHeader Header, byte[] Buffer, int 
 /// Answers the device's commands on a thread of its own: a handler may need a lock that is held by a thread waiting for a reply, and
 /// replies come in on the receive thread.
 /// </summary>
-internal sealed class DmaMessageWorker(ClientConnection connection, IDmaMessageHandler handler)
+internal sealed class DmaMessageWorker(ClientConnection connection, DmaAnswers answers)
 {
     /// <summary>Bodies waiting at most. A device that sends more without waiting for answers is not read from for a while.</summary>
     private const int MaxQueuedBytes = 8 * 1024 * 1024;
@@ -87,7 +85,7 @@ internal sealed class DmaMessageWorker(ClientConnection connection, IDmaMessageH
         {
             try
             {
-                Answer(job);
+                answers.Answer(job.Header, job.Body, connection);
             }
             catch (Exception e) when (e is not OutOfMemoryException)
             {
@@ -118,78 +116,5 @@ internal sealed class DmaMessageWorker(ClientConnection connection, IDmaMessageH
             Monitor.PulseAll(_gate);
             return true;
         }
-    }
-
-    private void Answer(DmaJob job)
-    {
-        ReadOnlySpan<byte> body = job.Body;
-        if (job.Header.Command is not (Command.DmaRead or Command.DmaWrite))
-        {
-            Reply(job.Header, Errno.ENOSYS, []);
-            return;
-        }
-        if (!Wire.TryTake(body, out DmaAccessBody access, out ReadOnlySpan<byte> data))
-        {
-            Reply(job.Header, Errno.EINVAL, []);
-            return;
-        }
-        if (access.Count > WireLimits.MaxTransfer)
-        {
-            Reply(job.Header, Errno.E2BIG, []);
-            return;
-        }
-        if (access.Address + access.Count < access.Address && access.Address + access.Count != 0)
-        {
-            Reply(job.Header, Errno.EINVAL, []);
-            return;
-        }
-        if (job.Header.Command == Command.DmaWrite)
-            AnswerWrite(job.Header, access, data);
-        else
-            AnswerRead(job.Header, access);
-    }
-
-    private void AnswerWrite(MessageHeader header, DmaAccessBody access, ReadOnlySpan<byte> data)
-    {
-        if ((ulong)data.Length != access.Count)
-        {
-            Reply(header, Errno.EINVAL, []);
-            return;
-        }
-        Errno result = handler.Write(new DmaAddress(access.Address), data);
-        Reply(header, result, MemoryMarshal.AsBytes(new ReadOnlySpan<DmaAccessBody>(in access)));
-    }
-
-    private void AnswerRead(MessageHeader header, DmaAccessBody access)
-    {
-        int count = (int)access.Count;
-        byte[] buffer = ArrayPool<byte>.Shared.Rent(16 + count);
-        try
-        {
-            Wire.Put(buffer, access);
-            Errno result = handler.Read(new DmaAddress(access.Address), buffer.AsSpan(16, count));
-            Reply(header, result, buffer.AsSpan(0, 16 + count));
-        }
-        finally
-        {
-            ArrayPool<byte>.Shared.Return(buffer);
-        }
-    }
-
-    private void Reply(MessageHeader command, Errno error, ReadOnlySpan<byte> body)
-    {
-        if (!command.WantsReply)
-            return;
-        if (error != Errno.None)
-            body = [];
-        var header = new MessageHeader
-        {
-            Id = command.Id,
-            Command = command.Command,
-            Length = (uint)(MessageHeader.Size + body.Length),
-            Flags = HeaderFlags.Reply | (error == Errno.None ? 0 : HeaderFlags.Error),
-            Error = (uint)error,
-        };
-        connection.Send(MemoryMarshal.AsBytes(new ReadOnlySpan<MessageHeader>(in header)), body, []);
     }
 }

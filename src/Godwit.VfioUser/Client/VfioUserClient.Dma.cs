@@ -1,3 +1,4 @@
+using System.Buffers;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Godwit.Interop.Linux;
@@ -10,11 +11,15 @@ public sealed partial class VfioUserClient
     /// <summary>Refusals listed in the exception of one flush; further ones are only counted.</summary>
     private const int MaxRefusalsThrown = 16;
 
-    /// <summary>DMA_MAP and waits. <paramref name="file"/> null: the device uses DMA messages.</summary>
+    /// <summary>
+    /// DMA_MAP and waits. <paramref name="file"/> null: the device uses DMA messages, as does one that takes no descriptors at all.
+    /// </summary>
     /// <exception cref="ArgumentOutOfRangeException">The range is empty, leaves 64 bits or is not in pages of 4 KiB.</exception>
     /// <exception cref="VfioUserRemoteException">The device refused, for example with EEXIST.</exception>
     public void DmaMap(DmaRange range, DmaAccess access, FileDescriptor? file, ulong fileOffset)
     {
+        if (_maxSendFds == 0)
+            file = null;
         DmaMapBody request = MapRequest(range, access, file, fileOffset);
         _connection.Call(Command.DmaMap, "DMA_MAP", Bytes(in request), [], file is null ? [] : new ReadOnlySpan<FileDescriptor>(in file), [], []);
     }
@@ -29,6 +34,55 @@ public sealed partial class VfioUserClient
         _connection.Call(Command.DmaUnmap, "DMA_UNMAP", Bytes(in request), [], [], MemoryMarshal.AsBytes(new Span<DmaUnmapBody>(ref reply)), []);
     }
 
+    /// <summary>DMA_UNMAP of everything and waits: on return the device does no more DMA.</summary>
+    /// <exception cref="VfioUserRemoteException">The device refused, perhaps because it does not know the flag.</exception>
+    public void DmaUnmapAll()
+    {
+        var request = new DmaUnmapBody { ArgSize = (uint)Unsafe.SizeOf<DmaUnmapBody>(), Flags = DmaUnmapFlags.All };
+        DmaUnmapBody reply = default;
+        _connection.Call(Command.DmaUnmap, "DMA_UNMAP of everything", Bytes(in request), [], [], MemoryMarshal.AsBytes(new Span<DmaUnmapBody>(ref reply)), []);
+    }
+
+    /// <summary>
+    /// DMA_UNMAP that also tells what the device wrote there since the last report, its log being on. Bits are ORed into
+    /// <paramref name="bitmap"/>, bit 0 being the range's first page.
+    /// </summary>
+    /// <param name="range">Exactly mapped ranges, in whole pages of <paramref name="pageSize"/>; as many as the bitmap of one message tells of.</param>
+    /// <param name="pageSize">Bytes for each bit, a power of two from 4 KiB.</param>
+    /// <param name="bitmap">At least one bit for each page.</param>
+    /// <exception cref="ArgumentOutOfRangeException">The range, the page size or the bitmap are not so.</exception>
+    /// <exception cref="VfioUserRemoteException">The device refused; the range is still mapped.</exception>
+    public void DmaUnmap(DmaRange range, ulong pageSize, Span<ulong> bitmap)
+    {
+        DmaUnmapBody unmap = UnmapRequest(range);
+        if (!ulong.IsPow2(pageSize) || pageSize < WireLimits.PageSize || ((range.Address.Value | range.Length) & (pageSize - 1)) != 0)
+            throw new ArgumentOutOfRangeException(nameof(pageSize), pageSize, $"A power of two, at least {WireLimits.PageSize}, of which the range is a multiple");
+        ulong bytes = Wire.BitmapBytes(range.Length, pageSize);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(bytes, (ulong)bitmap.Length * sizeof(ulong), nameof(bitmap));
+        Span<byte> request = stackalloc byte[Unsafe.SizeOf<DmaUnmapBody>() + Unsafe.SizeOf<SpanBody>()];
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(bytes, (ulong)(MaxTransfer - request.Length), nameof(range));
+        unmap.Flags = DmaUnmapFlags.GetDirtyBitmap;
+        unmap.ArgSize = (uint)(request.Length + (int)bytes);
+        Wire.Put(request[Wire.Put(request, unmap)..], new SpanBody { Start = pageSize, Length = bytes });
+        ulong[] words = ArrayPool<ulong>.Shared.Rent((int)(bytes / sizeof(ulong)));
+        try
+        {
+            Span<ulong> dirty = words.AsSpan(0, (int)(bytes / sizeof(ulong)));
+            int length = _connection.Call(Command.DmaUnmap, $"DMA_UNMAP of {range} with its bitmap", request, [], [], request, MemoryMarshal.AsBytes(dirty));
+            if (length != request.Length + (int)bytes)
+                _connection.Violated($"DMA_UNMAP with a bitmap was answered with {length} bytes instead of {request.Length + (int)bytes}");
+            ulong pages = range.Length / pageSize;
+            if (pages % 64 != 0)
+                dirty[^1] &= (1UL << (int)(pages % 64)) - 1; // what lies behind the range is not the device's to say
+            for (int i = 0; i < dirty.Length; i++)
+                bitmap[i] |= dirty[i];
+        }
+        finally
+        {
+            ArrayPool<ulong>.Shared.Return(words);
+        }
+    }
+
     /// <summary>
     /// DMA_MAP sent without waiting; order is kept. <see cref="DmaFlush()"/> waits for all and throws the first error. Waits for earlier
     /// answers only when <see cref="RequestSlot.Count"/> requests are under way.
@@ -36,6 +90,8 @@ public sealed partial class VfioUserClient
     /// <exception cref="ArgumentOutOfRangeException">The range is empty, leaves 64 bits or is not in pages of 4 KiB.</exception>
     public void DmaMapQueued(DmaRange range, DmaAccess access, FileDescriptor? file, ulong fileOffset)
     {
+        if (_maxSendFds == 0)
+            file = null;
         DmaMapBody request = MapRequest(range, access, file, fileOffset);
         _connection.Queue(Command.DmaMap, range, Bytes(in request), file is null ? [] : new ReadOnlySpan<FileDescriptor>(in file), replyHead: 0);
     }

@@ -11,10 +11,14 @@ public sealed partial class VfioUserClient
     /// <param name="index">Interrupt index, <see cref="PciIrq"/>.</param>
     /// <param name="start">First vector.</param>
     /// <param name="fds">One for each vector from <paramref name="start"/> on; the device gets duplicates.</param>
-    /// <exception cref="VfioUserRemoteException">The device refused; vectors before the refused ones are set.</exception>
+    /// <exception cref="VfioUserRemoteException">
+    /// The device refused; vectors before the refused ones are set. ENOTSUP: it said that it takes no descriptors, so it was not asked.
+    /// </exception>
     public void SetIrqEventFds(int index, int start, ReadOnlySpan<EventFd?> fds)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(start);
+        if (_maxSendFds == 0 && fds.ContainsAnyExcept((EventFd?)null))
+            throw new VfioUserRemoteException("DEVICE_SET_IRQS with eventfds", Errno.ENOTSUP, "the device's max_msg_fds is 0");
         var files = new FileDescriptor[Math.Min(fds.Length, Math.Max(1, _maxSendFds))];
         for (int done = 0; done < fds.Length;)
         {

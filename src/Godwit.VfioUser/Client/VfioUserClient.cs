@@ -17,9 +17,14 @@ public sealed partial class VfioUserClient : IDisposable
     /// <summary>Most data of one message that is sent: see <see cref="WireLimits.SendChunk"/>.</summary>
     private readonly int _sendChunk;
 
-    private VfioUserClient(ClientConnection connection, Capabilities peer)
+    private readonly TwinChannel? _twin;
+    private readonly bool _writeMultiple;
+
+    private VfioUserClient(ClientConnection connection, Capabilities peer, TwinChannel? twin)
     {
         _connection = connection;
+        _twin = twin;
+        _writeMultiple = peer.WriteMultiple;
         MaxTransfer = Math.Min(peer.MaxTransfer, WireLimits.MaxTransfer);
         MaxDmaMaps = Math.Min(peer.MaxDmaMaps, WireLimits.MaxDmaMaps);
         _maxSendFds = Math.Min(peer.MaxMessageFds, WireLimits.MaxMessageFds);
@@ -39,6 +44,12 @@ public sealed partial class VfioUserClient : IDisposable
     /// <summary>Most DMA mappings the device takes, negotiated.</summary>
     public int MaxDmaMaps { get; }
 
+    /// <summary>Whether the device's own commands come on a socket of their own.</summary>
+    public bool HasTwinSocket => _twin is not null;
+
+    /// <summary>Whether the device takes several region writes in one message.</summary>
+    public bool CanWriteMultiple => _writeMultiple;
+
     /// <summary>Connects and negotiates the version and capabilities.</summary>
     /// <exception cref="LinuxException">No socket at <paramref name="path"/>, or nobody listens.</exception>
     /// <exception cref="VfioUserProtocolException">The peer speaks another version or not this protocol.</exception>
@@ -51,16 +62,26 @@ public sealed partial class VfioUserClient : IDisposable
         ArgumentOutOfRangeException.ThrowIfLessThanOrEqual(options.ReplyTimeout, TimeSpan.Zero);
         SocketHandle socket = Open(path, options);
         ClientConnection? connection = null;
+        var files = new List<FileDescriptor>();
         try
         {
-            connection = new ClientConnection(socket, path, options, dma);
-            return new VfioUserClient(connection, Negotiate(connection));
+            var answers = new DmaAnswers(dma);
+            connection = new ClientConnection(socket, path, options, answers);
+            Capabilities peer = Negotiate(connection, options, files);
+            TwinChannel? twin = TakeTwin(connection, options, peer, files) is { } theirs
+                ? new TwinChannel(theirs, connection, answers, options.ReplyTimeout)
+                : null;
+            return new VfioUserClient(connection, peer, twin);
         }
         catch
         {
             connection?.Dispose();
             socket.Dispose();
             throw;
+        }
+        finally
+        {
+            DisposeAll(files);
         }
     }
 
@@ -124,6 +145,22 @@ public sealed partial class VfioUserClient : IDisposable
                 return;
             posted = false;
         }
+        WriteByMessage(index, offset, data, posted);
+    }
+
+    /// <summary>DEVICE_RESET.</summary>
+    public void Reset() => _connection.Call(Command.DeviceReset, "DEVICE_RESET", [], [], [], [], []);
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        _connection.Dispose();
+        _twin?.Dispose();
+        DisposeDoorbells();
+    }
+
+    private void WriteByMessage(int index, ulong offset, ReadOnlySpan<byte> data, bool posted)
+    {
         while (!data.IsEmpty)
         {
             ReadOnlySpan<byte> piece = data[..Math.Min(data.Length, _sendChunk)];
@@ -143,16 +180,6 @@ public sealed partial class VfioUserClient : IDisposable
         }
     }
 
-    /// <summary>DEVICE_RESET.</summary>
-    public void Reset() => _connection.Call(Command.DeviceReset, "DEVICE_RESET", [], [], [], [], []);
-
-    /// <inheritdoc/>
-    public void Dispose()
-    {
-        _connection.Dispose();
-        DisposeDoorbells();
-    }
-
     private static SocketHandle Open(string path, VfioUserClientOptions options)
     {
         try
@@ -166,7 +193,7 @@ public sealed partial class VfioUserClient : IDisposable
         }
     }
 
-    private static Capabilities Negotiate(ClientConnection connection)
+    private static Capabilities Negotiate(ClientConnection connection, VfioUserClientOptions options, List<FileDescriptor> files)
     {
         byte[] text = new Capabilities
         {
@@ -175,6 +202,8 @@ public sealed partial class VfioUserClient : IDisposable
             PageSizes = WireLimits.PageSize,
             MaxDmaMaps = WireLimits.MaxDmaMaps,
             MigrationPageSize = WireLimits.PageSize,
+            WriteMultiple = true,
+            TwinSocket = options.TwinSocket ? new TwinSocketCapability(true) : null,
         }.Format();
         var mine = new VersionBody { Major = WireLimits.Major, Minor = WireLimits.Minor };
         VersionBody theirs = default;
@@ -183,7 +212,7 @@ public sealed partial class VfioUserClient : IDisposable
         try
         {
             length = connection.Call(
-                Command.Version, "VERSION", Bytes(in mine), text, [], MemoryMarshal.AsBytes(new Span<VersionBody>(ref theirs)), answer);
+                Command.Version, "VERSION", Bytes(in mine), text, [], MemoryMarshal.AsBytes(new Span<VersionBody>(ref theirs)), answer, files);
         }
         catch (VfioUserRemoteException e) when (e.Errno == Errno.EBUSY)
         {
@@ -194,6 +223,19 @@ public sealed partial class VfioUserClient : IDisposable
         if (theirs.Major != WireLimits.Major || theirs.Minor > WireLimits.Minor)
             connection.Violated($"the device speaks vfio-user {theirs.Major}.{theirs.Minor}, this client speaks {WireLimits.Major}.{WireLimits.Minor}");
         return Capabilities.Parse(answer.AsSpan(0, length - Unsafe.SizeOf<VersionBody>()));
+    }
+
+    /// <summary>The twin socket of the answer to VERSION, or null when the device has none.</summary>
+    private static SocketHandle? TakeTwin(ClientConnection connection, VfioUserClientOptions options, Capabilities peer, List<FileDescriptor> files)
+    {
+        if (peer.TwinSocket is not { Supported: true } twin)
+            return null;
+        if (!options.TwinSocket)
+            connection.Violated("the device has a twin socket that nobody asked for");
+        // Specification, "Capabilities": a client whose server says so without a descriptor must give up.
+        if (twin.FileIndex is not { } index || index >= files.Count || !stat.Of(files[index]).IsSocket)
+            connection.Violated($"the device's twin socket is descriptor {twin.FileIndex} of {files.Count}, which is no socket");
+        return SocketHandle.DuplicateOf(files[twin.FileIndex.Value]);
     }
 
     private static ReadOnlySpan<byte> Bytes<T>(in T body)

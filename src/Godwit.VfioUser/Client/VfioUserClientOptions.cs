@@ -9,6 +9,12 @@ public sealed record VfioUserClientOptions
     /// </summary>
     public TimeSpan ReplyTimeout { get; init; } = TimeSpan.FromSeconds(10);
 
+    /// <summary>
+    /// Whether to ask for a twin socket, on which the device's own commands travel alone. Some servers confuse commands that meet on one
+    /// socket; those that know nothing of it ignore the question.
+    /// </summary>
+    public bool TwinSocket { get; init; } = true;
+
     /// <summary>Clock for the timeout.</summary>
     public TimeProvider Clock { get; init; } = TimeProvider.System;
 }

@@ -15,6 +15,7 @@ public static class DeviceExaminer
         .. NegotiationChecks.OnOneConnection,
         .. MessageChecks.All,
         .. InfoChecks.All,
+        .. DoorbellChecks.All,
         .. RegionChecks.All,
         .. ConfigChecks.All,
         .. InterruptChecks.All,
@@ -24,6 +25,7 @@ public static class DeviceExaminer
         .. LoggingChecks.All,
         .. DirtyChecks.All,
         .. NegotiationChecks.OnConnectionsOfTheirOwn,
+        .. ExtensionChecks.All,
         .. ConnectionChecks.All,
     ];
 

@@ -25,6 +25,9 @@ internal sealed record Capabilities
     /// <summary>The "migration" object that libvfio-user and QEMU send: page size of dirty bitmaps, or null when absent.</summary>
     public ulong? MigrationPageSize { get; init; }
 
+    /// <summary>The "twin_socket" object, or null when absent.</summary>
+    public TwinSocketCapability? TwinSocket { get; init; }
+
     /// <summary>Reads VERSION's text, NUL included, or nothing at all, which means every default.</summary>
     /// <exception cref="VfioUserProtocolException">The text is no JSON, or a value is of the wrong kind or out of its range.</exception>
     public static Capabilities Parse(ReadOnlySpan<byte> text)
@@ -70,6 +73,14 @@ internal sealed record Capabilities
             }
             if (WriteMultiple)
                 writer.WriteBoolean("write_multiple"u8, true);
+            if (TwinSocket is { } twin)
+            {
+                writer.WriteStartObject("twin_socket"u8);
+                writer.WriteBoolean("supported"u8, twin.Supported);
+                if (twin.FileIndex is { } index)
+                    writer.WriteNumber("fd_index"u8, index);
+                writer.WriteEndObject();
+            }
             writer.WriteEndObject();
             writer.WriteEndObject();
         }
@@ -131,6 +142,9 @@ internal sealed record Capabilities
                 case "migration":
                     result = result with { MigrationPageSize = ReadMigration(ref reader) };
                     break;
+                case "twin_socket":
+                    result = result with { TwinSocket = ReadTwinSocket(ref reader) };
+                    break;
                 default:
                     reader.Skip();
                     break;
@@ -159,6 +173,22 @@ internal sealed record Capabilities
         return pageSize;
     }
 
+    private static TwinSocketCapability ReadTwinSocket(ref Utf8JsonReader reader)
+    {
+        Expect(ref reader, JsonTokenType.StartObject, "twin_socket");
+        var result = new TwinSocketCapability(false);
+        while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
+        {
+            if (reader.ValueTextEquals("supported"u8))
+                result = result with { Supported = ReadBoolean(ref reader, "twin_socket.supported") };
+            else if (reader.ValueTextEquals("fd_index"u8))
+                result = result with { FileIndex = (int)ReadNumber(ref reader, "twin_socket.fd_index", 0, 1024) };
+            else
+                reader.Skip();
+        }
+        return result;
+    }
+
     private static ulong ReadNumber(ref Utf8JsonReader reader, string name, ulong min, ulong max)
     {
         Expect(ref reader, JsonTokenType.Number, name);
@@ -180,3 +210,8 @@ internal sealed record Capabilities
             throw new VfioUserProtocolException($"The peer's {name} is not of kind {type} but {reader.TokenType}.");
     }
 }
+
+/// <summary>Whether the device's own commands get a socket of their own.</summary>
+/// <param name="Supported">By the side that says so.</param>
+/// <param name="FileIndex">In the server's answer: which of its descriptors is the socket.</param>
+internal readonly record struct TwinSocketCapability(bool Supported, int? FileIndex = null);

@@ -19,6 +19,9 @@ internal sealed unsafe class DeviceHost(DeviceDescription description, MessagePu
     /// <summary>The log, or null while nothing is logged.</summary>
     public DmaLog? Log => _log;
 
+    /// <summary>The twin socket, if DMA messages have one of their own.</summary>
+    public MessagePump? Twin { get; set; }
+
     /// <summary>Most data in one DMA message.</summary>
     public int MessageChunk { get; set; } = WireLimits.SendChunk;
 
@@ -203,7 +206,7 @@ internal sealed unsafe class DeviceHost(DeviceDescription description, MessagePu
         while (!destination.IsEmpty)
         {
             Span<byte> piece = destination[..Math.Min(destination.Length, MessageChunk)];
-            if (pump.DmaRead(address, piece) != Errno.None)
+            if ((Twin ?? pump).DmaRead(address, piece) != Errno.None)
                 return false;
             destination = destination[piece.Length..];
             address += (ulong)piece.Length;
@@ -240,7 +243,7 @@ internal sealed unsafe class DeviceHost(DeviceDescription description, MessagePu
         while (!data.IsEmpty)
         {
             ReadOnlySpan<byte> piece = data[..Math.Min(data.Length, MessageChunk)];
-            if (pump.DmaWrite(address, piece) != Errno.None)
+            if ((Twin ?? pump).DmaWrite(address, piece) != Errno.None)
                 return false;
             data = data[piece.Length..];
             address += (ulong)piece.Length;

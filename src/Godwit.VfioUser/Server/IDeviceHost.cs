@@ -22,8 +22,8 @@ public interface IDeviceHost
     void Trigger(int index, int vector);
 
     /// <summary>
-    /// Drives the interrupt pin. Signals vector 0 of <see cref="PciIrq.Intx"/> when it becomes asserted, and again when the client
-    /// unmasks it, or sets an eventfd, and finds it still asserted: a level is not lost.
+    /// Drives the interrupt pin. Signals vector 0 of <see cref="PciIrq.Intx"/> when it becomes asserted, and masks it; again when the
+    /// client unmasks it, or sets an eventfd, and it is still or once more asserted: a level is not lost.
     /// </summary>
     void SetPin(bool asserted);
 }

@@ -37,7 +37,7 @@ internal sealed class InterruptTable
             _indices[index][vector].Trigger();
     }
 
-    /// <summary>Says whether a level-triggered vector is asserted.</summary>
+    /// <summary>Says whether a level-triggered vector is asserted. Signalled once until the client unmasks it.</summary>
     public void SetLevel(int index, int vector, bool asserted)
     {
         if ((uint)vector < (uint)_indices[index].Length)
@@ -77,7 +77,8 @@ internal sealed class InterruptTable
     {
         private readonly Lock _gate = new();
         private EventFd? _fd;
-        private bool _masked;
+        private bool _masked; // by the client
+        private bool _autoMasked; // by a level that was signalled (vfio.h, VFIO_IRQ_INFO_AUTOMASKED)
         private bool _pending;
         private bool _asserted;
 
@@ -96,14 +97,8 @@ internal sealed class InterruptTable
         {
             lock (_gate)
             {
-                bool rises = asserted && !_asserted;
                 _asserted = asserted;
-                if (!rises)
-                    return;
-                if (_masked)
-                    _pending = true;
-                else
-                    _fd?.Signal();
+                SignalLevel();
             }
         }
 
@@ -113,8 +108,8 @@ internal sealed class InterruptTable
             {
                 _fd?.Dispose();
                 _fd = fd;
-                if (_asserted && !_masked)
-                    _fd?.Signal();
+                _autoMasked = false; // who listens from now on has not been told
+                SignalLevel();
             }
         }
 
@@ -123,10 +118,14 @@ internal sealed class InterruptTable
             lock (_gate)
             {
                 _masked = masked;
-                if (masked || !(_pending || _asserted))
+                if (masked)
                     return;
+                _autoMasked = false;
+                if (_pending)
+                    _fd?.Signal();
+                else
+                    SignalLevel();
                 _pending = false;
-                _fd?.Signal();
             }
         }
 
@@ -137,8 +136,17 @@ internal sealed class InterruptTable
                 _fd?.Dispose();
                 _fd = null;
                 _masked = false;
+                _autoMasked = false;
                 _pending = false;
             }
+        }
+
+        private void SignalLevel()
+        {
+            if (!_asserted || _masked || _autoMasked || _fd is null)
+                return;
+            _autoMasked = true;
+            _fd.Signal();
         }
     }
 }

@@ -1,3 +1,4 @@
+using System.Runtime.ExceptionServices;
 using System.Runtime.InteropServices;
 using Godwit.Interop.Linux;
 
@@ -61,6 +62,39 @@ public static class VfioUserServer
         {
             current?.Stop();
         }
+    }
+
+    /// <summary>
+    /// Serves several devices in this process, each on a socket of its own, until <paramref name="stop"/> is cancelled. They share nothing:
+    /// one may be in use while another is migrated to. When one cannot be served all are stopped.
+    /// </summary>
+    /// <exception cref="LinuxException">A socket cannot be made; see <see cref="Run"/>.</exception>
+    /// <exception cref="ArgumentException">A device has doorbells outside of its regions.</exception>
+    public static void RunAll(IReadOnlyList<(IVfioUserDevice Device, VfioUserServerOptions Options)> devices, CancellationToken stop)
+    {
+        ArgumentNullException.ThrowIfNull(devices);
+        using var stopAll = CancellationTokenSource.CreateLinkedTokenSource(stop);
+        ExceptionDispatchInfo? failure = null;
+        Thread[] threads = [.. devices.Select(served => new Thread(() =>
+        {
+            try
+            {
+                Run(served.Device, served.Options, stopAll.Token);
+            }
+            catch (Exception e) when (e is not OutOfMemoryException)
+            {
+                Interlocked.CompareExchange(ref failure, ExceptionDispatchInfo.Capture(e), null);
+                stopAll.Cancel();
+            }
+        })
+        {
+            Name = $"vfio-user {Path.GetFileName(served.Options.SocketPath)}",
+        })];
+        foreach (Thread thread in threads)
+            thread.Start();
+        foreach (Thread thread in threads)
+            thread.Join();
+        failure?.Throw();
     }
 
     private static unsafe bool WaitForClient(SocketHandle listener, EventFd wake, CancellationToken stop)

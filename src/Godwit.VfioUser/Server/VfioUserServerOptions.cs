@@ -18,6 +18,12 @@ public sealed record VfioUserServerOptions
     /// <summary>What the device's log of DMA accepts; no limits but the protocol's unless said otherwise.</summary>
     public DmaLogLimits LogLimits { get; init; } = new();
 
+    /// <summary>
+    /// Whether clients may send several region writes in one message (REGION_WRITE_MULTI). They are understood in any case; QEMU 10 queues
+    /// all its region writes once they are offered.
+    /// </summary>
+    public bool OfferWriteMultiple { get; init; }
+
     /// <summary>Clock for <see cref="DmaReplyTimeout"/>.</summary>
     public TimeProvider Clock { get; init; } = TimeProvider.System;
 }

@@ -62,6 +62,22 @@ internal static class BrokenDevices
                 m.Accept([.. RawPeer.Bytes(new RegionIoFdsBody { ArgSize = 56, Count = 1 }), .. RawPeer.Bytes(new SpanBody { Start = 1UL << 60, Length = 4 }, new byte[24])]);
         }),
 
+        ["doorbell.room"] = () => Patch(Command.DeviceGetRegionIoFds, m =>
+        {
+            if (m.Reply!.Length == 16)
+                m.Reply[12] = 0;
+        }),
+        ["doorbell.eventfd"] = () => Patch(Command.DeviceGetRegionIoFds, m => ReplaceFile(m, 0, 1)),
+        ["doorbell.shadow"] = () => Patch(Command.DeviceGetRegionIoFds, m =>
+        {
+            if (m.Reply!.Length > 16)
+                m.Reply[16 + 32] = 2; // the first value unaligned
+        }),
+
+        ["version.subset"] = () => Patch(Command.Version, m => m.Reply = Replace(m.Reply!, "\"max_msg_fds\"", "\"write_multiple\":true,\"max_msg_fds\"")),
+        ["version.twin-socket"] = () => Patch(Command.Version, m => m.Reply = Replace(m.Reply!, "\"fd_index\":0", "\"fd_index\":1")),
+        ["region.multiple"] = () => Patch(Command.RegionWriteMulti, m => m.Reply![0]--),
+
         ["region.sizes"] = () => Patch(Command.RegionRead, m => m.Reply![^1] ^= m.Reply.Length == 17 ? (byte)1 : (byte)0),
         ["region.bounds"] = () => AcceptRead(m => m.As<RegionAccessBody>().Region < PciRegion.Count),
         ["region.absent"] = () => AcceptRead(m => m.As<RegionAccessBody>().Region == 1000),
@@ -284,6 +300,15 @@ internal static class BrokenDevices
     {
         m.Request = m.Request[..(Unsafe.SizeOf<FeatureBody>() + Unsafe.SizeOf<LogControlBody>())];
         BitConverter.TryWriteBytes(m.Request.AsSpan(16), 0u);
+    }
+
+    /// <summary>Sends one descriptor in the place of another.</summary>
+    private static void ReplaceFile(Exchange m, int which, int with)
+    {
+        if (m.ReplyFiles.Count <= Math.Max(which, with))
+            return;
+        m.ReplyFiles[which].Dispose();
+        m.ReplyFiles[which] = m.ReplyFiles[with].Duplicate();
     }
 
     private static byte[] Replace(byte[] text, string old, string other) =>

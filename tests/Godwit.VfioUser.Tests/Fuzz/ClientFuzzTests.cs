@@ -5,13 +5,13 @@ namespace Godwit.VfioUser.Tests;
 /// <summary>A client against a server that damages its answers: only typed errors, no hang, nothing leaked.</summary>
 public sealed class ClientFuzzTests
 {
-    private const int Connections = 1500;
-
     [Fact]
     public void A_client_survives_whatever_a_server_says()
     {
-        int seed = Environment.TickCount;
-        TestContext.Current.TestOutputHelper?.WriteLine($"seed {seed}");
+        int seed = FuzzSettings.Seed();
+        int inputs = FuzzSettings.Inputs(1500);
+        int damaged = 0;
+        int connections = 0;
         var random = new Random(seed);
         using MemFd file = MemFd.Create("bar", 0x10000);
         using EventFd eventFd = EventFd.Create();
@@ -21,17 +21,21 @@ public sealed class ClientFuzzTests
         using (SocketHandle listener = SocketHandle.Listen(path, 16))
         {
             before = OpenFiles.Count();
+            long memory = FuzzSettings.Memory();
+            bool over = false;
             var server = new Thread(() =>
             {
-                for (int i = 0; i < Connections; i++)
+                for (int i = 1; ; i++)
                 {
                     using SocketHandle socket = listener.Accept();
-                    Serve(new RawPeer(socket), new Random(seed + 1 + i), file);
+                    if (Volatile.Read(ref over))
+                        return;
+                    Interlocked.Add(ref damaged, Serve(new RawPeer(socket), new Random(seed + i), file, eventFd));
                 }
             });
             server.Start();
             int worked = 0;
-            for (int i = 0; i < Connections; i++)
+            for (; Volatile.Read(ref damaged) < inputs; connections++)
             {
                 try
                 {
@@ -54,9 +58,12 @@ public sealed class ClientFuzzTests
                     // The connection is over, and says so.
                 }
             }
+            Volatile.Write(ref over, true);
+            SocketHandle.Connect(path).Dispose();
             Assert.True(server.Join(TestServer.Patience), $"seed {seed}: the server hangs");
-            Assert.True(worked > Connections / 4, $"seed {seed}: only {worked} calls worked");
+            Assert.True(worked > connections / 4, $"seed {seed}: only {worked} calls worked");
             OpenFiles.AssertReturnsTo(before);
+            FuzzSettings.AssertNotGrown(memory);
         }
         Directory.Delete(directory, recursive: true);
     }
@@ -64,7 +71,7 @@ public sealed class ClientFuzzTests
     private static void UseClient(VfioUserClient client, Random random, FileDescriptor file, EventFd eventFd)
     {
         byte[] data = new byte[random.Next(1, 300)];
-        switch (random.Next(14))
+        switch (random.Next(17))
         {
             case 0:
                 client.GetInfo();
@@ -110,16 +117,27 @@ public sealed class ClientFuzzTests
             case 12:
                 client.StartDmaLogging(4096, [new DmaRange(new DmaAddress(0), 0x10000)]);
                 break;
+            case 13:
+                client.UseDoorbells(0, 0x10000);
+                client.WriteRegion(0, 8, data.AsSpan(0, Math.Min(4, data.Length)), posted: true);
+                break;
+            case 14:
+                client.DmaUnmap(new DmaRange(new DmaAddress(0), 0x10000), 4096, new ulong[1]);
+                break;
+            case 15:
+                client.WriteRegions([new RegionWrite(0, 0, 4, 1), new RegionWrite(0, 8, 8, 2)], posted: random.Next(2) == 0);
+                break;
             default:
                 client.ReportDmaLog(new DmaRange(new DmaAddress(0), 0x30000), 4096, new ulong[1]);
                 break;
         }
     }
 
-    /// <summary>Answers rightly for a while, then wrongly, then goes.</summary>
-    private static void Serve(RawPeer peer, Random random, FileDescriptor file)
+    /// <summary>Answers rightly for a while, then wrongly, then goes. Returns how many messages were damaged.</summary>
+    private static int Serve(RawPeer peer, Random random, FileDescriptor file, EventFd eventFd)
     {
         var mutator = new Mutator(random);
+        int damaged = 0;
         try
         {
             while (peer.TryReceive() is { } request)
@@ -133,12 +151,15 @@ public sealed class ClientFuzzTests
                     byte[] answer = RawPeer.Message(
                         new MessageHeader { Id = request.Header.Id, Command = request.Header.Command, Flags = HeaderFlags.Reply },
                         Answer(request));
-                    FileDescriptor[] files = [.. Enumerable.Repeat(file, random.Next(4) == 0 ? random.Next(20) : 0)];
+                    FileDescriptor[] files = request.Header.Command == Command.DeviceGetRegionIoFds && random.Next(3) != 0
+                        ? [eventFd, file]
+                        : [.. Enumerable.Repeat(file, random.Next(4) == 0 ? random.Next(20) : 0)];
                     if (random.Next(5) != 0)
                     {
                         peer.SendBytes(answer, files);
                         continue;
                     }
+                    damaged++;
                     peer.SendBytes(mutator.Mutate(answer), files);
                     // A client that was told of a longer message waits for it; it should not wait for the reply timeout here.
                     peer.Socket.SetReceiveTimeout(TimeSpan.FromMilliseconds(3));
@@ -150,6 +171,7 @@ public sealed class ClientFuzzTests
             // The client has gone, or waits.
         }
         peer.Socket.Shutdown();
+        return damaged;
     }
 
     private static byte[] Answer(RawMessage request)
@@ -157,7 +179,14 @@ public sealed class ClientFuzzTests
         switch (request.Header.Command)
         {
             case Command.Version:
-                return RawPeer.VersionBody(0, 0, """{"capabilities":{"max_msg_fds":8,"max_data_xfer_size":65536}}""");
+                return RawPeer.VersionBody(0, 0, """{"capabilities":{"max_msg_fds":8,"max_data_xfer_size":65536,"write_multiple":true}}""");
+            case Command.DeviceGetRegionIoFds:
+                byte[] entry = RawPeer.Bytes(new RegionIoFdsBody { ArgSize = 64, Count = 1 }, RawPeer.Bytes(new IoFdBody { Offset = 8, Size = 4, Type = IoFdType.ShadowIoEventFd, ShadowFileIndex = 1 }));
+                return request.As<RegionIoFdsBody>().ArgSize >= 64 ? entry : entry[..16];
+            case Command.RegionWriteMulti:
+                return request.Body[..8];
+            case Command.DmaUnmap when request.As<DmaUnmapBody>().Flags == DmaUnmapFlags.GetDirtyBitmap:
+                return [.. request.Body, .. new byte[8]];
             case Command.DeviceGetInfo:
                 return RawPeer.Bytes(new DeviceInfoBody { ArgSize = 16, Flags = DeviceFlags.Pci, Regions = 9, Irqs = 5 });
             case Command.DeviceGetRegionInfo:

@@ -5,16 +5,16 @@ namespace Godwit.VfioUser.Tests;
 /// <summary>Damaged messages against a live server whose device does DMA meanwhile: no crash, no hang, nothing leaked.</summary>
 public sealed class ServerFuzzTests
 {
-    private const int Messages = 20_000;
+    private const string JsonLetters = "{}[]\",:0123456789eE.-truefalsn\\ \0";
 
     [Fact]
     public void A_server_survives_whatever_a_client_says()
     {
-        int seed = Environment.TickCount;
-        TestContext.Current.TestOutputHelper?.WriteLine($"seed {seed}");
+        int seed = FuzzSettings.Seed();
+        int messages = FuzzSettings.Inputs(20_000);
         var random = new Random(seed);
         var mutator = new Mutator(random);
-        using var server = new TestServer(configure: o => o with { DmaReplyTimeout = TimeSpan.FromMilliseconds(2), HandshakeTimeout = TestServer.Patience });
+        using var server = new TestServer(Device(), o => o with { DmaReplyTimeout = TimeSpan.FromMilliseconds(2), HandshakeTimeout = TestServer.Patience });
         using MemFd ram = MemFd.Create("ram", 0x100000);
         using MemFd small = MemFd.Create("small", 4096);
         using EventFd eventFd = EventFd.Create();
@@ -23,13 +23,14 @@ public sealed class ServerFuzzTests
         using (VfioUserClient warm = server.Connect())
             warm.Reset();
         int before = OpenFiles.Count();
+        long memory = FuzzSettings.Memory();
 
         using var stop = new CancellationTokenSource();
         var device = new Thread(() => DoDma(server.Device, seed, stop.Token));
         device.Start();
         int sent = 0;
         int connections = 0;
-        while (sent < Messages)
+        while (sent < messages)
         {
             connections++;
             using RawPeer peer = RawPeer.Connect(server.Path);
@@ -37,13 +38,18 @@ public sealed class ServerFuzzTests
             reader.Start();
             try
             {
-                byte[] version = corpus[0];
-                peer.SendBytes(random.Next(20) == 0 ? mutator.Mutate(version) : version);
-                for (int i = random.Next(2000); i > 0 && sent < Messages; i--, sent++)
+                peer.SendBytes(Version(corpus[random.Next(2)], random, mutator));
+                for (int i = random.Next(2000); i > 0 && sent < messages; i--)
                 {
-                    byte[] message = corpus[random.Next(1, corpus.Length)];
+                    byte[] message = corpus[random.Next(2, corpus.Length)];
                     FileDescriptor[] with = random.Next(3) == 0 ? [] : [.. Enumerable.Range(0, random.Next(3) == 0 ? random.Next(20) : 1).Select(_ => files[random.Next(files.Length)])];
-                    peer.SendBytes(random.Next(4) == 0 ? message : mutator.Mutate(message), with);
+                    bool damaged = random.Next(4) != 0;
+                    sent += damaged ? 1 : 0;
+                    message = damaged ? mutator.Mutate(message) : message;
+                    int cut = random.Next(8) == 0 ? random.Next(1, message.Length) : message.Length;
+                    peer.SendBytes(message.AsSpan(0, cut), with);
+                    if (cut < message.Length) // the rest by itself, perhaps with descriptors that belong to nothing
+                        peer.SendBytes(message.AsSpan(cut), random.Next(4) == 0 ? with : []);
                 }
             }
             catch (LinuxException e) when (e.Errno is Errno.EPIPE or Errno.ECONNRESET)
@@ -72,6 +78,36 @@ public sealed class ServerFuzzTests
         using (VfioUserClient last = server.Connect())
             last.Reset();
         OpenFiles.AssertReturnsTo(before);
+        FuzzSettings.AssertNotGrown(memory);
+    }
+
+    private static TestDevice Device()
+    {
+        var plain = new TestDevice();
+        return new TestDevice
+        {
+            Description = plain.Description with
+            {
+                Regions = new Dictionary<int, DeviceRegion>(plain.Description.Regions) { [0] = new(0x4000, Doorbells: [new DoorbellRange(0x1000, 16)]) },
+            },
+        };
+    }
+
+    /// <summary>Whole mostly, or damaged as a message or in its text.</summary>
+    private static byte[] Version(byte[] message, Random random, Mutator mutator)
+    {
+        switch (random.Next(20))
+        {
+            case 0:
+                return mutator.Mutate(message);
+            case 1:
+                byte[] text = [.. message];
+                for (int i = random.Next(1, 4); i > 0; i--)
+                    text[random.Next(20, text.Length)] = (byte)JsonLetters[random.Next(JsonLetters.Length)];
+                return text;
+            default:
+                return message;
+        }
     }
 
     /// <summary>Reads replies so that the server can send them.</summary>
@@ -126,7 +162,7 @@ public sealed class ServerFuzzTests
         }
     }
 
-    /// <summary>One valid message of each kind and more of those with most inside; VERSION first.</summary>
+    /// <summary>One valid message of each kind and more of those with most inside; two of VERSION first.</summary>
     private static byte[][] Corpus()
     {
         ushort id = 0;
@@ -136,6 +172,7 @@ public sealed class ServerFuzzTests
         return
         [
             Message(Command.Version, RawPeer.VersionBody(0, 0, RawPeer.QemuVersionJson)),
+            Message(Command.Version, RawPeer.VersionBody(0, 0, """{"capabilities":{"max_msg_fds":4,"twin_socket":{"supported":true},"write_multiple":true}}""")),
             Message(Command.DmaMap, RawPeer.Bytes(new DmaMapBody { ArgSize = 32, Flags = 3, Address = 0x10000, Size = 0x10000 })),
             Message(Command.DmaMap, RawPeer.Bytes(new DmaMapBody { ArgSize = 32, Flags = 3, FileOffset = 0x1000, Address = 0x40000, Size = 0x1000 })),
             Message(Command.DmaMap, RawPeer.Bytes(new DmaMapBody { ArgSize = 32, Flags = 1, Address = 0x100000, Size = 0x4000 })),
@@ -145,6 +182,7 @@ public sealed class ServerFuzzTests
             Message(Command.DeviceGetInfo, RawPeer.Bytes(new DeviceInfoBody { ArgSize = 16 })),
             Message(Command.DeviceGetRegionInfo, RawPeer.Bytes(new RegionInfoBody { ArgSize = 32 })),
             Message(Command.DeviceGetRegionIoFds, RawPeer.Bytes(new RegionIoFdsBody { ArgSize = 16 })),
+            Message(Command.DeviceGetRegionIoFds, RawPeer.Bytes(new RegionIoFdsBody { ArgSize = 4096 })),
             Message(Command.DeviceGetIrqInfo, RawPeer.Bytes(new IrqInfoBody { ArgSize = 16, Index = 2 })),
             Message(Command.DeviceSetIrqs, RawPeer.Bytes(new SetIrqsBody { ArgSize = 20, Flags = (IrqSetFlags)0x24, Index = 2, Start = 3, Count = 1 })),
             Message(Command.DeviceSetIrqs, RawPeer.Bytes(new SetIrqsBody { ArgSize = 24, Flags = (IrqSetFlags)0x22, Index = 2, Count = 4 }, [1, 0, 1, 1])),

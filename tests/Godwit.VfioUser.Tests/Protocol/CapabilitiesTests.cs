@@ -32,7 +32,7 @@ public sealed class CapabilitiesTests
     [Fact]
     public void What_is_written_is_read()
     {
-        var all = new Capabilities { MaxMessageFds = 7, MaxTransfer = 65536, PageSizes = 0x201000, MaxDmaMaps = 3, MigrationPageSize = 8192, WriteMultiple = true };
+        var all = new Capabilities { MaxMessageFds = 7, MaxTransfer = 65536, PageSizes = 0x201000, MaxDmaMaps = 3, MigrationPageSize = 8192, WriteMultiple = true, TwinSocket = new TwinSocketCapability(true, 3) };
         Assert.Equal(all, Capabilities.Parse(all.Format()));
         Assert.Equal(new Capabilities(), Capabilities.Parse(new Capabilities().Format()));
     }
@@ -40,9 +40,15 @@ public sealed class CapabilitiesTests
     [Theory]
     [InlineData("""{}""")]
     [InlineData("""{"capabilities":{}}""")]
-    [InlineData("""{"unknown":[1,{"x":null}],"capabilities":{"twin_socket":{"supported":true,"fd_index":0},"foo":"bar"}}""")]
+    [InlineData("""{"unknown":[1,{"x":null}],"capabilities":{"foo":"bar"}}""")]
     [InlineData("""{"capabilities":{"migration":{}}}""")]
     public void Absent_and_unknown_names_mean_defaults(string json) => Assert.Equal(new Capabilities(), Parse(json));
+
+    [Theory]
+    [InlineData("""{"capabilities":{"twin_socket":{}}}""", false, null)]
+    [InlineData("""{"capabilities":{"twin_socket":{"supported":false,"fd_index":0}}}""", false, 0)]
+    [InlineData("""{"capabilities":{"twin_socket":{"colour":[1],"fd_index":7,"supported":true}}}""", true, 7)]
+    public void A_twin_socket_is_understood(string json, bool supported, int? index) => Assert.Equal(new TwinSocketCapability(supported, index), Parse(json).TwinSocket);
 
     [Fact]
     public void No_text_at_all_means_defaults() => Assert.Equal(new Capabilities(), Capabilities.Parse([]));
@@ -67,6 +73,10 @@ public sealed class CapabilitiesTests
     [InlineData("""{"capabilities":{"pgsizes":true}}""", "pgsizes")]
     [InlineData("""{"capabilities":{"write_multiple":1}}""", "write_multiple")]
     [InlineData("""{"capabilities":{"migration":4096}}""", "migration")]
+    [InlineData("""{"capabilities":{"twin_socket":true}}""", "twin_socket")]
+    [InlineData("""{"capabilities":{"twin_socket":{"supported":1}}}""", "twin_socket.supported")]
+    [InlineData("""{"capabilities":{"twin_socket":{"supported":true,"fd_index":-1}}}""", "twin_socket.fd_index")]
+    [InlineData("""{"capabilities":{"twin_socket":{"fd_index":"0"}}}""", "twin_socket.fd_index")]
     [InlineData("""{"capabilities":{"migration":{"pgsize":4095}}}""", "migration.pgsize")]
     [InlineData("""{"capabilities":{"max_msg_fds":1,"max_msg_fds":2}}""", "max_msg_fds twice")]
     [InlineData("""{"capabilities":{},"capabilities":{}}""", "capabilities twice")]

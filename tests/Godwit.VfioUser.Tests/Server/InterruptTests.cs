@@ -110,6 +110,33 @@ public sealed class InterruptTests : IDisposable
     }
 
     [Fact]
+    public void A_level_is_told_once_until_it_is_unmasked()
+    {
+        using EventFd fd = EventFd.Create();
+        using EventFd other = EventFd.Create();
+        Assert.Equal(Errno.None, Set(4 | Trigger, 0, 0, 1, [], [fd]));
+        _host.SetPin(true);
+        Assert.Equal(1ul, fd.Drain());
+        _host.SetPin(false);
+        _host.SetPin(true); // it has masked itself
+        Assert.Equal(0ul, fd.Drain());
+        Assert.Equal(Errno.None, Set(1 | 0x10, 0, 0, 1, [])); // still asserted
+        Assert.Equal(1ul, fd.Drain());
+        Assert.Equal(Errno.None, Set(4 | Trigger, 0, 0, 1, [], [other])); // who listens now has not been told
+        Assert.Equal(1ul, other.Drain());
+        _host.SetPin(false);
+        Assert.Equal(Errno.None, Set(1 | 0x10, 0, 0, 1, []));
+        Assert.Equal(0ul, other.Drain());
+        Assert.Equal(Errno.None, Set(1 | 8, 0, 0, 1, [])); // by the client
+        _host.SetPin(true);
+        Assert.Equal(0ul, other.Drain());
+        Assert.Equal(Errno.None, Set(4 | Trigger, 0, 0, 1, [], [fd]));
+        Assert.Equal(0ul, fd.Drain()); // which a new eventfd does not undo
+        Assert.Equal(Errno.None, Set(1 | 0x10, 0, 0, 1, []));
+        Assert.Equal(1ul, fd.Drain());
+    }
+
+    [Fact]
     public void Loopback_triggers_those_that_are_named()
     {
         EventFd[] fds = [.. Enumerable.Range(0, 4).Select(_ => EventFd.Create())];

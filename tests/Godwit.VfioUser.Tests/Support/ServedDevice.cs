@@ -13,7 +13,7 @@ internal sealed class ServedDevice : IDisposable
         _device = (IDisposable)device;
         Path = System.IO.Path.Combine(_directory, "s");
         using var listening = new ManualResetEventSlim();
-        _server = Background.Run(() => VfioUserServer.Run(device, new VfioUserServerOptions { SocketPath = Path, Log = _ => listening.Set() }, _stop.Token));
+        _server = Background.Run(() => VfioUserServer.Run(device, new VfioUserServerOptions { SocketPath = Path, OfferWriteMultiple = true, Log = _ => listening.Set() }, _stop.Token));
         Assert.True(listening.Wait(TestServer.Patience));
     }
 

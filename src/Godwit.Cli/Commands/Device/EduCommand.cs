@@ -9,7 +9,7 @@ internal static class EduCommand
 {
     public static DocumentedCommand Create()
     {
-        Option<string> socket = DeviceCommand.Socket();
+        Option<string[]> socket = DeviceCommand.Socket();
         var mask = new DefaultedOption<ulong>("--dma-mask", EduDevice.DefaultDmaMask)
         {
             Description = $"Address bits that its DMA engine puts out, in hexadecimal. [default: 0x{EduDevice.DefaultDmaMask:x}]",
@@ -45,8 +45,20 @@ internal static class EduCommand
         command.SetAction(parsed =>
         {
             using var signals = new StopSignals(parsed.GetValue(parent));
-            using var device = new EduDevice(parsed.Value(mask)) { Log = Console.WriteLine };
-            DeviceCommand.Serve(device, parsed.GetRequiredValue(socket), limits.Read(parsed), signals.Requested);
+            string[] sockets = parsed.GetRequiredValue(socket);
+            EduDevice[] devices = [.. sockets.Select(path => new EduDevice(parsed.Value(mask)) { Log = DeviceCommand.LogOf(path, sockets) })];
+            try
+            {
+                DeviceCommand.Serve(devices, sockets, limits.Read(parsed), signals.Requested);
+            }
+            finally
+            {
+                foreach (EduDevice device in devices)
+                {
+                    device.Dispose();
+                }
+            }
+
             return ExitCodes.Ok;
         });
         return command;

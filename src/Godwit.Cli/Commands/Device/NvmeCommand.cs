@@ -11,10 +11,10 @@ internal static class NvmeCommand
 
     public static DocumentedCommand Create()
     {
-        Option<string> socket = DeviceCommand.Socket();
-        var image = new Option<string>("--image")
+        Option<string[]> socket = DeviceCommand.Socket();
+        var image = new Option<string[]>("--image")
         {
-            Description = "Backing file or block device. Both sides of a migration use the same one; only the running side writes it.",
+            Description = "Backing file or block device. Both sides of a migration use the same one; only the running side writes it. With several sockets either one for all of them, or one for each in order.",
             HelpName = "PATH",
             Required = true,
         };
@@ -53,43 +53,65 @@ internal static class NvmeCommand
             One machine at a time may use it; it takes the next one when that has gone.
             Prints 'listening on PATH' when it can be connected to.
 
+            Several controllers in one process, for example both ends of a migration on this machine, share nothing but what they write to:
+            an image belongs to one of them at a time.
+
             Example: godwit device nvme --socket /tmp/a.sock --image disk.img --size 1G
+                     godwit device nvme --socket /tmp/a.sock --socket /tmp/b.sock --image disk.img
             """)
         {
             socket, image, size, blockSize, serial, parent,
         };
         limits.AddTo(command);
+        command.Validators.Add(result =>
+        {
+            int sockets = result.GetValue(socket)?.Length ?? 0;
+            int images = result.GetValue(image)?.Length ?? 0;
+            if (images > 1 && images != sockets)
+            {
+                result.AddError($"{images} --image for {sockets} --socket: give one image for all, or one for each");
+            }
+        });
         command.SetAction(parsed =>
         {
-            var options = new NvmeOptions
+            string[] images = parsed.GetRequiredValue(image);
+            string[] sockets = parsed.GetRequiredValue(socket);
+            NvmeOptions[] options = [.. sockets.Select((_, i) => new NvmeOptions
             {
-                ImagePath = parsed.GetRequiredValue(image),
+                ImagePath = images[images.Length == 1 ? 0 : i],
                 Size = parsed.GetValue(size),
                 BlockSize = parsed.Value(blockSize),
                 Serial = parsed.GetValue(serial),
-            };
+            })];
             using var signals = new StopSignals(parsed.GetValue(parent));
-            Serve(options, parsed.GetRequiredValue(socket), limits.Read(parsed), signals.Requested);
+            Serve(options, sockets, limits.Read(parsed), signals.Requested);
             return ExitCodes.Ok;
         });
         return command;
     }
 
-    private static void Serve(NvmeOptions options, string socket, DmaLogLimits limits, CancellationToken stop)
+    private static void Serve(NvmeOptions[] options, string[] sockets, DmaLogLimits limits, CancellationToken stop)
     {
-        NvmeController device;
+        var devices = new List<NvmeController>();
         try
         {
-            device = NvmeController.Create(options, Console.WriteLine);
+            for (int i = 0; i < options.Length; i++)
+            {
+                devices.Add(NvmeController.Create(options[i], DeviceCommand.LogOf(sockets[i], sockets)));
+            }
+
+            DeviceCommand.Serve(devices, sockets, limits, stop);
         }
         catch (NvmeOptionsException e)
         {
             throw new CliException(e.Message, e);
         }
-
-        using (device)
+        finally
         {
-            DeviceCommand.Serve(device, socket, limits, stop);
+            foreach (NvmeController device in devices)
+            {
+                device.Dispose();
+            }
         }
     }
 }

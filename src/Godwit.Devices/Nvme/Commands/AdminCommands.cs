@@ -145,6 +145,7 @@ internal sealed class AdminCommands(NvmeCore core)
         if (queue.Users > 0)
             return NvmeStatus.InvalidQueueDeletion;
         core.Queues.Remove(queue);
+        core.UpdatePin(); // its entries asserted it
         return NvmeStatus.Success;
     }
 

@@ -97,7 +97,7 @@ internal static class InfoChecks
             ulong size = e.Region(i).Size;
             if (size == 0)
                 continue;
-            using ExaminerReply reply = e.Peer.Call(Command.DeviceGetRegionIoFds, ExaminerPeer.Bytes(new RegionIoFdsBody { ArgSize = WireLimits.MaxRegionInfo, Index = (uint)i }));
+            using ExaminerReply reply = e.Peer.Call(Command.DeviceGetRegionIoFds, ExaminerPeer.Bytes(new RegionIoFdsBody { ArgSize = WireLimits.MaxIoFds, Index = (uint)i }));
             if (reply.Error != Errno.None)
                 continue;
             Examination.Require(Wire.TryTake(reply.Body, out RegionIoFdsBody head, out ReadOnlySpan<byte> rest), $"region {i} answers with {reply.Body.Length} bytes");

@@ -172,7 +172,7 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
         socket.Shutdown();
     }
 
-    /// <summary>Nobody will ask for commands any more: closes the descriptors of those that are left, and of those still to come.</summary>
+    /// <summary>Nobody will ask for commands any more: closes the descriptors of those that are left, and refuses those still to come.</summary>
     public void Abandon()
     {
         lock (_gate)
@@ -269,19 +269,24 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
         IncomingMessage? command = ReceiveMessage();
         if (command is null)
             return;
-        bool tooMany;
+        bool abandoned;
+        bool tooMany = false;
         lock (_gate)
         {
-            if (_abandoned)
+            abandoned = _abandoned;
+            if (!abandoned)
             {
-                command.Clear();
-                return;
+                _commands.Enqueue(command);
+                _queuedBytes += command.Length;
+                tooMany = _commands.Count > MaxQueued || _queuedBytes > MaxQueuedBytes;
             }
-            _commands.Enqueue(command);
-            _queuedBytes += command.Length;
-            tooMany = _commands.Count > MaxQueued || _queuedBytes > MaxQueuedBytes;
         }
-        if (tooMany)
+        if (abandoned)
+        {
+            Refuse(command.Header, Errno.EINVAL);
+            Return(command);
+        }
+        else if (tooMany)
             Close($"the client sent more than {MaxQueued} commands or {MaxQueuedBytes} bytes instead of answering {request.Command.Name()}");
     }
 

@@ -21,6 +21,8 @@ internal sealed partial class Session : IDisposable
     private readonly List<FileDescriptor> _replyFiles = []; // to go out with the reply in hand; the device's or the session's
     private byte[] _reply = new byte[4096];
     private Capabilities _client = new();
+    private SocketHandle? _twinSocket;
+    private MessagePump? _twin; // for the device's DMA messages, if the client wants them on a socket of their own
     private int _maxMappings;
 
     public Session(IVfioUserDevice device, MigrationStateMachine migration, VfioUserServerOptions options, SocketHandle socket)
@@ -42,7 +44,7 @@ internal sealed partial class Session : IDisposable
     public bool HasEnded => _pump.Closed is not null || _pump.HasPeerHungUp();
 
     /// <summary>Ends the session from another thread.</summary>
-    public void Stop(string reason) => _pump.Close(reason);
+    public void Stop(string reason) => Close(reason);
 
     /// <summary>Serves until the connection ends.</summary>
     public void Run()
@@ -67,14 +69,14 @@ internal sealed partial class Session : IDisposable
             }
             finally
             {
-                _pump.Close("the server failed"); // does nothing if the client has gone; else wakes the device's DMA
+                Close("the server failed"); // does nothing if the client has gone; else wakes the device's DMA
                 StopDoorbells();
                 _device.OnDisconnected();
             }
         }
         finally
         {
-            _pump.Close("the device failed");
+            Close("the device failed");
             _pump.Abandon();
             _host.Dispose();
         }
@@ -87,6 +89,14 @@ internal sealed partial class Session : IDisposable
         _host.Dispose();
         _pump.Dispose();
         _socket.Dispose();
+        _twin?.Dispose();
+        _twinSocket?.Dispose();
+    }
+
+    private void Close(string reason)
+    {
+        _pump.Close(reason);
+        Volatile.Read(ref _twin)?.Close(_pump.Closed!);
     }
 
     private bool Negotiate()
@@ -133,20 +143,55 @@ internal sealed partial class Session : IDisposable
         }
         _maxMappings = Math.Min(_client.MaxDmaMaps, WireLimits.MaxDmaMaps);
         _host.MessageChunk = Math.Min(_client.MaxTransfer, WireLimits.SendChunk);
-        byte[] answer = new Capabilities
+        var mine = new Capabilities
         {
             MaxMessageFds = WireLimits.MaxMessageFds,
             MaxTransfer = WireLimits.MaxTransfer,
             PageSizes = WireLimits.PageSize,
             MaxDmaMaps = _maxMappings,
             MigrationPageSize = _description.Migration == MigrationSupport.None ? null : WireLimits.PageSize,
-        }.Format();
-        _socket.SetReceiveTimeout(Timeout.InfiniteTimeSpan); // from here on the client may be silent as long as it likes
-        Span<byte> body = ReserveReply(Unsafe.SizeOf<VersionBody>() + answer.Length);
-        Wire.Put(body, new VersionBody { Major = WireLimits.Major, Minor = Math.Min(theirs.Minor, WireLimits.Minor) });
-        answer.CopyTo(body[Unsafe.SizeOf<VersionBody>()..]);
-        SendReply(header, body.Length);
+            // An answer has nothing that was not proposed (specification, "Versioning and feature support").
+            WriteMultiple = _options.OfferWriteMultiple && _client.WriteMultiple,
+        };
+        SocketHandle? far = null;
+        try
+        {
+            if (_client is { TwinSocket.Supported: true, MaxMessageFds: > 0 })
+            {
+                far = OpenTwin();
+                mine = mine with { TwinSocket = new TwinSocketCapability(true, FileIndex: 0) };
+                _replyFiles.Add(far);
+            }
+            byte[] answer = mine.Format();
+            _socket.SetReceiveTimeout(Timeout.InfiniteTimeSpan); // from here on the client may be silent as long as it likes
+            Span<byte> body = ReserveReply(Unsafe.SizeOf<VersionBody>() + answer.Length);
+            Wire.Put(body, new VersionBody { Major = WireLimits.Major, Minor = Math.Min(theirs.Minor, WireLimits.Minor) });
+            answer.CopyTo(body[Unsafe.SizeOf<VersionBody>()..]);
+            SendReply(header, body.Length);
+        }
+        catch (LinuxException e)
+        {
+            return e.Message;
+        }
+        finally
+        {
+            _replyFiles.Clear();
+            far?.Dispose();
+        }
         return null;
+    }
+
+    /// <summary>Makes the twin socket; the end that is returned is the client's.</summary>
+    private SocketHandle OpenTwin()
+    {
+        (_twinSocket, SocketHandle far) = SocketHandle.CreatePair();
+        var twin = new MessagePump(_twinSocket, _options.DmaReplyTimeout, _options.Clock);
+        twin.Abandon(); // commands have no business there
+        Volatile.Write(ref _twin, twin);
+        _host.Twin = twin;
+        if (_pump.Closed is { } reason)
+            twin.Close(reason); // the server was stopped meanwhile
+        return far;
     }
 
     private void Execute(IncomingMessage message)

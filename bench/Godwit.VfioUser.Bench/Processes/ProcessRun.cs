@@ -1,0 +1,137 @@
+using System.Diagnostics;
+using Godwit.Interop.Linux;
+
+namespace Godwit.VfioUser.Bench;
+
+/// <summary>
+/// The protocol between two processes, beside floors between two processes in the same run: a bare echo of as many bytes there and back
+/// over the same kind of socket.
+/// </summary>
+internal static class ProcessRun
+{
+    private const int Large = 64 * 1024;
+    private const int Header = 16;
+    private const int AccessBody = 16;
+    private const DmaAccess ReadWrite = DmaAccess.Read | DmaAccess.Write;
+
+    /// <summary>Measures, each thing for so long.</summary>
+    /// <param name="time">For how long.</param>
+    /// <param name="mappings">DMA mappings of the large case.</param>
+    public static void Run(TimeSpan time, int mappings)
+    {
+        string directory = Directory.CreateTempSubdirectory("gwvp").FullName;
+        try
+        {
+            Console.WriteLine($"Two processes over a unix socket, {time.TotalSeconds} s each, {Environment.ProcessorCount} processors. Times in microseconds; allocated bytes an operation, this side.");
+            Console.WriteLine();
+            Console.WriteLine("operation                          |  a second | of floor |  median |    99 % |  99.9 % |  bytes");
+            Console.WriteLine("-----------------------------------|----------:|---------:|--------:|--------:|--------:|------:");
+            using var echo = new OtherProcess("echo", Path.Combine(directory, "echo"));
+            using var device = new OtherProcess("device", Path.Combine(directory, "device"));
+            using SocketHandle socket = SocketHandle.Connect(Path.Combine(directory, "echo"));
+            using var client = VfioUserClient.Connect(Path.Combine(directory, "device"), new VfioUserClientOptions(), new NoMemory());
+            Regions(time, socket, client);
+            Mappings(time, socket, client, mappings);
+        }
+        finally
+        {
+            Directory.Delete(directory, recursive: true);
+        }
+    }
+
+    /// <summary>The other process of the floor: the first 8 bytes of a message say how long it is and how long the answer is to be.</summary>
+    public static void Echo(string path)
+    {
+        using SocketHandle listener = SocketHandle.Listen(path, 1);
+        OtherProcess.SayReady();
+        using SocketHandle socket = listener.Accept();
+        byte[] buffer = new byte[2 * Large];
+        while (true)
+        {
+            int got = 0;
+            do
+            {
+                int now = socket.Receive(buffer.AsSpan(got));
+                if (now == 0)
+                    return;
+                got += now;
+            }
+            while (got < 8 || got < BitConverter.ToInt32(buffer));
+            socket.Send(buffer.AsSpan(0, BitConverter.ToInt32(buffer, 4)));
+        }
+    }
+
+    private static void Regions(TimeSpan time, SocketHandle socket, VfioUserClient client)
+    {
+        byte[] word = new byte[4];
+        byte[] large = new byte[Large];
+        Sample small = Sample.Take(time, Ping(socket, Header + AccessBody, Header + AccessBody + 4));
+        small.Print("bare echo, 32 bytes for 36", null);
+        Sample.Take(time, () => client.ReadRegion(PciRegion.Bar0, 8, word)).Print("region read of 4", small);
+        Sample.Take(time, () => client.WriteRegion(PciRegion.Bar0, 8, word, posted: false)).Print("region write of 4, answered", small);
+        Sample big = Sample.Take(time, Ping(socket, Header + AccessBody, Header + AccessBody + Large));
+        big.Print("bare echo, 32 bytes for 64 KiB", null);
+        Sample.Take(time, () => client.ReadRegion(PciRegion.Bar0, 0, large)).Print("region read of 64 KiB", big);
+
+        Sample.Take(time, () => client.WriteRegion(PciRegion.Bar0, Doorbell, word, posted: true)).Print("doorbell by posted message", null);
+        client.ReadRegion(PciRegion.Bar0, 8, word);
+        client.UseDoorbells(PciRegion.Bar0, Large);
+        long rung = client.DoorbellsRung;
+        Sample doorbells = Sample.Take(time, () => client.WriteRegion(PciRegion.Bar0, Doorbell, word, posted: true));
+        doorbells.Print($"doorbell by eventfd ({(client.DoorbellsRung > rung ? "no message" : "BY MESSAGE")})", null);
+    }
+
+    private static void Mappings(TimeSpan time, SocketHandle socket, VfioUserClient client, int mappings)
+    {
+        using MemFd ram = MemFd.Create("ram", 64 << 20);
+        DmaRange one = Page(0);
+        Sample floor = Sample.Take(time, Ping(socket, Header + 32, Header));
+        floor.Print("bare echo, 48 bytes for 16", null);
+        Sample.Take(time, () =>
+        {
+            client.DmaMap(one, ReadWrite, ram, 0);
+            client.DmaUnmap(one);
+        }).Print("map and unmap of 4 KiB (2 messages)", floor);
+
+        int count = Math.Min(mappings, client.MaxDmaMaps);
+        long start = Stopwatch.GetTimestamp();
+        for (int i = 0; i < count; i++)
+            client.DmaMapQueued(Page((ulong)i * 2), ReadWrite, ram, (ulong)i * 4096 % (64 << 20));
+        client.DmaFlush();
+        double map = Stopwatch.GetElapsedTime(start).TotalSeconds;
+        start = Stopwatch.GetTimestamp();
+        for (int i = 0; i < count; i++)
+            client.DmaUnmapQueued(Page((ulong)i * 2));
+        client.DmaFlush();
+        double unmap = Stopwatch.GetElapsedTime(start).TotalSeconds;
+        Console.WriteLine();
+        Console.WriteLine($"{count} mappings of 4 KiB, queued: {map:F2} s to map ({count / map:F0} a second), {unmap:F2} s to unmap ({count / unmap:F0} a second)");
+    }
+
+    /// <summary>Where the device has its doorbell.</summary>
+    public const ulong Doorbell = 0x1000;
+
+    private static DmaRange Page(ulong number) => new(new DmaAddress((1UL << 40) + number * 4096), 4096);
+
+    private static Action Ping(SocketHandle socket, int requestSize, int replySize)
+    {
+        byte[] request = new byte[requestSize];
+        BitConverter.TryWriteBytes(request, requestSize);
+        BitConverter.TryWriteBytes(request.AsSpan(4), replySize);
+        byte[] reply = new byte[replySize];
+        return () =>
+        {
+            socket.Send(request);
+            for (int got = 0; got < replySize;)
+                got += socket.Receive(reply.AsSpan(got));
+        };
+    }
+
+    /// <summary>All memory of this client is mapped.</summary>
+    private sealed class NoMemory : IDmaMessageHandler
+    {
+        public Errno Read(DmaAddress address, Span<byte> destination) => Errno.ENODEV;
+
+        public Errno Write(DmaAddress address, ReadOnlySpan<byte> data) => Errno.ENODEV;
+    }
+}
