@@ -109,6 +109,7 @@ public sealed class ArgumentTests
         Assert.Equal("/tmp/a,b.sock", all.Socket);
         Assert.Equal("nvme0", all.Id);
         Assert.False(all.EnableMigration);
+        Assert.Equal(TimeSpan.FromMilliseconds(1500), DeviceArgument.Parse("vfio-user,socket=x,reply-timeout=1500ms", 0).ReplyTimeout);
         VfioDeviceOptions least = DeviceArgument.Parse("vfio-user,socket=x", 3);
         Assert.Equal("vfio3", least.Id);
         Assert.True(least.EnableMigration);
@@ -140,6 +141,8 @@ public sealed class ArgumentTests
     [InlineData("vfio-user,socket=a,socket=b", "'socket' is given twice")]
     [InlineData("vfio-user,socket=a,enable-migration=maybe", "on or off, not 'maybe'")]
     [InlineData("vfio-user,socket=a,dirty-tracking=guess", "auto, device, iommu, pessimistic or off, not 'guess'")]
+    [InlineData("vfio-user,socket=a,reply-timeout=0", "reply-timeout '0'")]
+    [InlineData("vfio-user,socket=a,reply-timeout=2h", "reply-timeout '2h'")]
     [InlineData("vfio-user,socket=a,id=", "id ''")]
     [InlineData("vfio-user,socket=a,id=a/b", "id 'a/b'")]
     [InlineData("vfio-user,socket", "'socket' in")]

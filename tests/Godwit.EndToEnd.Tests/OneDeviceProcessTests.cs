@@ -44,6 +44,40 @@ public sealed class OneDeviceProcessTests
         Assert.False(File.Exists(stage.In("a.sock")) || File.Exists(stage.In("b.sock")) || File.Exists(stage.In("c.sock")));
     }
 
+    /// <summary>The device's process is stopped, so a vCPU that needs it waits for as long as the test likes.</summary>
+    [Fact]
+    public async Task A_device_that_stands_still_stops_the_guest_and_not_the_monitor()
+    {
+        await using var stage = new Stage();
+        GodwitProcess device = await stage.DeviceAsync("a");
+        GodwitProcess machine = stage.Start(
+            "run", "--name", "src", "--memory", Stage.Memory, "--iommu", "intel", "--device", $"vfio-user,socket={stage.In("a")}.sock,id=nvme0,reply-timeout=30m",
+            "--guest", stage.Guest, "--monitor", stage.In("src.qmp"));
+        await machine.WaitForAsync("monitor at");
+        Qmp qmp = await stage.QmpAsync("src");
+        await qmp.GuestDoesIoAsync();
+        await device.SignalAsync("STOP");
+
+        // The guest's next unmap waits for the device: its count of I/Os stands still, while every question is answered.
+        long last = -1;
+        await Qmp.UntilAsync(
+            async () =>
+            {
+                long before = last;
+                last = await qmp.IoAsync();
+                await qmp.ExecuteAsync("query-migrate");
+                return await qmp.StateAsync() == "running" && last == before;
+            },
+            "the guest goes on without its device");
+        await stage.Start("status", "--monitor", stage.In("src.qmp")).SucceedAsync();
+        await stage.Start("blockers", "--monitor", stage.In("src.qmp")).ExitAsync();
+        Assert.Equal(last, await qmp.IoAsync());
+
+        await device.SignalAsync("CONT");
+        await qmp.GuestDoesIoAsync();
+        Assert.Equal(0, (await qmp.GuestAsync()).GetProperty("mismatches").GetInt64());
+    }
+
     [Fact]
     public async Task One_socket_that_cannot_be_made_ends_the_process_and_leaves_no_other()
     {

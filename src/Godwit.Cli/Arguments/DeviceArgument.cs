@@ -5,7 +5,7 @@ namespace Godwit.Cli;
 
 /// <summary>
 /// The argument of <c>--device</c>: <c>vfio-user,socket=PATH</c> or <c>vfio,host=ADDRESS|SYSFS-PATH</c> or <c>vfio,fd=N</c>, each with
-/// <c>[,id=NAME][,enable-migration=on|off][,dirty-tracking=MODE]</c>, and for vfio <c>[,host-iommu=auto|type1|iommufd]</c>.
+/// <c>[,id=NAME][,enable-migration=on|off][,dirty-tracking=MODE]</c>, for vfio-user <c>[,reply-timeout=TIME]</c>, and for vfio <c>[,host-iommu=auto|type1|iommufd]</c>.
 /// </summary>
 internal static class DeviceArgument
 {
@@ -47,9 +47,12 @@ internal static class DeviceArgument
                 case "dirty-tracking":
                     options = options with { DirtyTracking = Tracking(value) };
                     break;
+                case "reply-timeout" when !kernel:
+                    options = options with { ReplyTimeout = Patience(value) };
+                    break;
                 default:
                     throw new FormatException(
-                        $"'{key}' is not a setting of {list.Kind}: {(kernel ? "host, fd, host-iommu" : "socket")}, id, enable-migration and dirty-tracking are");
+                        $"'{key}' is not a setting of {list.Kind}: {(kernel ? "host, fd, host-iommu" : "socket, reply-timeout")}, id, enable-migration and dirty-tracking are");
             }
         }
 
@@ -93,6 +96,11 @@ internal static class DeviceArgument
         "off" => DirtyTrackingMode.Off,
         _ => throw new FormatException($"dirty-tracking must be auto, device, iommu, pessimistic or off, not '{value}'"),
     };
+
+    private static TimeSpan Patience(string value) =>
+        Duration.TryParse(value, TimeSpan.FromSeconds(1), out TimeSpan time) && time >= TimeSpan.FromMilliseconds(10) && time <= TimeSpan.FromHours(1)
+            ? time
+            : throw new FormatException($"reply-timeout '{value}' must be a time from 10ms to 60m");
 
     private static string Name(string value) =>
         value.Length is > 0 and <= 64 && value.All(c => char.IsAsciiLetterOrDigit(c) || c is '-' or '_' or '.')

@@ -135,6 +135,7 @@ public sealed partial class VfioUserClient
         {
             foreach (IoEventTable? table in _ioEvents ?? [])
                 table?.Dispose();
+            _ioEvents = null; // the watchdog may look once more
         }
     }
 }

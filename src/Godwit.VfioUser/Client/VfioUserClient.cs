@@ -19,6 +19,7 @@ public sealed partial class VfioUserClient : IDisposable
 
     private readonly TwinChannel? _twin;
     private readonly bool _writeMultiple;
+    private int _disposed;
 
     private VfioUserClient(ClientConnection connection, Capabilities peer, TwinChannel? twin)
     {
@@ -154,6 +155,8 @@ public sealed partial class VfioUserClient : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
+        if (Interlocked.Exchange(ref _disposed, 1) != 0)
+            return;
         _connection.Dispose();
         _twin?.Dispose();
         DisposeDoorbells();

@@ -43,7 +43,7 @@ internal sealed class TestDevice : IVfioUserDevice
 
     public ulong StopCopySize { get; set; } = 4711;
 
-    public byte[] Region(int index) => _regions.GetOrAdd(index, i => new byte[Description.Regions[i].Size]);
+    public byte[] Region(int index) => _regions.TryGetValue(index, out byte[]? region) ? region : _regions.GetOrAdd(index, i => new byte[Description.Regions[i].Size]);
 
     public void OnConnected(IDeviceHost host)
     {

@@ -8,12 +8,13 @@ internal static class DoorbellChecks
 {
     public static IReadOnlyList<Check> All { get; } =
     [
-        new("doorbell.room", "an argsz without room for the entries is told how much they need, and gets neither entries nor descriptors", static e => ForEach(e, static (e, region, head, _) =>
+        new("doorbell.room", "an argsz without room for the entries is told how much they need, and gets neither entries nor descriptors", static e => ForEach(e, static (e, region, head, whole) =>
         {
             using ExaminerReply reply = Ask(e, region, 16);
             Examination.Require(reply.Error == Errno.None && reply.Body.Length == 16, $"region {region} with argsz 16 is answered with {reply.Error} and {reply.Body.Length} bytes");
             Wire.TryTake(reply.Body, out RegionIoFdsBody small, out _);
             Examination.Require(small.Count == head.Count && small.ArgSize == head.ArgSize, $"region {region} has {head.Count} entries in {head.ArgSize} bytes, and says {small.Count} in {small.ArgSize} where they do not fit");
+            Examination.Require(whole.Files.Length != 0, $"region {region} sends no descriptor with its entries");
             Examination.Require(reply.Files.Length == 0, $"region {region} sends {reply.Files.Length} descriptors where the entries do not fit");
         })),
         new("doorbell.eventfd", "what entries call an eventfd is one", static e => ForEach(e, static (_, region, _, reply) =>

@@ -69,11 +69,11 @@ internal static class ExtensionChecks
         }
     }
 
-    private static byte[] Writes(params ReadOnlySpan<(ulong Offset, byte Value)> writes)
+    private static byte[] Writes(params ReadOnlySpan<(ulong Offset, int Value)> writes)
     {
         byte[] all = BitConverter.GetBytes((ulong)writes.Length);
-        foreach ((ulong offset, byte value) in writes)
-            all = [.. all, .. ExaminerPeer.Bytes(new MultiWriteBody { Offset = offset, Region = PciRegion.Config, Count = 1, Data = value })];
+        foreach ((ulong offset, int value) in writes)
+            all = [.. all, .. ExaminerPeer.Bytes(new MultiWriteBody { Offset = offset, Region = PciRegion.Config, Count = 1, Data = (byte)value })];
         return all;
     }
 

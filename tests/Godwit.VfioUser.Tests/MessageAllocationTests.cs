@@ -1,0 +1,55 @@
+namespace Godwit.VfioUser.Tests;
+
+/// <summary>Messages of the hot paths allocate on neither side, which are both in this process here.</summary>
+public sealed class MessageAllocationTests
+{
+    private const int Messages = 20_000;
+
+    /// <summary>What the rest of the process may allocate meanwhile: far less than the smallest object for each message.</summary>
+    private const long Noise = Messages * 4;
+
+    private static readonly byte[] Word = new byte[4];
+    private static readonly byte[] Large = new byte[0x3000];
+
+    [Theory]
+    [InlineData("read")]
+    [InlineData("large read")]
+    [InlineData("write")]
+    [InlineData("posted write")]
+    [InlineData("doorbell")]
+    public void Region_accesses(string kind)
+    {
+        using var server = new TestServer(new TestDevice
+        {
+            Description = new DeviceDescription
+            {
+                Regions = new Dictionary<int, DeviceRegion> { [0] = new(0x4000, Doorbells: [new DoorbellRange(0x3800, 4)]) },
+                Irqs = new Dictionary<int, int>(),
+            },
+        });
+        using VfioUserClient client = server.Connect();
+        if (kind == "doorbell")
+            Assert.Equal(4, client.UseDoorbells(0, 0x4000));
+        Action operation = kind switch
+        {
+            "read" => () => client.ReadRegion(0, 8, Word),
+            "large read" => () => client.ReadRegion(0, 0, Large),
+            "write" => () => client.WriteRegion(0, 8, Word, posted: false),
+            "posted write" => () => client.WriteRegion(0, 8, Word, posted: true),
+            _ => () => client.WriteRegion(0, 0x3800, Word, posted: true),
+        };
+        Repeat(operation, 200);
+        client.ReadRegion(0, 8, Word); // the server has come so far
+        long before = GC.GetTotalAllocatedBytes(precise: true);
+        Repeat(operation, Messages);
+        client.ReadRegion(0, 8, Word);
+        long allocated = GC.GetTotalAllocatedBytes(precise: true) - before;
+        Assert.True(allocated < Noise, $"{Messages} operations have allocated {allocated} bytes");
+    }
+
+    private static void Repeat(Action operation, int times)
+    {
+        for (int i = 0; i < times; i++)
+            operation();
+    }
+}
