@@ -5,8 +5,7 @@ namespace Godwit.Cli;
 
 /// <summary>
 /// The argument of <c>--device</c>: <c>vfio-user,socket=PATH</c> or <c>vfio,host=ADDRESS|SYSFS-PATH</c> or <c>vfio,fd=N</c>, each with
-/// <c>[,id=NAME][,enable-migration=on|off][,dirty-tracking=MODE]</c>, for vfio-user <c>[,reply-timeout=TIME]</c>, and for vfio
-/// <c>[,host-iommu=auto|type1|iommufd]</c>.
+/// <c>[,id=NAME][,enable-migration=on|off][,dirty-tracking=MODE]</c>, for vfio-user <c>[,reply-timeout=TIME]</c>, and for vfio <c>[,host-iommu=auto|type1|iommufd]</c>.
 /// </summary>
 internal static class DeviceArgument
 {
@@ -30,9 +29,6 @@ internal static class DeviceArgument
                 case "socket" when !kernel:
                     options = options with { Socket = value };
                     break;
-                case "reply-timeout" when !kernel:
-                    options = options with { ReplyTimeout = Patience(value) };
-                    break;
                 case "host" when kernel:
                     place = place with { Host = Host(value) };
                     break;
@@ -50,6 +46,9 @@ internal static class DeviceArgument
                     break;
                 case "dirty-tracking":
                     options = options with { DirtyTracking = Tracking(value) };
+                    break;
+                case "reply-timeout" when !kernel:
+                    options = options with { ReplyTimeout = Patience(value) };
                     break;
                 default:
                     throw new FormatException(

@@ -20,9 +20,8 @@ internal static class DeviceCommand
     };
 
     /// <summary>Serves each device on the socket at its place until told to stop.</summary>
-    public static void Serve(IReadOnlyList<IVfioUserDevice> devices, string[] sockets, DmaLogLimits limits, CancellationToken stop) => VfioUserServer.RunAll(
-        [.. devices.Zip(sockets, (device, socket) => (device, new VfioUserServerOptions { SocketPath = socket, Log = LogOf(socket, sockets), LogLimits = limits }))],
-        stop);
+    public static void Serve(IReadOnlyList<IVfioUserDevice> devices, string[] sockets, DmaLogLimits limits, CancellationToken stop) =>
+        VfioUserServer.RunAll([.. devices.Zip(sockets, (device, socket) => (device, new VfioUserServerOptions { SocketPath = socket, Log = LogOf(socket, sockets), LogLimits = limits }))], stop);
 
     /// <summary>Where a device's lines go: with several in this process, each says whose it is.</summary>
     public static Action<string> LogOf(string socket, string[] sockets)
