@@ -54,7 +54,7 @@ public sealed class KernelExaminer
         Check("irq.eventfds", "each interrupt index takes eventfds and can be disabled", Interrupts);
         Check("dma.map", "a page can be mapped and unmapped, and what is mapped is not mapped over", Map);
         Check("dma.cut", "a mapping is not cut by an unmap", Cut);
-        Check("reset", "a reset leaves the device running, without bus mastering", ResetDevice);
+        Check("reset", "a reset is taken, and leaves the device there and running", ResetDevice);
         Check("state.arcs", "every offered migration state is reached and told", Arcs);
         Check("state.save", "in STOP_COPY there is state, and it ends", () => Require(Save().Length > 0, "there is none"));
         Check("state.pre-copy", "state can be read in PRE_COPY until there is no more for now", Precopy);
@@ -146,11 +146,9 @@ public sealed class KernelExaminer
     {
         if (!_device.GetInfo().CanReset)
             throw new NotOfferedException("the device cannot be reset without touching others");
-        _device.WriteRegion(PciRegion.Config, 4, [4, 0], posted: false);
+        // What the kernel saves around a reset (pci_try_reset_function) comes back: the command register tells nothing of it.
         _device.Reset();
-        Span<byte> command = stackalloc byte[2];
-        _device.ReadRegion(PciRegion.Config, 4, command);
-        Require((command[0] & 4) == 0, "bus mastering is on");
+        Identity();
         if (_device.GetMigrationSupport() != MigrationSupport.None)
             Require(_device.GetMigrationState() == Running, $"it is in {_device.GetMigrationState()}");
     }

@@ -120,10 +120,10 @@ internal sealed class FakeVfioDevice
             return _triggers.TryGetValue((index, vector), out EventFd? fd) && fd.Signal();
     }
 
+    /// <summary>The kernel saves configuration space before and restores it after (drivers/pci/pci.c, pci_try_reset_function).</summary>
     public void Reset()
     {
         Resets++;
-        Config[4] = Config[5] = 0;
         Array.Clear(Bar0);
         Migration.Reset();
         Log.Reset();
@@ -134,6 +134,7 @@ internal sealed class FakeVfioDevice
     {
         ClearIrqs();
         Reset();
+        Config[4] = Config[5] = 0;
         Open = null;
         Space = null;
     }
