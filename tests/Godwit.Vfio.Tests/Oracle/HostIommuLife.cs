@@ -1,5 +1,3 @@
-using Godwit.Memory;
-
 namespace Godwit.Vfio.Tests;
 
 /// <summary>Faults that can be put into the tracker of the host's dirty bits.</summary>
