@@ -14,6 +14,7 @@ l1_tree() {
   cp -r "$runtime/host" "$tree/dotnet/"
   cp -r "$runtime/shared/Microsoft.NETCore.App" "$tree/dotnet/shared/"
   image_libraries "$tree" "$GODWIT" "$runtime"/host/fxr/*/libhostfxr.so "$runtime"/shared/Microsoft.NETCore.App/*/lib{coreclr,clrjit,hostpolicy,System.Native}.so
+  image_programs "$tree" usr/bin/strace
   install -m 644 "$LAB_GUEST/l1" "$tree/lab/l1"
 }
 
