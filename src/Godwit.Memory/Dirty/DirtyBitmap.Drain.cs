@@ -1,4 +1,5 @@
 using System.Numerics;
+using System.Runtime.Intrinsics.X86;
 
 namespace Godwit.Memory;
 
@@ -30,16 +31,20 @@ public sealed unsafe partial class DirtyBitmap
         lock (_drain)
         {
             var writer = new RunWriter(runs, _vectors, stackalloc ulong[RunWriter.WordScratch], stackalloc uint[RunWriter.PositionScratch]);
-            ulong block = next / DirtyBlock.Pages;
-            while ((block = NextDirtyBlock(block)) < _blockCount)
+            ulong block = NextDirtyBlock(next / DirtyBlock.Pages);
+            ulong done = block;
+            while (block < _blockCount)
             {
-                DrainBlock(block, ref writer);
-                block++;
+                ulong following = NextDirtyBlock(block + 1);
+                DrainBlock(block, following, ref writer);
+                done = block + 1;
+                block = following;
                 if (writer.Pages >= enough || writer.Room < MinRuns)
                     break;
+                done = block;
             }
 
-            next = Math.Min(block * DirtyBlock.Pages, _pageCount);
+            next = Math.Min(done * DirtyBlock.Pages, _pageCount);
             return writer.Count;
         }
     }
@@ -92,7 +97,7 @@ public sealed unsafe partial class DirtyBitmap
         }
     }
 
-    private void DrainBlock(ulong block, ref RunWriter writer)
+    private void DrainBlock(ulong block, ulong following, ref RunWriter writer)
     {
         DirtyBlock taken = Take(block);
         // SAFETY: the buffer is ours since it was exchanged, and has Words words.
@@ -114,8 +119,24 @@ public sealed unsafe partial class DirtyBitmap
                 writer.Gather(words, BitOperations.TrailingZeroCount(parts) * DirtyBlock.WordsPerPart, DirtyBlock.WordsPerPart);
         }
 
+        if (following < _blockCount)
+            Prefetch(new DirtyBlock(Volatile.Read(ref _blocks[following])));
         writer.WriteGathered(block * DirtyBlock.Pages);
         _spare = taken.Buffer;
+    }
+
+    /// <summary>Asks for the words of the next block while the runs of this one are written: computing and memory take about as long.</summary>
+    private void Prefetch(DirtyBlock block)
+    {
+        if (!Sse.IsSupported)
+            return;
+        for (uint parts = block.Dirty; parts != 0; parts &= parts - 1)
+        {
+            // SAFETY: a prefetch of an address reads and writes nothing, and this is inside the buffer.
+            ulong* words = Buffer(block) + BitOperations.TrailingZeroCount(parts) * DirtyBlock.WordsPerPart;
+            Sse.Prefetch0(words);
+            Sse.Prefetch0(words + DirtyBlock.WordsPerPart / 2);
+        }
     }
 
     /// <summary>Exchanges the block's buffer for the spare one. The caller clears what it takes and makes it the spare.</summary>

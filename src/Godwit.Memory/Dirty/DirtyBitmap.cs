@@ -45,7 +45,7 @@ public sealed unsafe partial class DirtyBitmap : IDisposable
     private const nuint Alignment = 64;
 
     private readonly Lock _drain = new();
-    private readonly bool _vectors;
+    private readonly DrainVectors _vectors;
     private ulong* _blocks; // DirtyBlock values
     private ulong* _bits; // a buffer per block and a spare one
     private ulong _pageCount;
@@ -54,12 +54,12 @@ public sealed unsafe partial class DirtyBitmap : IDisposable
 
     /// <summary>Creates a bitmap of <paramref name="pageCount"/> clear bits.</summary>
     /// <exception cref="ArgumentOutOfRangeException">0, or more than <see cref="MaxPages"/>.</exception>
-    public DirtyBitmap(ulong pageCount) : this(pageCount, RunWriter.VectorsSupported)
+    public DirtyBitmap(ulong pageCount) : this(pageCount, RunWriter.Supported)
     {
     }
 
     /// <summary>With a choice of how words become runs, for tests.</summary>
-    internal DirtyBitmap(ulong pageCount, bool vectors)
+    internal DirtyBitmap(ulong pageCount, DrainVectors vectors)
     {
         ArgumentOutOfRangeException.ThrowIfZero(pageCount);
         ArgumentOutOfRangeException.ThrowIfGreaterThan(pageCount, MaxPages);

@@ -5,12 +5,25 @@ using System.Runtime.Intrinsics.X86;
 
 namespace Godwit.Memory;
 
+/// <summary>What of a processor a drain makes use of.</summary>
+internal enum DrainVectors
+{
+    /// <summary>Nothing in particular.</summary>
+    None,
+
+    /// <summary>Compression of vectors of words (AVX-512 F).</summary>
+    Words,
+
+    /// <summary>And of vectors of bytes (AVX-512 VBMI2).</summary>
+    Bytes,
+}
+
 /// <summary>Turns the words of blocks, in ascending order, into runs.</summary>
 /// <remarks>
 /// With few bits in a word, which bits are set is as good as random, and a processor that guesses wrong pays more than the rest costs. So
 /// hardly a branch here depends on single bits: words that are not 0 are gathered first, then the places of their bits are written down,
 /// four at a time whether there are as many or not, then eight places at a time become runs of one page; only neighbours take the way of
-/// one run after another.
+/// one run after another. Processors that can compress bytes write places and runs down in one go.
 /// </remarks>
 internal unsafe ref struct RunWriter
 {
@@ -25,7 +38,7 @@ internal unsafe ref struct RunWriter
     private const int SparseWord = 16;
 
     private readonly Span<DirtyRun> _runs;
-    private readonly bool _vectors;
+    private readonly DrainVectors _vectors;
     private readonly Span<ulong> _words; // gathered, not 0
     private readonly Span<uint> _numbers; // of these words in their block
     private readonly Span<uint> _positions; // of bits in the block
@@ -33,7 +46,7 @@ internal unsafe ref struct RunWriter
     private int _count;
 
     /// <summary>Writes to <paramref name="runs"/>; the scratch memory has the lengths named above.</summary>
-    internal RunWriter(Span<DirtyRun> runs, bool vectors, Span<ulong> words, Span<uint> positions)
+    internal RunWriter(Span<DirtyRun> runs, DrainVectors vectors, Span<ulong> words, Span<uint> positions)
     {
         _runs = runs;
         _vectors = vectors;
@@ -42,8 +55,9 @@ internal unsafe ref struct RunWriter
         _positions = positions[WordScratch..];
     }
 
-    /// <summary>Whether this processor can compress vectors of words (AVX-512 F).</summary>
-    internal static bool VectorsSupported => Avx512F.IsSupported;
+    /// <summary>The most that this processor has.</summary>
+    internal static DrainVectors Supported =>
+        Avx512Vbmi2.IsSupported && Avx512BW.IsSupported ? DrainVectors.Bytes : Avx512F.IsSupported ? DrainVectors.Words : DrainVectors.None;
 
     /// <summary>Runs written.</summary>
     internal readonly int Count => _count;
@@ -62,7 +76,7 @@ internal unsafe ref struct RunWriter
         fixed (ulong* values = _words)
         fixed (uint* numbers = _numbers)
         {
-            if (_vectors)
+            if (_vectors != DrainVectors.None)
             {
                 for (int i = first; i < first + count; i += 8)
                 {
@@ -93,7 +107,11 @@ internal unsafe ref struct RunWriter
     /// <summary>Writes the runs of what was gathered, from a block that begins with page <paramref name="firstPage"/>.</summary>
     internal void WriteGathered(ulong firstPage)
     {
-        if (TryFindPositions(out int bits))
+        if (_vectors == DrainVectors.Bytes)
+        {
+            WriteCompressed(firstPage);
+        }
+        else if (TryFindPositions(out int bits))
         {
             Pages += (ulong)bits;
             WritePositions(firstPage, bits);
@@ -108,6 +126,53 @@ internal unsafe ref struct RunWriter
         }
 
         _gathered = 0;
+    }
+
+    /// <summary>
+    /// Each word with few bits, none beside another, becomes runs of one page by one compression of the numbers 0 to 63, without a branch that depends
+    /// on which bits these are (AVX-512 VBMI2).
+    /// </summary>
+    private void WriteCompressed(ulong firstPage)
+    {
+        const int AtOnce = 8;
+        // Byte i of a vector gets byte i / 8 of the word, of which it keeps bit i % 8. The shuffle stays inside 16 bytes, and each of these has the word.
+        Vector512<byte> spread = Vector512<byte>.Indices >>> 3;
+        Vector512<byte> bits = Vector512.Create(0x8040_2010_0804_0201).AsByte();
+        ulong single = Unsafe.BitCast<DirtyRun, ulong>(new DirtyRun(firstPage, 1));
+        int pages = 0;
+        // SAFETY: _gathered words were written. The caller left room for half of a block's pages; words that are stored as vectors make at most AtOnce
+        // runs each, so that even the last vector ends far within.
+        fixed (ulong* words = _words)
+        fixed (uint* numbers = _numbers)
+        fixed (DirtyRun* runs = _runs)
+        {
+            var next = (ulong*)(runs + _count);
+            for (int i = 0; i < _gathered; i++)
+            {
+                ulong word = words[i];
+                ulong place = numbers[i] * 64UL;
+                int count = BitOperations.PopCount(word);
+                pages += count;
+                // Neighbours become one run, and the first bit may continue the word before.
+                if ((word & ((word >> 1) | 1)) != 0 || count > AtOnce)
+                {
+                    _count = (int)(next - (ulong*)runs);
+                    WriteWord(firstPage + place, word);
+                    next = (ulong*)(runs + _count);
+                    continue;
+                }
+
+                Vector512<byte> set = Vector512.Equals(Avx512BW.Shuffle(Vector512.Create(word).AsByte(), spread) & bits, bits);
+                Vector128<byte> places = Avx512Vbmi2.Compress(Vector512<byte>.Zero, set, Vector512<byte>.Indices).GetLower().GetLower();
+                // Adding a place to a run of one page moves its first page: no place leaves the block, so nothing carries.
+                Vector512.Store(Avx512F.ConvertToVector512UInt64(places) + Vector512.Create(single + place), next);
+                next += count;
+            }
+
+            _count = (int)(next - (ulong*)runs);
+        }
+
+        Pages += (ulong)pages;
     }
 
     /// <summary>Finds the places of all bits, or gives up because there are many.</summary>

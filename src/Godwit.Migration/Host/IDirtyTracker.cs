@@ -12,8 +12,8 @@ public interface IDirtyTracker
     void Start();
 
     /// <summary>
-    /// Brings everything written up to this call into the bitmap. <paramref name="final"/>: vCPUs and devices are stopped. Throws when the
-    /// log is lost and cannot be repaired (dirty-tracking rule 10).
+    /// Brings everything written up to this call into the bitmap, though what is unmapped while it runs may wait for the next.
+    /// <paramref name="final"/>: vCPUs and devices are stopped. Throws when the log is lost and cannot be repaired (dirty-tracking rule 10).
     /// </summary>
     DirtySyncReport Sync(bool final);
 

@@ -17,6 +17,27 @@ internal sealed record CoveragePlan(ImmutableArray<IovaPages> Ranges, bool Leave
     public static CoveragePlan Nothing { get; } = new([], true, true, "nothing");
 
     /// <summary>
+    /// The same with every range begun at a multiple of <paramref name="pages"/>, a power of two, neighbours that come to touch being joined; null
+    /// when every range begins at one already.
+    /// </summary>
+    public CoveragePlan? AlignedTo(ulong pages)
+    {
+        if (Ranges.All(r => r.First % pages == 0))
+            return null;
+        var aligned = ImmutableArray.CreateBuilder<IovaPages>(Ranges.Length);
+        foreach (IovaPages range in Ranges)
+        {
+            ulong first = IovaPages.Down(range.First, pages);
+            if (aligned.Count > 0 && aligned[^1].End >= first)
+                aligned[^1] = IovaPages.Between(aligned[^1].First, range.End);
+            else
+                aligned.Add(IovaPages.Between(first, range.End));
+        }
+
+        return this with { Ranges = aligned.ToImmutable() };
+    }
+
+    /// <summary>
     /// Plans to try, best first, for a device in front of which <paramref name="attributes"/> hold (null: no vIOMMU). Empty when the vIOMMU
     /// translates without telling where its aperture ends: a planner by use takes that case.
     /// </summary>

@@ -18,8 +18,8 @@ internal static class CoveragePlanner
     /// <param name="mapped">What is installed.</param>
     /// <param name="endPage">End of what can be mapped.</param>
     /// <param name="limits">Of the device's log.</param>
-    /// <param name="headroomPages">Pages wanted around each range for what will be mapped, three quarters of them below.</param>
-    public static CoveragePlan? ByUse(MappingTable mapped, ulong endPage, DeviceLogLimits limits, ulong headroomPages)
+    /// <param name="headroom">Pages wanted around each range for what will be mapped; less when the span does not allow it.</param>
+    public static CoveragePlan? ByUse(MappingTable mapped, ulong endPage, DeviceLogLimits limits, Headroom headroom)
     {
         // Whole words of the bitmap, so that a report never touches a page of another range (rule 6).
         ulong align = Math.Max(limits.PageBytes >> IovaPages.Shift, 1) * 64;
@@ -39,7 +39,7 @@ internal static class CoveragePlanner
         List<Cluster> chosen = limits.SpanIncludesGaps || limits.MaxRanges == 1
             ? [Densest(clusters, most)]
             : Fit(clusters, limits.MaxRanges, most);
-        Grow(chosen, end, align, headroomPages, most);
+        Grow(chosen, end, align, headroom, most);
         if (!Pad(chosen, end, least))
             return null;
         ImmutableArray<IovaPages> ranges = [.. chosen.Select(c => IovaPages.Between(c.First, c.End))];
@@ -158,11 +158,11 @@ internal static class CoveragePlanner
         return best;
     }
 
-    private static void Grow(List<Cluster> ranges, ulong end, ulong align, ulong headroom, ulong most)
+    private static void Grow(List<Cluster> ranges, ulong end, ulong align, Headroom headroom, ulong most)
     {
-        ulong each = IovaPages.Down(Math.Min(headroom, (most - Span(ranges)) / (ulong)ranges.Count), align);
-        ulong below = IovaPages.Up(each / 4 * 3, align);
-        below = Math.Min(below, each);
+        ulong wanted = headroom.Below + headroom.Above;
+        ulong each = IovaPages.Down(Math.Min(wanted, (most - Span(ranges)) / (ulong)ranges.Count), align);
+        ulong below = wanted == 0 ? 0 : Math.Min(each, IovaPages.Up((ulong)(each * ((double)headroom.Below / wanted)), align));
         for (int i = 0; i < ranges.Count; i++)
         {
             ulong floor = i == 0 ? 0 : ranges[i - 1].End;

@@ -10,28 +10,29 @@ namespace Godwit.Vfio;
 /// Brings what a device wrote by its own DMA to the migration bitmap, by the device's log. The invariant of dirty-tracking.md is kept here:
 /// <list type="bullet">
 /// <item>Log bits are IOVAs; they are attributed with what is installed in the host (<see cref="DmaShadow.Installed"/>), and nothing else.</item>
-/// <item>A range that is unmapped is brought in when the host has let go of it and before the guest is told (rule 5), so at any later time
-/// every bit in the device belongs to an installed mapping, or to pages that are marked already.</item>
+/// <item>A range that is unmapped waits, from when the host has let go of it and before the guest is told, for the reports of the next sync
+/// (rule 5), or is marked at once when it cannot wait. So at any time every bit in the device belongs to an installed mapping, to one that waits,
+/// or to pages that are marked already.</item>
+/// <item>A set bit counts for every mapping that was at its IOVA at any time since the report before: what is installed when the bit is
+/// looked at, and what waits (rule 6).</item>
 /// <item>After any error of the log, everything mapped and writable counts as dirty, from the moment when the log runs again (rule 10).</item>
 /// </list>
 /// </summary>
 /// <remarks>
 /// <see cref="Start"/>, <see cref="Sync"/> and <see cref="Stop"/> come on the migration's thread, <see cref="Unmapped"/> on whichever thread
-/// unmaps; the shadow's gate is held for one report at a time, so a vCPU waits for one round trip to the device at most.
+/// unmaps. Reports are made without the shadow's gate: a vCPU that maps or unmaps waits for no round trip to the device but those of a new
+/// start of the log. The gate is taken to attribute the bits that a report brought, some at a time.
 /// </remarks>
 internal class DmaLogTracker : IDeviceDirtySource
 {
-    /// <summary>
-    /// Batches of unmaps up to this many writable pages are marked dirty without asking the device. A driver unmaps a buffer after the device
-    /// has written it, so asking would cost a round trip on the vCPU's way only to hear so; being wrong costs sending at most 2 MiB again.
-    /// </summary>
-    internal const ulong DefaultHarvestThreshold = 512;
-
-    /// <summary>Longest bitmap of one report: 4 GiB of IOVA by 4 KiB. Bounds how long a vCPU may wait for the gate.</summary>
+    /// <summary>Longest bitmap of one report: 4 GiB of IOVA by 4 KiB.</summary>
     internal const int ReportBytes = 128 * 1024;
 
     /// <summary>Widest gap of windows inside one report: 2 KiB of bitmap, cheaper than any round trip.</summary>
     internal const ulong DefaultBridge = 256;
+
+    /// <summary>Tracking pages in a word of the bitmap; devices clear whole words.</summary>
+    internal const ulong WordGranules = 64;
 
     /// <summary>Coarsest page that a device may answer START with: 1 GiB, the largest page of any IOMMU.</summary>
     internal const ulong LargestGranule = 1UL << 30;
@@ -39,8 +40,8 @@ internal class DmaLogTracker : IDeviceDirtySource
     /// <summary>Starts anew of the log in one migration, to follow what the guest maps: each costs sending what is mapped once more.</summary>
     internal const int MaxRearms = 4;
 
-    /// <summary>Headroom around each range at first, 4 MiB; four times as much at each start anew.</summary>
-    internal const ulong FirstHeadroom = 1024;
+    /// <summary>Pages whose bits are attributed while the gate is held: some milliseconds at the worst.</summary>
+    internal const ulong AttributedAtOnce = 1 << 16;
 
     /// <summary>Syncs to come that an uncovered page is expected to be sent in, the last one, which costs downtime, counting for most.</summary>
     internal const ulong UncoveredWeight = 16;
@@ -52,7 +53,10 @@ internal class DmaLogTracker : IDeviceDirtySource
     private readonly Func<IReadOnlyList<CoveragePlan>> _plans;
     private readonly NoticeBoard _notices;
     private readonly LogBitmap _bitmap;
-    private readonly MappingTable _harvest = new();
+    private readonly AllocationHistory _history = new();
+    private HarvestQueue _waiting = new(), _asked = new(); // unmapped since the sync began, and before; under the gate
+    private MappingWalk _walk, _nextWalk; // over what is installed and asked for, and the same for when the queues have changed places
+    private long _plannedEpoch = -1; // of the table when a new start was found not to pay
     private CoveragePlan _plan = CoveragePlan.Nothing;
     private ImmutableArray<IovaPages> _covered = []; // of the plan, what can be reported
     private SyncSteps _steps;
@@ -79,6 +83,8 @@ internal class DmaLogTracker : IDeviceDirtySource
         _plans = plans;
         _notices = notices;
         _bitmap = new LogBitmap(Math.Clamp(log.MaxReportBytes & ~7, 64, ReportBytes));
+        _walk = new MappingWalk([shadow.Installed, .. _asked.Layers]);
+        _nextWalk = new MappingWalk([shadow.Installed, .. _waiting.Layers]);
     }
 
     /// <inheritdoc/>
@@ -113,6 +119,7 @@ internal class DmaLogTracker : IDeviceDirtySource
             Reports = Reports,
             BitsAsked = Volatile.Read(ref _bits),
             PagesReported = PagesReported,
+            HarvestsPending = _waiting.Count,
             Harvests = Harvests,
             Syncs = Volatile.Read(ref _syncs),
             TimeInSyncs = Stopwatch.GetElapsedTime(0, Volatile.Read(ref _ticks)),
@@ -122,14 +129,14 @@ internal class DmaLogTracker : IDeviceDirtySource
     /// <summary>What the log covers; nothing while it is not armed.</summary>
     internal CoveragePlan Plan => _plan;
 
-    /// <summary>Tracking pages in an aligned window: a word of the bitmap, because devices clear whole words.</summary>
-    protected virtual ulong WindowGranules => 64;
+    /// <summary>Tracking pages in an aligned window.</summary>
+    protected virtual ulong WindowGranules => WordGranules;
 
     /// <summary>Widest gap inside one report, in windows.</summary>
     protected virtual ulong BridgeWindows => DefaultBridge;
 
-    /// <summary>Writable pages in a batch of unmaps from which the device is asked.</summary>
-    protected virtual ulong HarvestThreshold => DefaultHarvestThreshold;
+    /// <summary>Unmapped mappings that may wait for a report.</summary>
+    protected virtual int HarvestLimit => HarvestQueue.DefaultLimit;
 
     /// <summary>
     /// Tries the plans on the device with a real start and stop, so that a refusal is known before a migration (rule 12). Returns what was
@@ -172,7 +179,8 @@ internal class DmaLogTracker : IDeviceDirtySource
     private static ulong EndOf(IReadOnlyList<CoveragePlan> plans) =>
         plans.Count == 0 ? IovaPages.SpacePages - 1 : plans.Max(p => p.Ranges.Max(r => r.End));
 
-    private DeviceLogLimits ProbeLimits(IReadOnlyList<CoveragePlan> plans, DeviceRefusedException? refusal)
+    /// <summary>Finds out what the log accepts that has refused everything.</summary>
+    private protected virtual DeviceLogLimits ProbeLimits(IReadOnlyList<CoveragePlan> plans, DeviceRefusedException? refusal)
     {
         try
         {
@@ -186,49 +194,68 @@ internal class DmaLogTracker : IDeviceDirtySource
         }
     }
 
-    /// <summary>Arms what fits around what is mapped; false when nothing does.</summary>
-    private bool TryArmByUse(CoveragePlan? plan)
+    /// <summary>
+    /// Arms what fits around what is mapped, with fewer ranges if the device does not take as many: one that joins ranges counts the gaps as well
+    /// (mlx5). False when it takes nothing; everything counts as uncovered then.
+    /// </summary>
+    private bool TryArmByUse(CoveragePlan? plan, Headroom headroom)
     {
-        if (plan is null)
-            return false;
-        try
+        int ranges = _limits!.MaxRanges;
+        while (plan is not null)
         {
-            Arm(plan);
-            return true;
+            try
+            {
+                Arm(plan);
+                return true;
+            }
+            catch (DeviceRefusedException)
+            {
+                ranges = Math.Min(ranges, plan.Ranges.Length) / 2;
+                plan = ranges == 0 ? null : CoveragePlanner.ByUse(_shadow.Installed, _endPage, _limits with { MaxRanges = ranges }, headroom);
+            }
         }
-        catch (DeviceRefusedException)
-        {
-            return false; // it takes less than when it was asked: everything counts as uncovered
-        }
+
+        return false;
     }
 
     /// <summary>
-    /// Coverage follows what the guest maps (rule 4). Bits of what is still mapped need not be read before the stop, because all of it is
-    /// marked after the start; bits of what was unmapped have been brought in when it was.
+    /// Coverage follows what the guest maps (rule 4). Bits of what is still mapped or waits need not be read before the stop, because all of it is
+    /// marked after the start. Planned without the gate, by two walks over the table: the sync has just counted what is uncovered.
     /// </summary>
     private void FollowUse()
     {
-        CoveragePlan? plan = CoveragePlanner.ByUse(_shadow.Installed, _endPage, _limits!, FirstHeadroom << (2 * (_rearms + 1)));
+        long epoch = _shadow.Installed.Epoch;
+        if (epoch == _plannedEpoch)
+            return;
+        _plannedEpoch = epoch;
+        Headroom headroom = _history.Want(_rearms + 1);
+        CoveragePlan? plan = CoveragePlanner.ByUse(_shadow.Installed, _endPage, _limits!, headroom);
         if (plan is null)
             return;
         (ulong mapped, ulong uncovered) = CoveragePlanner.Count(_shadow.Installed, plan.Ranges);
-        (_, ulong before) = CoveragePlanner.Count(_shadow.Installed, _covered);
+        ulong before = (ulong)_uncoveredNow;
         if (before <= uncovered || (before - uncovered) * UncoveredWeight < mapped)
             return;
-        _rearms++;
-        _armed = false;
-        StopLog();
-        if (!TryArmByUse(plan))
+        lock (_shadow.Gate)
         {
-            (_plan, _covered, _steps) = (CoveragePlan.Nothing, [], default);
-            _notices.Post($"{_device}: the device did not start its log of DMA again; everything mapped for writing counts as dirty");
-        }
+            ThrowIfLost();
+            if (_broken is not null || !_armed)
+                return;
+            Volatile.Write(ref _rearms, _rearms + 1);
+            _armed = false;
+            StopLog();
+            if (!TryArmByUse(plan, headroom))
+            {
+                (_plan, _covered, _steps) = (CoveragePlan.Nothing, [], default);
+                _notices.Post($"{_device}: the device did not start its log of DMA again; everything mapped for writing counts as dirty");
+            }
 
-        MarkAfterRearm();
+            MarkAfterRearm();
+        }
     }
 
     /// <summary>What was written between the stop and the start is unknown.</summary>
-    protected virtual void MarkAfterRearm() => MarkWritable(_shadow.Installed);
+    protected virtual void MarkAfterRearm() => MarkEverything();
 
     /// <inheritdoc/>
     public void Start()
@@ -263,13 +290,15 @@ internal class DmaLogTracker : IDeviceDirtySource
                 if (_limits is null or { TakesWholeAperture: true })
                     _limits = ProbeLimits(plans, refusal);
                 _endPage = EndOf(plans);
-                if (!TryArmByUse(CoveragePlanner.ByUse(_shadow.Installed, _endPage, _limits, FirstHeadroom)))
+                Headroom headroom = _history.Want(0);
+                if (!TryArmByUse(CoveragePlanner.ByUse(_shadow.Installed, _endPage, _limits, headroom), headroom))
                     _notices.Post($"{_device}: the device {_limits}; everything mapped for writing counts as dirty");
             }
 
             _broken = null;
             _rearmed = false;
             _rearms = 0;
+            _plannedEpoch = -1;
             _started = true;
         }
     }
@@ -279,37 +308,34 @@ internal class DmaLogTracker : IDeviceDirtySource
     {
         long reports = _reports, marked = _marker.Marked, began = Stopwatch.GetTimestamp();
         _uncoveredNow = 0;
-        ulong next = 0;
-        bool more = true;
-        while (more)
+        lock (_shadow.Gate)
         {
-            lock (_shadow.Gate)
-            {
-                ThrowIfLost();
-                if (!_started)
-                    throw new InvalidOperationException($"{_device}: dirty tracking has not been started");
-                if (_broken is { } cause)
-                {
-                    Repair(cause, final);
-                    _uncoveredNow = 0;
-                    break; // all that is mapped has just been marked
-                }
+            ThrowIfLost();
+            if (!_started)
+                throw new InvalidOperationException($"{_device}: dirty tracking has not been started");
+            BeginHarvest();
+        }
 
-                more = Step(ref next);
+        ulong next = 0;
+        while (_broken is null && Step(ref next))
+        {
+        }
+
+        lock (_shadow.Gate)
+        {
+            ThrowIfLost();
+            if (_broken is { } cause)
+            {
+                Repair(cause, final);
+                _uncoveredNow = 0; // all that is mapped has just been marked
             }
+
+            _asked.Clear();
         }
 
         Volatile.Write(ref _uncovered, _uncoveredNow);
         if (!final && _uncoveredNow > 0 && _plan.ByUse && _rearms < MaxRearms)
-        {
-            lock (_shadow.Gate)
-            {
-                ThrowIfLost();
-                if (_broken is null && _armed)
-                    FollowUse();
-            }
-        }
-
+            FollowUse();
         Volatile.Write(ref _syncs, _syncs + 1);
         Volatile.Write(ref _ticks, _ticks + (Stopwatch.GetTimestamp() - began));
         return new DirtySyncReport((int)(_reports - reports), _marker.Marked - marked, _shadow.LiveCount) { UncoveredPages = _uncoveredNow };
@@ -327,6 +353,8 @@ internal class DmaLogTracker : IDeviceDirtySource
             if (_armed || _stopFailed)
                 StopLog();
             _armed = false;
+            _waiting.Clear();
+            _asked.Clear();
             (_plan, _covered, _steps) = (CoveragePlan.Nothing, [], default);
         }
     }
@@ -336,88 +364,94 @@ internal class DmaLogTracker : IDeviceDirtySource
     {
         if (!_started)
             return;
-        ulong pages = 0;
-        foreach (Mapping mapping in removed)
-            pages += mapping.Writable ? mapping.Iova.Count : 0;
-        if (pages == 0)
-            return;
-        Volatile.Write(ref _harvests, _harvests + 1);
-        bool ask = _armed && _broken is null && pages > HarvestThreshold;
+        bool logged = _armed && _broken is null, any = false;
         foreach (Mapping mapping in removed)
         {
-            // The same IOVA unmapped twice in one batch cannot be told apart by the log: the later one is marked.
-            if (mapping.Writable && !(ask && IsCovered(mapping.Iova) && _harvest.TryInsert(mapping)))
+            if (!mapping.Writable)
+                continue;
+            any = true;
+            if (!(logged && IsCovered(mapping.Iova) && TryWait(mapping)))
                 _marker.Mark(mapping.Ram, mapping.Iova.Count);
         }
 
-        if (ask)
-            Harvest();
+        if (any)
+            Volatile.Write(ref _harvests, _harvests + 1);
     }
 
-    /// <summary>Attributes the report over <paramref name="window"/> to what is installed, and to <paramref name="unmapped"/> if that was harvested.</summary>
-    private protected virtual void Attribute(IovaPages window, MappingTable? unmapped)
+    /// <summary>Lets an unmapped mapping wait for a report; false when it cannot.</summary>
+    private protected virtual bool TryWait(in Mapping mapping) => _waiting.TryAdd(mapping, HarvestLimit);
+
+    /// <summary>What waits is asked for by this sync, and what is unmapped from here on by the next one.</summary>
+    protected virtual void BeginHarvest()
     {
-        // Bits that belong to no mapping are left over from ranges that were marked when they were unmapped.
-        _bitmap.Attribute(_shadow.Installed, _marker);
-        if (unmapped is not null)
-            _bitmap.Attribute(unmapped, _marker);
+        (_asked, _waiting) = (_waiting, _asked);
+        (_walk, _nextWalk) = (_nextWalk, _walk);
+    }
+
+    /// <summary>Attributes a part of the last report to everything that was mapped there since the one before. Under the gate.</summary>
+    private protected virtual void Attribute(ulong from, ulong end)
+    {
+        _bitmap.Attribute(_shadow.Installed, _marker, from, end);
+        AttributeUnmapped(from, end);
+    }
+
+    /// <summary>The part of <see cref="Attribute"/> for what was unmapped since.</summary>
+    private protected void AttributeUnmapped(ulong from, ulong end)
+    {
+        foreach (MappingTable layer in _asked.Layers)
+            _bitmap.Attribute(layer, _marker, from, end);
+        // Bits of what was unmapped during this sync may have been in this report, and will not come again.
+        foreach (MappingTable layer in _waiting.Layers)
+            _bitmap.Attribute(layer, _marker, from, end);
     }
 
     /// <summary>
     /// Counts everything mapped for writing as dirty. After the new start, because what was written between the last report and the start is
     /// unknown.
     /// </summary>
-    protected virtual void MarkAfterLoss() => MarkWritable(_shadow.Installed);
+    protected virtual void MarkAfterLoss() => MarkEverything();
+
+    /// <summary>What was unmapped since the sync began.</summary>
+    private protected HarvestQueue Waiting => _waiting;
+
+    /// <summary>What was unmapped before it.</summary>
+    private protected HarvestQueue Asked => _asked;
 
     /// <summary>The last report, for variants that attribute it otherwise.</summary>
     private protected LogBitmap Bitmap => _bitmap;
 
     private bool Step(ref ulong next)
     {
-        SyncStep step = _steps.Next(_shadow.Installed, ref next);
+        SyncStep step = _steps.Next(ref _walk, ref next);
         switch (step.Kind)
         {
             case SyncStepKind.Report:
                 try
                 {
-                    Report(step.Range, unmapped: null);
+                    Report(step.Range);
                 }
                 catch (DeviceRefusedException e)
                 {
-                    _broken = e; // the next turn of the loop repairs
+                    lock (_shadow.Gate)
+                        _broken = e; // ends the sync, which repairs
                 }
 
                 return true;
             case SyncStepKind.Uncovered:
-                _marker.Mark(step.Ram, step.Range.Count);
+                MarkUncovered(step);
                 _uncoveredNow += (long)step.Range.Count;
+                if (_plan.ByUse)
+                    _history.Missed(step.Range, _covered.AsSpan());
                 return true;
             default:
                 return false;
         }
     }
 
-    private void Harvest()
-    {
-        try
-        {
-            ulong next = 0;
-            while (_steps.Next(_harvest, ref next) is { Kind: SyncStepKind.Report } step)
-                Report(step.Range, _harvest);
-        }
-        catch (DeviceRefusedException e)
-        {
-            // The next sync repairs or fails the migration. What was to be harvested is known here only.
-            _broken = e;
-            MarkWritable(_harvest);
-        }
-        finally
-        {
-            _harvest.Clear();
-        }
-    }
+    /// <summary>Counts what lies outside coverage as dirty, once more at every sync (rule 3).</summary>
+    private protected virtual void MarkUncovered(in SyncStep step) => _marker.Mark(step.Ram, step.Range.Count);
 
-    private void Report(IovaPages window, MappingTable? unmapped)
+    private void Report(IovaPages window)
     {
         ulong granule = _pageSize >> IovaPages.Shift;
         Volatile.Write(ref _reports, _reports + 1);
@@ -427,16 +461,23 @@ internal class DmaLogTracker : IDeviceDirtySource
         if (pages == 0)
             return;
         Volatile.Write(ref _pagesReported, _pagesReported + (long)pages);
-        Attribute(window, unmapped);
+        for (ulong from = window.First; (from = _bitmap.NextSet(from, window.End)) < window.End; from += AttributedAtOnce)
+        {
+            lock (_shadow.Gate)
+                Attribute(from, Math.Min(from + AttributedAtOnce, window.End));
+        }
     }
 
     private void Arm(CoveragePlan plan)
     {
-        ulong pageSize = _log.StartDmaLogging(RamPage.Size, plan.Ranges.AsSpan());
-        if (!BitOperations.IsPow2(pageSize) || pageSize > LargestGranule)
+        ulong pageSize = StartLog(plan);
+        // A device may count the words that it clears from the start of its region (pds, drivers/vfio/pci/pds/dirty.c): only when that is on a border of
+        // words by IOVA as well does no report touch a word of its neighbour.
+        if (plan.AlignedTo(WordGranules * (Math.Max(pageSize, RamPage.Size) >> IovaPages.Shift)) is { } aligned)
         {
             StopLog();
-            throw new DirtyLogLostException($"{_device}: the device logs by pages of {pageSize} bytes; powers of two up to {LargestGranule} are possible");
+            plan = aligned;
+            pageSize = StartLog(plan);
         }
 
         // The log may be finer than ours; it is asked by our pages then. If coarser, a bit stands for all of our pages in it (rule 7).
@@ -452,6 +493,15 @@ internal class DmaLogTracker : IDeviceDirtySource
         _steps = new SyncSteps(_covered.AsMemory(), window, granule, budget, BridgeWindows * window);
         _plan = plan;
         _armed = true;
+    }
+
+    private ulong StartLog(CoveragePlan plan)
+    {
+        ulong pageSize = _log.StartDmaLogging(RamPage.Size, plan.Ranges.AsSpan());
+        if (BitOperations.IsPow2(pageSize) && pageSize <= LargestGranule)
+            return pageSize;
+        StopLog();
+        throw new DirtyLogLostException($"{_device}: the device logs by pages of {pageSize} bytes; powers of two up to {LargestGranule} are possible");
     }
 
     /// <summary>The log is lost: start it anew, once a migration, and count everything mapped for writing as dirty from then on.</summary>
@@ -498,6 +548,17 @@ internal class DmaLogTracker : IDeviceDirtySource
             _stopFailed = e is DeviceRefusedException;
             _notices.Post($"{_device}: the device's log of DMA could not be stopped: {e.Message}");
         }
+    }
+
+    private void MarkEverything()
+    {
+        MarkWritable(_shadow.Installed);
+        foreach (MappingTable layer in _asked.Layers)
+            MarkWritable(layer);
+        foreach (MappingTable layer in _waiting.Layers)
+            MarkWritable(layer);
+        _asked.Clear();
+        _waiting.Clear();
     }
 
     private void MarkWritable(MappingTable table)

@@ -9,6 +9,9 @@ namespace Godwit.Vfio;
 /// </summary>
 internal sealed class LogBitmap(int bytes)
 {
+    /// <summary>Distance to the next set bit from which a search is cheaper than stepping over the mappings between: some 100 steps.</summary>
+    private const ulong FarPages = 256;
+
     private readonly ulong[] _words = new ulong[bytes / sizeof(ulong)];
     private readonly ulong[] _shifted = new ulong[bytes / sizeof(ulong)];
     private IovaPages _window;
@@ -39,29 +42,70 @@ internal sealed class LogBitmap(int bytes)
         return bits * _granulePages;
     }
 
+    /// <summary>Hands all bits of the window to <paramref name="marker"/>, as below.</summary>
+    public void Attribute(MappingTable table, DirtyMarker marker) => Attribute(table, marker, _window.First, _window.End);
+
     /// <summary>
-    /// Hands the bits of every writable mapping of <paramref name="table"/> in the window to <paramref name="marker"/>. A tracking page
-    /// that is shared by several mappings counts for each.
+    /// Hands the bits of every writable mapping of <paramref name="table"/> from page <paramref name="from"/> to <paramref name="end"/>, which lie in
+    /// the window, to <paramref name="marker"/>. A tracking page that is shared by several mappings counts for each. Costs work in proportion to the
+    /// set bits or to the mappings, whichever are fewer.
     /// </summary>
-    public void Attribute(MappingTable table, DirtyMarker marker)
+    public void Attribute(MappingTable table, DirtyMarker marker, ulong from, ulong end)
     {
-        MappingTable.Cursor cursor = table.Seek(_window.First);
-        while (cursor.MoveNext())
+        if (table.RunCount == 0)
+            return;
+        ulong page = NextSet(from, end);
+        MappingTable.Cursor cursor = table.Seek(page);
+        while (page < end && cursor.MoveNext())
         {
             Mapping mapping = cursor.Current;
-            if (mapping.Iova.First >= _window.End)
-                return;
-            if (!mapping.Writable)
+            if (mapping.Iova.End <= page)
                 continue;
-            ulong from = Math.Max(mapping.Iova.First, _window.First);
-            ulong end = Math.Min(mapping.Iova.End, _window.End);
-            Attribute(from - _window.First, end - from, mapping.Ram + (from - mapping.Iova.First), marker);
+            if (mapping.Iova.First > page)
+            {
+                // The bits up to here belong to nothing in this table.
+                if (mapping.Iova.First >= end)
+                    return;
+                page = NextSet(mapping.Iova.First, end);
+            }
+
+            ulong first = Math.Max(mapping.Iova.First, from), last = Math.Min(mapping.Iova.End, end);
+            if (page < last)
+            {
+                if (mapping.Writable)
+                    Attribute(first - _window.First, last - first, mapping.Ram + (first - mapping.Iova.First), marker);
+                page = NextSet(last, end);
+            }
+
+            if (page > mapping.Iova.End + FarPages)
+                cursor = table.Seek(page);
         }
     }
 
     /// <summary>Hands the bits of <paramref name="mapping"/>, which the window covers, to <paramref name="marker"/>.</summary>
     public void Attribute(in Mapping mapping, DirtyMarker marker) =>
         Attribute(mapping.Iova.First - _window.First, mapping.Iova.Count, mapping.Ram, marker);
+
+    /// <summary>The first page from <paramref name="page"/> on whose bit is set, or <paramref name="end"/>. Both lie in the window.</summary>
+    public ulong NextSet(ulong page, ulong end)
+    {
+        if (page >= end)
+            return end;
+        ulong granule = (page - _window.First) / _granulePages;
+        ulong word = _words[granule / 64] >> (int)(granule % 64);
+        if (word != 0)
+        {
+            ulong at = _window.First + (granule + (ulong)BitOperations.TrailingZeroCount(word)) * _granulePages;
+            return Math.Min(Math.Max(at, page), end);
+        }
+
+        ReadOnlySpan<ulong> rest = Words[((int)(granule / 64) + 1)..];
+        int skipped = rest.IndexOfAnyExcept(0UL);
+        if (skipped < 0)
+            return end;
+        granule = (granule / 64 + 1 + (ulong)skipped) * 64 + (ulong)BitOperations.TrailingZeroCount(rest[skipped]);
+        return Math.Min(_window.First + granule * _granulePages, end);
+    }
 
     private ReadOnlySpan<ulong> Words => _words.AsSpan(0, (int)((_window.Count / _granulePages + 63) / 64));
 

@@ -22,8 +22,8 @@ internal enum SyncStepKind
 internal readonly record struct SyncStep(SyncStepKind Kind, IovaPages Range, RamPage Ram);
 
 /// <summary>
-/// Cuts a table of mappings into reports: aligned windows that contain mappings, joined while they lie close together (dirty-tracking rule 6).
-/// Pure: the same table gives the same steps.
+/// Cuts tables of mappings into reports: aligned windows that contain mappings, joined while they lie close together (dirty-tracking rule 6).
+/// Pure: the same tables give the same steps. What is mapped by several tables is asked for once.
 /// </summary>
 /// <param name="coverage">What the log is armed for, ascending.</param>
 /// <param name="windowPages">
@@ -36,16 +36,18 @@ internal readonly record struct SyncStep(SyncStepKind Kind, IovaPages Range, Ram
 /// </param>
 internal readonly struct SyncSteps(ReadOnlyMemory<IovaPages> coverage, ulong windowPages, ulong granulePages, ulong budgetPages, ulong bridgePages)
 {
-    /// <summary>The step for what lies at or above <paramref name="next"/>, which moves on behind it.</summary>
-    public SyncStep Next(MappingTable table, ref ulong next)
+    /// <summary>
+    /// The step for what lies at or above <paramref name="next"/>, which moves on behind it. The tables may be changing: what is in one of them
+    /// throughout is in a step.
+    /// </summary>
+    public SyncStep Next(ref MappingWalk walk, ref ulong next)
     {
         ReadOnlySpan<IovaPages> covered = coverage.Span;
         ulong start = 0, end = 0; // the run so far; none while end is 0
         int inRange = -1;
-        MappingTable.Cursor cursor = table.Seek(next);
-        while (cursor.MoveNext())
+        walk.Seek(next);
+        while (walk.MoveNext(out Mapping mapping))
         {
-            Mapping mapping = cursor.Current;
             if (!mapping.Writable)
                 continue;
             ulong from = Math.Max(mapping.Iova.First, next);

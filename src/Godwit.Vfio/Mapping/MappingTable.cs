@@ -10,19 +10,27 @@ internal readonly record struct Mapping(IovaPages Iova, RamPage Ram, bool Writab
 
 /// <summary>
 /// What is <b>installed in the host now</b>, ordered by IOVA. Never derived from the guest's tables: this is what log bits are
-/// attributed with (dirty-tracking, "Mapping table"). Guarded by its owner's gate.
+/// attributed with (dirty-tracking, "Mapping table"). 24 bytes for a run of mappings of one size that continue each other by IOVA and by RAM.
+/// Changed under its owner's gate; read by any thread at any time.
 /// </summary>
 internal sealed class MappingTable
 {
-    private readonly PageRangeMap _map = new();
+    // RAM page numbers have 52 bits, so the right to write fits below.
+    private readonly PageRangeMap _map = new(step: 2);
 
     /// <summary>Mappings installed.</summary>
     public int Count => _map.Count;
 
+    /// <summary>Runs that they are kept as.</summary>
+    public int RunCount => _map.RunCount;
+
+    /// <summary>Changes so far: the same number means the same table.</summary>
+    public long Epoch => _map.Epoch;
+
     /// <summary>Adds a mapping; false when it overlaps one that is installed.</summary>
     public bool TryInsert(in Mapping mapping) => _map.TryInsert(mapping.Iova, Encode(mapping));
 
-    /// <summary>Removes the lowest mapping that has a page in <paramref name="range"/>. It may reach beyond.</summary>
+    /// <summary>Removes the lowest mapping that has a page in <paramref name="range"/>, as it was inserted. It may reach beyond.</summary>
     public bool TryTakeFirst(IovaPages range, out Mapping mapping)
     {
         bool found = _map.TryTakeFirst(range, out IovaPages taken, out ulong value);
@@ -30,26 +38,39 @@ internal sealed class MappingTable
         return found;
     }
 
-    /// <summary>Steps through the mappings that end above <paramref name="page"/>, ascending; over with any change of the table.</summary>
+    /// <summary>Whether every page of a mapping is there in one run, at the same IOVA and with the same right.</summary>
+    public bool Contains(in Mapping mapping)
+    {
+        Cursor cursor = Seek(mapping.Iova.First);
+        return cursor.MoveNext() && cursor.Current is var run && run.Iova.First <= mapping.Iova.First && mapping.Iova.End <= run.Iova.End
+            && run.Writable == mapping.Writable && run.Ram + (mapping.Iova.First - run.Iova.First) == mapping.Ram;
+    }
+
+    /// <summary>
+    /// Steps through what ends above <paramref name="page"/>, ascending, by runs: mappings of one size that continue each other by IOVA and by RAM
+    /// come as one. What is installed all the time is seen once; what comes or goes meanwhile may be.
+    /// </summary>
     public Cursor Seek(ulong page) => new(_map.Seek(page));
 
     /// <summary>Forgets everything.</summary>
     public void Clear() => _map.Clear();
 
-    // RAM page numbers have 52 bits, so the right to write fits below.
     private static ulong Encode(in Mapping mapping) => (mapping.Ram.Index << 1) | (mapping.Writable ? 1UL : 0);
 
     private static Mapping Decode(IovaPages iova, ulong value) => new(iova, new RamPage(value >> 1), (value & 1) != 0);
 
     /// <summary>Steps through a table.</summary>
-    internal ref struct Cursor
+    internal struct Cursor
     {
         private PageRangeMap.Cursor _cursor;
 
         internal Cursor(PageRangeMap.Cursor cursor) => _cursor = cursor;
 
-        /// <summary>The mapping stepped to.</summary>
-        public readonly Mapping Current => Decode(_cursor.Range, _cursor.Value);
+        /// <summary>The run stepped to.</summary>
+        public readonly Mapping Current => Decode(_cursor.Current.Range, _cursor.Current.Value);
+
+        /// <summary>Pages of each mapping in it.</summary>
+        public readonly ulong MappingPages => _cursor.Current.RangePages;
 
         /// <summary>Steps on; false at the end.</summary>
         public bool MoveNext() => _cursor.MoveNext();

@@ -53,7 +53,7 @@ internal sealed class NotInstalled
     public NotInstalledReason? Find(ulong page)
     {
         PageRangeMap.Cursor cursor = _map.Seek(page);
-        return cursor.MoveNext() && cursor.Range.First <= page ? (NotInstalledReason)cursor.Value : null;
+        return cursor.MoveNext() && cursor.Current.First <= page ? (NotInstalledReason)cursor.Current.Value : null;
     }
 
     /// <summary>Forgets everything.</summary>

@@ -6,11 +6,13 @@ public sealed class DirtyRunTests
     private const ulong BlockPages = 16384;
 
     [Theory]
-    [InlineData(false)]
-    [InlineData(true)]
-    public void Runs_are_the_stretches_of_set_bits(bool vectors) => Seeded.Run(150, random =>
+    [InlineData(nameof(DrainVectors.None))]
+    [InlineData(nameof(DrainVectors.Words))]
+    [InlineData(nameof(DrainVectors.Bytes))]
+    public void Runs_are_the_stretches_of_set_bits(string uses) => Seeded.Run(150, random =>
     {
-        SkipWithout(vectors);
+        DrainVectors vectors = Enum.Parse<DrainVectors>(uses);
+        Assert.SkipWhen(vectors > RunWriter.Supported, $"this processor has no AVX-512 for vectors of {uses}");
         ulong pages = (ulong)random.Next(1, 60_000);
         using var bitmap = new DirtyBitmap(pages, vectors);
         var expected = new bool[pages];
@@ -217,7 +219,4 @@ public sealed class DirtyRunTests
             expected.AsSpan(first, count).Fill(true);
         }
     }
-
-    private static void SkipWithout(bool vectors) =>
-        Assert.SkipWhen(vectors && !RunWriter.VectorsSupported, "this processor has no AVX-512");
 }

@@ -37,7 +37,10 @@ public sealed class LogBitmapTests
         }
 
         Assert.Equal((ulong)written.Count, bitmap.CountPages());
-        bitmap.Attribute(table, new DirtyMarker(ram.Dirty));
+        // In any number of pieces.
+        ulong middle = window.First + (ulong)random.NextInt64((long)window.Count + 1);
+        bitmap.Attribute(table, new DirtyMarker(ram.Dirty), window.First, middle);
+        bitmap.Attribute(table, new DirtyMarker(ram.Dirty), middle, window.End);
 
         var expected = new HashSet<ulong>();
         foreach (Mapping mapping in mappings.Where(m => m.Writable))

@@ -21,10 +21,11 @@ public sealed class SyncStepsTests
         var reported = new HashSet<ulong>();
         var uncovered = new HashSet<ulong>();
         ulong next = 0, last = 0;
+        var walk = new MappingWalk(table);
         for (int guard = 0; ; guard++)
         {
             Assert.True(guard < 5000, "no progress");
-            SyncStep step = steps.Next(table, ref next);
+            SyncStep step = steps.Next(ref walk, ref next);
             if (step.Kind == SyncStepKind.End)
                 break;
             if (step.Kind == SyncStepKind.Uncovered)
@@ -72,7 +73,8 @@ public sealed class SyncStepsTests
         var steps = new SyncSteps(new[] { new IovaPages(0, 1UL << 27) }, 64, 1, 1 << 20, 256 * 64);
         ulong next = 0;
         List<IovaPages> windows = [];
-        while (steps.Next(table, ref next) is { Kind: SyncStepKind.Report } step)
+        var walk = new MappingWalk(table);
+        while (steps.Next(ref walk, ref next) is { Kind: SyncStepKind.Report } step)
             windows.Add(step.Range);
         Assert.Equal([new IovaPages(0, 64), new IovaPages(0xFFF80, 128), new IovaPages(0x7FFFFC0, 64)], windows);
     }

@@ -4,7 +4,7 @@ namespace Godwit.Vfio.Tests;
 
 /// <summary>
 /// A small machine: two RAM blocks with a hole between them (so that a GPA is no RAM offset), something that is no RAM, a read-only window,
-/// and one device space that shows either an IOMMU region (split by an interrupt window) or system memory.
+/// and slots for devices, each behind a domain of its own.
 /// </summary>
 internal sealed class ModelBoard : IDisposable
 {
@@ -29,33 +29,22 @@ internal sealed class ModelBoard : IDisposable
     /// <summary>GPA page of the second block: above the aperture, where only a device in pass-through gets.</summary>
     public const ulong HighGpa = AperturePages + 0x100;
 
-    private readonly AliasRegion _passThrough;
-    private readonly ContainerRegion _translated;
-
-    public ModelBoard(IommuAttributes? attributes = null, IMmioHandler? interrupts = null)
+    public ModelBoard(IommuAttributes? attributes = null, IMmioHandler? interrupts = null, int slots = 1)
     {
         interrupts ??= new Nothing();
         Topology = new MemoryTopology();
         Ram = new GuestRam();
         Low = Ram.Add("low", BlockPages << 12);
         High = Ram.Add("high", BlockPages << 12);
-        Iommu = new ModelIommu(AperturePages, attributes ?? new IommuAttributes(true, new Iova((AperturePages << 12) - 1)));
         using (Topology.Begin())
         {
             Topology.Add(Topology.SystemRoot, At(LowGpa), new RamRegion("low", Low));
             Topology.Add(Topology.SystemRoot, At(HighGpa), new RamRegion("high", High));
             Topology.Add(Topology.SystemRoot, At(MmioGpa), new MmioRegion("bar", 0x10000, new Nothing()));
             Topology.Add(Topology.SystemRoot, At(RomGpa), new AliasRegion("rom", new RamRegion("rom ram", High, readOnly: true), 0, 16 << 12));
-            var root = new ContainerRegion("device", (UInt128)1 << 64);
-            _translated = new ContainerRegion("translated", (UInt128)1 << 64);
-            _passThrough = new AliasRegion("pass-through", Topology.SystemRoot, 0, (UInt128)1 << 64);
-            Topology.Add(root, default, _translated);
-            Topology.Add(_translated, default, Iommu);
-            Topology.Add(_translated, At(InterruptWindow), new MmioRegion("interrupts", 0x1000, interrupts), 1);
             Topology.Add(Topology.SystemRoot, At(InterruptWindow), new MmioRegion("interrupts by gpa", 0x1000, interrupts));
-            Topology.Add(root, default, _passThrough);
-            Topology.SetEnabled(_passThrough, false);
-            DeviceSpace = Topology.CreateAddressSpace("device", root);
+            Slots = [.. Enumerable.Range(0, slots).Select(_ =>
+                new ModelSlot(Topology, new ModelIommu(AperturePages, attributes ?? new IommuAttributes(true, new Iova((AperturePages << 12) - 1))), interrupts))];
         }
     }
 
@@ -67,11 +56,17 @@ internal sealed class ModelBoard : IDisposable
 
     public RamBlock High { get; }
 
-    public ModelIommu Iommu { get; }
+    /// <summary>Places for devices.</summary>
+    public IReadOnlyList<ModelSlot> Slots { get; }
 
-    public AddressSpace DeviceSpace { get; }
+    /// <summary>Of the first slot.</summary>
+    public ModelIommu Iommu => Slots[0].Iommu;
 
-    public bool IsPassThrough { get; private set; }
+    /// <summary>Of the first slot.</summary>
+    public AddressSpace DeviceSpace => Slots[0].Space;
+
+    /// <summary>Of the first slot.</summary>
+    public bool IsPassThrough => Slots[0].IsPassThrough;
 
     /// <summary>Pages of RAM.</summary>
     public static ulong RamPages => 2 * BlockPages;
@@ -91,18 +86,12 @@ internal sealed class ModelBoard : IDisposable
         return gpaPage - LowGpa < BlockPages || gpaPage - HighGpa < BlockPages;
     }
 
-    /// <summary>The guest moves the device between a translated and a pass-through domain.</summary>
-    public void SetPassThrough(bool passThrough)
-    {
-        using TopologyTransaction transaction = Topology.Begin();
-        Topology.SetEnabled(_translated, !passThrough);
-        Topology.SetEnabled(_passThrough, passThrough);
-        IsPassThrough = passThrough;
-    }
+    /// <summary>The guest moves the device of the first slot between a translated and a pass-through domain.</summary>
+    public void SetPassThrough(bool passThrough) => Slots[0].SetPassThrough(passThrough);
 
     public void Dispose() => Ram.Dispose();
 
-    private static BusAddress At(ulong page) => new(page << 12);
+    internal static BusAddress At(ulong page) => new(page << 12);
 
     private sealed class Nothing : IMmioHandler
     {

@@ -10,10 +10,15 @@ internal sealed class ModelIommu(ulong pages, IommuAttributes attributes) : Iomm
 {
     private readonly Lock _unit = new();
     private readonly List<(IIommuListener Listener, BusRange Range)> _listeners = [];
-    private readonly SortedDictionary<ulong, (ulong GpaPage, AccessRights Rights)> _announced = [];
+    private readonly List<(ulong First, ulong Count)> _gone = [];
+    private readonly List<(ulong First, ulong Count, ulong Gpa, AccessRights Rights)> _come = [];
+    private readonly GuestTables _announced = new(pages);
 
     /// <summary>What the guest's tables say now, page by page.</summary>
-    public SortedDictionary<ulong, (ulong GpaPage, AccessRights Rights)> Tables { get; } = [];
+    public GuestTables Tables { get; } = new(pages);
+
+    /// <summary>Set: pages that follow each other on both sides are announced as one, as large pages are; else one by one.</summary>
+    public bool AnnouncesRuns { get; set; }
 
     /// <summary>Set: it cannot announce mappings.</summary>
     public bool Mute { get; set; }
@@ -32,35 +37,40 @@ internal sealed class ModelIommu(ulong pages, IommuAttributes attributes) : Iomm
     {
         lock (_unit)
         {
-            List<(ulong First, ulong Count)> gone = [];
-            List<(ulong First, ulong Count, ulong Gpa, AccessRights Rights)> come = [];
-            foreach (ulong page in _announced.Keys.Where(p => p >= first && p < end).ToList())
+            _gone.Clear();
+            _come.Clear();
+            for (ulong page = _announced.Next(first, end); page < end; page = _announced.Next(page + 1, end))
             {
-                if (Tables.TryGetValue(page, out var now) && now == _announced[page])
+                if (Tables.Has(page) && Tables[page] == _announced[page])
                     continue;
                 _announced.Remove(page);
-                if (gone.Count > 0 && gone[^1].First + gone[^1].Count == page)
-                    gone[^1] = (gone[^1].First, gone[^1].Count + 1);
+                if (_gone.Count > 0 && _gone[^1].First + _gone[^1].Count == page)
+                    _gone[^1] = (_gone[^1].First, _gone[^1].Count + 1);
                 else
-                    gone.Add((page, 1));
+                    _gone.Add((page, 1));
             }
 
-            foreach ((ulong page, (ulong gpa, AccessRights rights)) in Tables.Where(t => t.Key >= first && t.Key < end && !_announced.ContainsKey(t.Key)).ToList())
+            for (ulong page = Tables.Next(first, end); page < end; page = Tables.Next(page + 1, end))
             {
-                _announced[page] = (gpa, rights);
-                come.Add((page, 1, gpa, rights));
+                if (_announced.Has(page))
+                    continue;
+                (ulong gpa, AccessRights rights) = _announced[page] = Tables[page];
+                if (AnnouncesRuns && _come.Count > 0 && _come[^1] is var last && last.First + last.Count == page && last.Gpa + last.Count == gpa && last.Rights == rights)
+                    _come[^1] = last with { Count = last.Count + 1 };
+                else
+                    _come.Add((page, 1, gpa, rights));
             }
 
             foreach ((IIommuListener listener, BusRange range) in _listeners)
             {
                 listener.BatchBegin();
-                foreach ((ulong page, ulong count) in gone)
+                foreach ((ulong page, ulong count) in _gone)
                 {
                     if (Clip(range, page, count) is { } c)
                         listener.Unmapped(new Iova(c.First << 12), (c.End - c.First) << 12);
                 }
 
-                foreach ((ulong page, ulong count, ulong gpa, AccessRights rights) in come)
+                foreach ((ulong page, ulong count, ulong gpa, AccessRights rights) in _come)
                 {
                     if (Clip(range, page, count) is { } c)
                         listener.Mapped(new Iova(c.First << 12), (c.End - c.First) << 12, new Gpa((gpa + (c.First - page)) << 12), rights);
@@ -68,6 +78,16 @@ internal sealed class ModelIommu(ulong pages, IommuAttributes attributes) : Iomm
 
                 listener.BatchEnd();
             }
+        }
+    }
+
+    /// <summary>A new life: both are empty, and nobody is told.</summary>
+    public void Forget()
+    {
+        lock (_unit)
+        {
+            Tables.Clear();
+            _announced.Clear();
         }
     }
 
@@ -113,7 +133,7 @@ internal sealed class ModelIommu(ulong pages, IommuAttributes attributes) : Iomm
         lock (_unit)
         {
             ulong page = iova.Value >> 12;
-            return _announced.TryGetValue(page, out var entry) && (entry.Rights & wanted) == wanted
+            return page < pages && _announced.Has(page) && _announced[page] is var entry && (entry.Rights & wanted) == wanted
                 ? new IommuTranslation(new Iova(page << 12), new Gpa(entry.GpaPage << 12), 4095, entry.Rights)
                 : new IommuTranslation(new Iova(page << 12), default, 4095, AccessRights.None);
         }
@@ -127,8 +147,9 @@ internal sealed class ModelIommu(ulong pages, IommuAttributes attributes) : Iomm
                 throw new NotSupportedException("no caching mode");
             _listeners.Add((listener, range));
             listener.BatchBegin();
-            foreach ((ulong page, (ulong gpa, AccessRights rights)) in _announced)
+            for (ulong page = _announced.Next(0, pages); page < pages; page = _announced.Next(page + 1, pages))
             {
+                (ulong gpa, AccessRights rights) = _announced[page];
                 if (Clip(range, page, 1) is not null)
                     listener.Mapped(new Iova(page << 12), 4096, new Gpa(gpa << 12), rights);
             }

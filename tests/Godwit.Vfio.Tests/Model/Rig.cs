@@ -49,7 +49,7 @@ internal sealed class Rig : IDisposable
                 List<Mapping> result = [];
                 MappingTable.Cursor cursor = Shadow.Installed.Seek(0);
                 while (cursor.MoveNext())
-                    result.Add(cursor.Current);
+                    result.AddRange(cursor.Mappings());
                 return result;
             }
         }
@@ -70,11 +70,13 @@ internal sealed class Rig : IDisposable
         Dirty();
     }
 
-    /// <summary>Takes the pages marked since the last call.</summary>
-    public List<ulong> Dirty()
+    /// <summary>The pages marked since they were last taken; takes them, unless they are to be kept.</summary>
+    public List<ulong> Dirty(bool keep = false)
     {
         var words = new ulong[ModelBoard.RamPages / 64];
         Board.Ram.Dirty.Drain(default, words);
+        if (keep)
+            Board.Ram.Dirty.Restore(default, words);
         return [.. Enumerable.Range(0, words.Length * 64).Where(p => (words[p / 64] >> (p % 64) & 1) != 0).Select(p => (ulong)p)];
     }
 

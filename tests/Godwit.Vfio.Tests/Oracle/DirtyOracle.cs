@@ -9,19 +9,27 @@ namespace Godwit.Vfio.Tests;
 internal sealed class DirtyOracle
 {
     private readonly long[] _written = new long[ModelBoard.RamPages];
+    private readonly long[] _before = new long[ModelBoard.RamPages];
     private readonly long[] _sent = new long[ModelBoard.RamPages];
+    private readonly ulong[] _marks = new ulong[ModelBoard.RamPages / 64];
     private readonly GuestRam _ram;
+    private readonly Action<RamPage> _wrote;
     private long _sequence;
 
-    public DirtyOracle(ModelBoard board, ModelDevice device) : this(board) => device.Wrote = Wrote;
-
-    public DirtyOracle(ModelBoard board) => _ram = board.Ram;
+    public DirtyOracle(ModelBoard board)
+    {
+        _ram = board.Ram;
+        _wrote = Wrote;
+    }
 
     /// <summary>A DMA has written a page.</summary>
     public void Wrote(RamPage page) => Volatile.Write(ref _written[page.Index], Interlocked.Increment(ref _sequence));
 
     /// <summary>DMA writes seen.</summary>
     public long Writes => Volatile.Read(ref _sequence);
+
+    /// <summary>Sees what a device writes from now on.</summary>
+    public void Watch(ModelDevice device) => device.Wrote = _wrote;
 
     /// <summary>A migration begins: nothing has been transferred.</summary>
     public void Begin() => Array.Fill(_sent, -1);
@@ -39,20 +47,21 @@ internal sealed class DirtyOracle
         }
     }
 
-    /// <summary>When each page was written last, now.</summary>
-    public long[] Snapshot() => (long[])_written.Clone();
+    /// <summary>Remembers when each page was written last, as of now.</summary>
+    public void BeginSync() => _written.CopyTo(_before, 0);
 
-    /// <summary>The first page whose write, as of <paramref name="written"/>, has neither been transferred nor is marked; null when there is none.</summary>
-    public string? FindLost(long[] written)
+    /// <summary>
+    /// The first page that was written before <see cref="BeginSync"/> and has neither been transferred since nor is marked; null when there is
+    /// none.
+    /// </summary>
+    public string? FindLost()
     {
-        var marks = new ulong[ModelBoard.RamPages / 64];
-        _ram.Dirty.Drain(default, marks);
-        _ram.Dirty.Restore(default, marks);
+        _ram.Dirty.Drain(default, _marks);
+        _ram.Dirty.Restore(default, _marks);
         for (ulong page = 0; page < ModelBoard.RamPages; page++)
         {
-            bool marked = (marks[page / 64] >> (int)(page % 64) & 1) != 0;
-            if (!marked && _sent[page] < written[page])
-                return $"RAM page {page} (GPA page 0x{ModelBoard.GpaOf(new RamPage(page)):x}) was written by DMA {written[page]}, transferred as of {_sent[page]}, and is not marked";
+            if (_sent[page] < _before[page] && (_marks[page / 64] >> (int)(page % 64) & 1) == 0)
+                return $"RAM page {page} (GPA page 0x{ModelBoard.GpaOf(new RamPage(page)):x}) was written by DMA {_before[page]}, transferred as of {_sent[page]}, and is not marked";
         }
 
         return null;

@@ -26,35 +26,62 @@ public enum Mutation
     /// <summary>The log is started anew for other ranges, and what was written meanwhile is forgotten (rule 4's last step).</summary>
     ForgetAfterRearm,
 
-    /// <summary>A harvest credits only what was unmapped, and drops the bits of neighbours that are still mapped.</summary>
-    HarvestDropsNeighbours,
+    /// <summary>What is unmapped and waits for a report is not credited with the bits of it.</summary>
+    HarvestCreditsInstalledOnly,
+
+    /// <summary>A report credits what waited when the sync began, and not what was unmapped since.</summary>
+    ForgetUnmappedDuringSync,
+
+    /// <summary>What waits for a report is forgotten when the log is started anew.</summary>
+    ForgetWaitingAtRearm,
+
+    /// <summary>An IOVA that is used again shows only its new page: what waits there is forgotten instead of credited too.</summary>
+    ReuseForgetsTheOldPage,
+
+    /// <summary>What lies outside coverage is counted once, and not at every sync.</summary>
+    UncoveredOnce,
+
+    /// <summary>What is unmapped outside coverage is forgotten.</summary>
+    ForgetUncoveredUnmap,
 }
 
 /// <summary>The tracker under test with one fault, or none.</summary>
 internal sealed class OracleTracker : DmaLogTracker
 {
-    private readonly Rig _rig;
+    private readonly ModelSlot _slot;
+    private readonly ModelDevice _device;
     private readonly DmaShadow _shadow;
     private readonly DirtyMarker _marker;
     private readonly Mutation _mutation;
-    private readonly ulong _threshold;
+    private readonly int _limit;
+    private int _syncs;
 
-    public OracleTracker(Rig rig, DmaShadow shadow, NoticeBoard notices, Func<IReadOnlyList<CoveragePlan>> plans, Mutation mutation, ulong threshold)
-        : this(rig, shadow, Marker(rig, mutation), notices, plans, mutation, threshold)
+    public OracleTracker(string id, ModelSlot slot, ModelDevice device, DmaShadow shadow, DirtyLog log, NoticeBoard notices, Func<IReadOnlyList<CoveragePlan>> plans, Mutation mutation, int limit)
+        : this(id, slot, device, shadow, mutation == Mutation.GpaAsRamOffset ? new GpaMarker(log) : new DirtyMarker(log), notices, plans, mutation, limit)
     {
     }
 
-    private OracleTracker(Rig rig, DmaShadow shadow, DirtyMarker marker, NoticeBoard notices, Func<IReadOnlyList<CoveragePlan>> plans, Mutation mutation, ulong threshold)
-        : base("dev0", rig.Device, shadow, marker, plans, notices)
+    private OracleTracker(string id, ModelSlot slot, ModelDevice device, DmaShadow shadow, DirtyMarker marker, NoticeBoard notices, Func<IReadOnlyList<CoveragePlan>> plans, Mutation mutation, int limit)
+        : base(id, device, shadow, marker, plans, notices)
     {
-        _rig = rig;
+        _slot = slot;
+        _device = device;
         _shadow = shadow;
         _marker = marker;
         _mutation = mutation;
-        _threshold = threshold;
+        _limit = limit;
     }
 
-    protected override ulong HarvestThreshold => _threshold;
+    /// <summary>
+    /// What devices like this one were found to accept before; null asks every one. A probe is some fifty refusals, which cost more than the rest of a
+    /// life.
+    /// </summary>
+    public Dictionary<ModelDeviceTraits, DeviceLogLimits>? KnownLimits { get; init; }
+
+    /// <summary>Of the device, as far as a probe finds them out.</summary>
+    public ModelDeviceTraits Traits { get; init; } = new();
+
+    protected override int HarvestLimit => _limit;
 
     protected override ulong WindowGranules => _mutation == Mutation.ClearNeighbours ? 1UL : base.WindowGranules;
 
@@ -62,8 +89,35 @@ internal sealed class OracleTracker : DmaLogTracker
 
     public override void Unmapped(ReadOnlySpan<Mapping> removed)
     {
-        if (_mutation != Mutation.DropUnmapHarvest)
-            base.Unmapped(removed);
+        switch (_mutation)
+        {
+            case Mutation.DropUnmapHarvest:
+                return;
+            case Mutation.ForgetUncoveredUnmap:
+                foreach (Mapping mapping in removed)
+                {
+                    if (Plan.Ranges.Any(r => r.Overlaps(mapping.Iova)))
+                        base.Unmapped([mapping]);
+                }
+
+                return;
+            default:
+                base.Unmapped(removed);
+                return;
+        }
+    }
+
+    protected override void BeginHarvest()
+    {
+        base.BeginHarvest();
+        _syncs++;
+    }
+
+    private protected override bool TryWait(in Mapping mapping)
+    {
+        if (_mutation == Mutation.ReuseForgetsTheOldPage && Waiting.Layers[0].TryTakeFirst(mapping.Iova, out _))
+            return TryWait(mapping);
+        return base.TryWait(mapping);
     }
 
     protected override void MarkAfterLoss()
@@ -74,36 +128,68 @@ internal sealed class OracleTracker : DmaLogTracker
 
     protected override void MarkAfterRearm()
     {
+        if (_mutation == Mutation.ForgetWaitingAtRearm)
+            Waiting.Clear();
         if (_mutation != Mutation.ForgetAfterRearm)
             base.MarkAfterRearm();
     }
 
-    private protected override void Attribute(IovaPages window, MappingTable? unmapped)
+    private protected override void MarkUncovered(in SyncStep step)
     {
-        if (_mutation == Mutation.WalkGuestTables)
-            Bitmap.Attribute(GuestTables(), _marker);
-        else if (_mutation != Mutation.HarvestDropsNeighbours || unmapped is null)
-            Bitmap.Attribute(_shadow.Installed, _marker);
-        if (unmapped is not null)
-            Bitmap.Attribute(unmapped, _marker);
+        if (_mutation != Mutation.UncoveredOnce || _syncs <= 1)
+            base.MarkUncovered(step);
+    }
+
+    private protected override void Attribute(ulong from, ulong end)
+    {
+        switch (_mutation)
+        {
+            case Mutation.WalkGuestTables:
+                Bitmap.Attribute(GuestTables(), _marker, from, end);
+                AttributeUnmapped(from, end);
+                break;
+            case Mutation.ForgetUnmappedDuringSync:
+                Bitmap.Attribute(_shadow.Installed, _marker, from, end);
+                foreach (MappingTable layer in Asked.Layers)
+                    Bitmap.Attribute(layer, _marker, from, end);
+                break;
+            case Mutation.HarvestCreditsInstalledOnly:
+                Bitmap.Attribute(_shadow.Installed, _marker, from, end);
+                break;
+            default:
+                base.Attribute(from, end);
+                break;
+        }
+    }
+
+    private protected override DeviceLogLimits ProbeLimits(IReadOnlyList<CoveragePlan> plans, DeviceRefusedException? refusal)
+    {
+        if (KnownLimits is not null && plans.Count > 0 && KnownLimits.TryGetValue(Traits, out DeviceLogLimits? known))
+            return known;
+        // A life goes on the same way whether the device was asked or not.
+        Action? restarting = _device.Restarting;
+        _device.Restarting = null;
+        DeviceLogLimits limits = base.ProbeLimits(plans, refusal);
+        _device.Restarting = restarting;
+        if (plans.Count > 0)
+            KnownLimits?.Add(Traits, limits);
+        return limits;
     }
 
     private MappingTable GuestTables()
     {
-        if (_rig.Board.IsPassThrough)
+        if (_slot.IsPassThrough)
             return _shadow.Installed;
         var table = new MappingTable();
-        foreach ((ulong page, (ulong gpa, AccessRights rights)) in _rig.Board.Iommu.Tables)
+        GuestTables tables = _slot.Iommu.Tables;
+        for (ulong page = tables.Next(0, ModelBoard.AperturePages); page < ModelBoard.AperturePages; page = tables.Next(page + 1, ModelBoard.AperturePages))
         {
-            if (ModelBoard.TryRamOf(gpa, out RamPage ram) && (rights & AccessRights.Write) != 0)
+            if (ModelBoard.TryRamOf(tables[page].GpaPage, out RamPage ram) && (tables[page].Rights & AccessRights.Write) != 0)
                 table.TryInsert(new Mapping(new IovaPages(page, 1), ram, true));
         }
 
         return table;
     }
-
-    private static DirtyMarker Marker(Rig rig, Mutation mutation) =>
-        mutation == Mutation.GpaAsRamOffset ? new GpaMarker(rig.Board.Ram.Dirty) : new DirtyMarker(rig.Board.Ram.Dirty);
 
     private sealed class GpaMarker(DirtyLog log) : DirtyMarker(log)
     {

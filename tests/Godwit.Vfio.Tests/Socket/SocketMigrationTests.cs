@@ -26,12 +26,13 @@ public sealed class SocketMigrationTests
         tracker.Sync(final: false);
         Assert.Empty(machine.Dirty());
 
-        // Unmapped, it is dirty when the guest is told.
+        // Unmapped, it waits for the next sync.
         machine.Dma(0x100, 3);
         machine.Unmap(0x100);
+        tracker.Sync(final: false);
         Assert.Equal([3UL], machine.Dirty());
         tracker.Stop();
-        Assert.Equal((2, 3), (machine.Function.Statistics.LogReports, machine.Function.Statistics.PagesReported));
+        Assert.Equal((3, 4), (machine.Function.Statistics.LogReports, machine.Function.Statistics.PagesReported));
     }
 
     [Fact]
@@ -44,6 +45,7 @@ public sealed class SocketMigrationTests
         machine.Dma(ModelBoard.HighGpa + 7, 1);
         machine.Dma(ModelBoard.LowGpa + 8, 1);
         machine.Board.SetPassThrough(false);
+        ((IDirtyTracker)machine.Function).Sync(final: false);
         Assert.Equal([8UL, ModelBoard.BlockPages + 7], machine.Dirty());
         Assert.Equal(1, machine.Function.Statistics.UnmapHarvests);
         Assert.Equal(0UL, machine.Dma(ModelBoard.LowGpa + 8, 1));

@@ -1,0 +1,93 @@
+using System.Diagnostics;
+using System.Globalization;
+
+namespace Godwit.Vfio.Bench;
+
+/// <summary>A sync of the tracker, against one report for each mapping and one over the whole aperture with a walk of the guest's tables.</summary>
+internal static class SyncTable
+{
+    private static readonly int[] PerMillion = [0, 1_000, 10_000, 1_000_000];
+
+    private static bool s_met = true;
+
+    public static int Run(bool quick)
+    {
+        Console.WriteLine("Times without what a call to a device takes, which is 5 to 50 us for each in reality. Best of several turns; calls and bytes of one sync.");
+        Console.WriteLine();
+        Console.WriteLine("layout    | mappings | aperture |  dirty % |    calls: godwit / each mapping / aperture | bitmap KiB: godwit / each mapping / aperture |       ms: godwit / each mapping / aperture | allocated");
+        Console.WriteLine("----------|---------:|---------:|---------:|-------------------------------------------:|-----------------------------------------------:|-------------------------------------------:|---------:");
+        foreach (Layout layout in Enum.GetValues<Layout>())
+        {
+            foreach (int count in quick ? [10_000] : new[] { 10_000, 100_000, 1_000_000, 4_000_000 })
+            {
+                foreach (int bits in quick ? [39] : new[] { 39, 48, 57 })
+                    Measure(layout, count, bits, quick);
+            }
+        }
+
+        Console.WriteLine();
+        Console.WriteLine(s_met
+            ? "Goals met: 50 times fewer calls than one for each mapping (layouts of allocators), a tenth of the time of the aperture from 48 bits on, no allocation."
+            : "A goal is missed; see the lines with a '!'.");
+        return s_met ? 0 : 1;
+    }
+
+    private static void Measure(Layout layout, int count, int bits, bool quick)
+    {
+        if (layout == Layout.Large && count > 100_000)
+            return; // RAM of 8 TiB; more of the same
+        if (Layouts.Place(layout, count, bits, new Random(1)) is not { } iovas)
+        {
+            Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{layout,-9} | {count,8} | {bits,8} | does not fit"));
+            return;
+        }
+
+        using var scene = new Scene(layout, count, bits, iovas);
+        var baselines = new Baselines(scene, new GuestPageTable(scene, bits));
+        foreach (int perMillion in PerMillion)
+        {
+            ulong[] dirty = scene.Dirty(perMillion, new Random(2));
+            Figures ours = Time(scene, dirty, quick ? 2 : 4, () => scene.Tracker.Sync(final: false));
+            Figures each = Time(scene, dirty, quick ? 1 : 2, baselines.ReportPerMapping);
+            // At 57 bits this is half a million windows, whatever is mapped: minutes. Its bitmap has 4 TiB.
+            Figures? whole = bits > 48 ? null : Time(scene, dirty, 1, baselines.ReportWholeApertureAndWalk);
+            bool fewer = layout == Layout.Uniform || ours.Calls * 50 <= each.Calls;
+            bool faster = bits < 48 || whole is null || ours.Milliseconds * 10 < whole.Milliseconds;
+            bool met = fewer && faster && ours.Allocated == 0;
+            s_met &= met;
+            Console.WriteLine(string.Create(CultureInfo.InvariantCulture,
+                $"{layout,-9} | {count,8} | {bits,8} | {perMillion / 1e4,8:0.0} | {ours.Calls,12} / {each.Calls,12} / {whole?.Calls ?? (1L << (bits - 36)),12} | {ours.BitmapKiB,14:0} / {each.BitmapKiB,13:0} / {whole?.BitmapKiB ?? (1UL << (bits - 25)),14:0} | {ours.Milliseconds,12:0.000} / {each.Milliseconds,12:0.000} / {whole?.Milliseconds.ToString("0.000", CultureInfo.InvariantCulture) ?? "not run",12} | {ours.Allocated,8}{(met ? "" : " !")}"));
+        }
+    }
+
+    private static Figures Time(Scene scene, ulong[] dirty, int turns, Action sync)
+    {
+        // Once before it counts.
+        scene.Device.Write(dirty);
+        sync();
+        var best = new Figures(0, 0, double.MaxValue, 0);
+        for (int turn = 0; turn < turns; turn++)
+        {
+            scene.Device.Write(dirty);
+            Forget(scene);
+            long before = GC.GetAllocatedBytesForCurrentThread();
+            long began = Stopwatch.GetTimestamp();
+            sync();
+            double time = Stopwatch.GetElapsedTime(began).TotalMilliseconds;
+            long allocated = GC.GetAllocatedBytesForCurrentThread() - before;
+            best = new Figures(scene.Device.Calls, scene.Device.BitmapBytes / 1024.0, Math.Min(time, best.Milliseconds), Math.Max(allocated, best.Allocated));
+        }
+
+        return best;
+    }
+
+    /// <summary>Takes the marks, so that each turn has the same to mark.</summary>
+    private static void Forget(Scene scene)
+    {
+        var runs = new Memory.DirtyRun[Memory.DirtyBitmap.MinRuns];
+        for (Memory.RamPage next = default; next.Index < scene.Ram.PageCount;)
+            scene.Ram.Dirty.Drain(ref next, ulong.MaxValue, runs);
+    }
+
+    private sealed record Figures(long Calls, double BitmapKiB, double Milliseconds, long Allocated);
+}
