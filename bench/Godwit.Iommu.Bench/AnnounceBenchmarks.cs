@@ -12,7 +12,7 @@ public class AnnounceBenchmarks
     private const int Buffers = 512;
     private readonly ulong[] _entries = new ulong[Buffers];
     private readonly ulong[] _iovas = new ulong[Buffers];
-    private readonly Counter _counter = new();
+    private readonly CountingListener _counter = new();
     private BenchGuest _guest = null!;
 
     /// <summary>Mappings that stay, while others come and go.</summary>
@@ -28,8 +28,7 @@ public class AnnounceBenchmarks
     public void Setup()
     {
         _guest = new BenchGuest();
-        for (ulong page = 0; page < (ulong)Live; page++)
-            _guest.Write(_guest.EntryOf(page << 12), ((page << 12) % 0x800_0000) | 3);
+        _guest.Fill(_guest.Table, Live);
         for (int index = 0; index < Buffers; index++)
         {
             // Linux gives IOVAs from the top of 32 bits downwards.
@@ -65,14 +64,5 @@ public class AnnounceBenchmarks
         if (_counter.Events - before != expected)
             throw new InvalidOperationException($"{_counter.Events - before} events, not {expected}");
         return _counter.Events;
-    }
-
-    private sealed class Counter : IIommuListener
-    {
-        internal long Events { get; private set; }
-
-        public void Mapped(Iova iova, ulong length, Gpa target, AccessRights rights) => Events++;
-
-        public void Unmapped(Iova iova, ulong length) => Events++;
     }
 }

@@ -4,23 +4,37 @@ using Godwit.Pci;
 
 namespace Godwit.Iommu.Bench;
 
-/// <summary>The least guest that a VT-d unit needs: a root, a context, a second-stage table and a queue in its RAM.</summary>
+/// <summary>Which tables a guest uses.</summary>
+public enum BenchTables
+{
+    /// <summary>Legacy contexts, second stage.</summary>
+    SecondStage,
+
+    /// <summary>Scalable mode, first stage.</summary>
+    FirstStage,
+}
+
+/// <summary>The least guest that a VT-d unit needs: a root, a context, a table and a queue in its RAM.</summary>
 internal sealed class BenchGuest : IDisposable
 {
-    private const ulong Root = 0x1000, Contexts = 0x2000, Queue = 0x3000, Status = 0x4000, Tables = 0x10_0000;
-    private const int Levels = 3;
+    private const ulong Root = 0x1000, Contexts = 0x2000, Queue = 0x3000, Status = 0x4000, Directory = 0x5000, Pasids = 0x6000, Tables = 0x10_0000;
     private readonly GuestRam _ram = new();
     private readonly MemoryTopology _topology = new();
     private readonly RamBlock _block;
+    private readonly BenchTables _tables;
+    private readonly int _levels;
     private ulong _nextTable = Tables;
     private uint _tail;
 
-    internal BenchGuest()
+    internal BenchGuest(BenchTables tables = BenchTables.SecondStage, int levels = 3)
     {
+        _tables = tables;
+        _levels = levels;
         _block = _ram.Add("ram", 2UL << 30); // touched only in part; a device may have so many mappings live as RAM allows
         _topology.Add(_topology.SystemRoot, default, new RamRegion("ram", _block));
         var pci = new PciHostBridge(_topology, new Gpa(0xB000_0000), 256);
-        var iommu = new IntelIommu(_topology, new IntelIommuOptions());
+        var iommu = new IntelIommu(
+            _topology, new IntelIommuOptions { AddressWidth = 12 + (9 * levels), ScalableMode = tables == BenchTables.FirstStage });
         pci.RootBus.SetIommu(iommu);
         var function = new Endpoint();
         pci.RootBus.Attach(function, new DevFn(3, 0));
@@ -28,11 +42,10 @@ internal sealed class BenchGuest : IDisposable
 
         Table = AllocateTable();
         Write(Root, Contexts | 1);
-        Write(Contexts + (new DevFn(3, 0).Value * 16UL) + 8, (Levels - 2) | (1 << 8));
-        Write(Contexts + (new DevFn(3, 0).Value * 16UL), Table | 1);
-        Register(0x20, Root);
+        SetDomain(Table, 1);
+        Register(0x20, Root | (Wide ? 1u << 10 : 0));
         Register32(0x18, 1u << 30);
-        Register(0x90, Queue);
+        Register(0x90, Queue | (Wide ? 1u << 11 : 0));
         Register32(0x18, 1u << 26);
         Register32(0x18, (1u << 26) | (1u << 31));
         Region = (IommuRegion)Space.View.Ranges[0].Region;
@@ -44,7 +57,45 @@ internal sealed class BenchGuest : IDisposable
 
     internal ulong Table { get; }
 
+    private bool Wide => _tables == BenchTables.FirstStage;
+
     public void Dispose() => _ram.Dispose();
+
+    /// <summary>Gives the function a table; what <see cref="SwitchDomain"/> does before it tells the unit.</summary>
+    internal void SetDomain(ulong table, ushort domain)
+    {
+        ulong devFn = new DevFn(3, 0).Value;
+        if (Wide)
+        {
+            Write(Pasids, 0);
+            Write(Pasids + 8, domain);
+            Write(Pasids + 16, table | (_levels == 5 ? 1u << 2 : 0));
+            Write(Pasids, 1 | (1u << 6));
+            Write(Directory, Pasids | 1);
+            Write(Contexts + (devFn * 32), Directory | 1);
+            return;
+        }
+
+        Write(Contexts + (devFn * 16), 0);
+        Write(Contexts + (devFn * 16) + 8, (uint)(_levels - 2) | ((ulong)domain << 8));
+        Write(Contexts + (devFn * 16), table | 1);
+    }
+
+    /// <summary>Moves the function to another table, as a driver does: context invalidation, domain invalidation, wait.</summary>
+    internal void SwitchDomain(ulong table, ushort domain)
+    {
+        SetDomain(table, domain);
+        Push(1u | (3u << 4) | ((ulong)new DevFn(3, 0).Value << 32), 0);
+        Push(2u | (2u << 4) | ((uint)domain << 16), 0);
+        Wait();
+    }
+
+    internal ulong AllocateTable()
+    {
+        ulong table = _nextTable;
+        _nextTable += 0x1000;
+        return table;
+    }
 
     internal void Write(ulong gpa, ulong value)
     {
@@ -53,21 +104,31 @@ internal sealed class BenchGuest : IDisposable
         _block.Write(gpa, data, DirtySource.Vcpu);
     }
 
-    /// <summary>Where the leaf entry of <paramref name="iova"/> is, with the tables above it.</summary>
-    internal ulong EntryOf(ulong iova)
+    /// <summary>Maps pages from 0 on to pages of the lower 128 MiB.</summary>
+    internal void Fill(ulong table, int pages)
     {
-        ulong table = Table;
-        for (int level = Levels; level > 1; level--)
+        for (ulong page = 0; page < (ulong)pages; page++)
+            Write(EntryOf(page << 12, table), ((page << 12) % 0x800_0000) | Rights);
+    }
+
+    /// <summary>Bits of an entry that may be read and written.</summary>
+    internal uint Rights => Wide ? 7u : 3u;
+
+    /// <summary>Where the leaf entry of <paramref name="iova"/> is, with the tables above it.</summary>
+    internal ulong EntryOf(ulong iova, ulong table = 0)
+    {
+        table = table == 0 ? Table : table;
+        for (int level = _levels; level > 1; level--)
         {
             ulong entry = table + (((iova >> (12 + (9 * (level - 1)))) & 511) * 8);
             _topology.System.ReadUInt64(new BusAddress(entry), out ulong value, TransactionAttributes.Vcpu);
             if (value == 0)
             {
-                value = AllocateTable() | 3;
+                value = AllocateTable() | Rights;
                 Write(entry, value);
             }
 
-            table = value & ~0xFFFUL;
+            table = value & 0x000F_FFFF_FFFF_F000;
         }
 
         return table + (((iova >> 12) & 511) * 8);
@@ -76,23 +137,22 @@ internal sealed class BenchGuest : IDisposable
     /// <summary>One page-selective invalidation of 2^<paramref name="mask"/> pages and a wait, in one run of the queue.</summary>
     internal void Invalidate(ulong iova, int mask)
     {
-        Push(2u | (3u << 4) | (1u << 16), iova | (uint)mask);
+        Push((Wide ? 6u : 2u) | (3u << 4) | (1u << 16), iova | (uint)mask);
+        Wait();
+    }
+
+    private void Wait()
+    {
         Push(5u | (1u << 5) | (1UL << 32), Status);
-        Register32(0x88, _tail << 4);
+        Register32(0x88, _tail << (Wide ? 5 : 4));
     }
 
     private void Push(ulong low, ulong high)
     {
-        Write(Queue + (_tail * 16), low);
-        Write(Queue + (_tail * 16) + 8, high);
-        _tail = (_tail + 1) % 256;
-    }
-
-    private ulong AllocateTable()
-    {
-        ulong table = _nextTable;
-        _nextTable += 0x1000;
-        return table;
+        ulong at = Queue + (_tail << (Wide ? 5 : 4));
+        Write(at, low);
+        Write(at + 8, high);
+        _tail = (_tail + 1) % (Wide ? 128u : 256u);
     }
 
     private void Register(int offset, ulong value) =>

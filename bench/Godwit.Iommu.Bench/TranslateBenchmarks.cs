@@ -11,13 +11,20 @@ public class TranslateBenchmarks
     private readonly ulong[] _walked = new ulong[Translations];
     private BenchGuest _guest = null!;
 
+    /// <summary>The stage.</summary>
+    [Params(BenchTables.SecondStage, BenchTables.FirstStage)]
+    public BenchTables Tables { get; set; }
+
+    /// <summary>Levels of the table; a first stage has four at least.</summary>
+    [Params(3, 4, 5)]
+    public int Levels { get; set; }
+
     /// <summary>Maps 256 pages that fit the cache, and 64 Ki pages (in random order) that do not.</summary>
     [GlobalSetup]
     public void Setup()
     {
-        _guest = new BenchGuest();
-        for (ulong page = 0; page < 0x1_0000; page++)
-            _guest.Write(_guest.EntryOf(page << 12), ((page << 12) % 0x800_0000) | 3);
+        _guest = new BenchGuest(Tables, Tables == BenchTables.FirstStage ? Math.Max(Levels, 4) : Levels);
+        _guest.Fill(_guest.Table, 0x1_0000);
         var random = new Random(1);
         for (int index = 0; index < Translations; index++)
         {
@@ -34,7 +41,7 @@ public class TranslateBenchmarks
     [Benchmark(OperationsPerInvoke = Translations, Baseline = true)]
     public ulong Cached() => Translate(_cached);
 
-    /// <summary>Walks of three levels, forced by invalidating the cache each time round (whose cost is in it, divided by 1024).</summary>
+    /// <summary>Walks, forced by invalidating the cache each time round (whose cost is in it, divided by 1024).</summary>
     [Benchmark(OperationsPerInvoke = Translations)]
     public ulong Walked()
     {

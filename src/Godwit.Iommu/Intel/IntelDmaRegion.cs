@@ -10,6 +10,9 @@ namespace Godwit.Iommu.Intel;
 /// </summary>
 internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
 {
+    /// <summary>Leaves compared, announced or withdrawn in one step, which is as long as anyone waits for the unit's lock.</summary>
+    internal const int LeavesPerStep = 4096;
+
     private readonly IntelIommu _unit;
     private readonly PciBus _bus;
     private readonly DevFn _devFn;
@@ -17,7 +20,9 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
     private readonly AnnouncementSet _record = new();
     private DeviceContext _context = DeviceContext.Blocked(FaultReason.RootNotPresent);
     private bool _inBatch;
-    private ulong _cursor;
+    private ulong _cursor; // all before it is told
+    private ulong _emptyTo; // nothing is mapped from the cursor to here
+    private int _left;
     private ulong _goneFirst;
     private ulong _goneLength;
 
@@ -106,50 +111,78 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
         Iotlb.Invalidate(default, new Iova(ulong.MaxValue));
     }
 
-    /// <summary>Compares the whole table with the record.</summary>
-    internal void SyncAll() => Sync(default, new Iova(_unit.LastIova.Value));
-
-    /// <summary>
-    /// Compares what the tables map in a range with what was announced, and announces the difference: what is gone or changed is
-    /// unmapped before anything is mapped over it; what is the same is not mentioned.
-    /// </summary>
-    internal void Sync(Iova first, Iova last)
+    /// <summary>Begins a comparison, to be made by <see cref="SyncStep"/>.</summary>
+    internal SyncRange BeginSync(Iova first, Iova last)
     {
-        if (_listeners.Count == 0)
-            return;
+        _unit.Shadows.Begin();
+        if (last > _unit.LastIova)
+            last = _unit.LastIova;
         // Whole announcements only: one that reaches over an end of the range may have been replaced by smaller pages.
         if (_record.TryFindEndingAtOrAfter(first, out Announcement over) && over.First < first)
             first = over.First;
         if (_record.TryFindEndingAtOrAfter(last, out over) && over.First <= last && over.Last > last)
             last = over.Last;
-        _cursor = first.Value;
-        DeviceContext context = Context;
-        if (_unit.TranslationEnabled && context.IsTranslated)
-            _unit.Shadows.Walk(context.Table, first, last, this);
-        WithdrawUpTo(last.Value);
-        TellGone();
+        return new SyncRange(first.Value, last.Value, EmptyTo: 0);
     }
 
-    void ILeafVisitor.Visit(in Announcement leaf)
+    /// <summary>
+    /// Compares what the tables map in a range with what was announced, and announces the difference: what is gone or changed is
+    /// unmapped before anything is mapped over it; what is the same is not mentioned. Stops after <see cref="LeavesPerStep"/> leaves, or as
+    /// many tables as the walker allows, with <paramref name="range"/> being what is left; true when nothing is.
+    /// </summary>
+    internal bool SyncStep(ref SyncRange range)
     {
-        if (leaf.First.Value > _cursor)
-            WithdrawUpTo(leaf.First.Value - 1);
+        if (_listeners.Count == 0)
+            return true;
+        _cursor = range.First;
+        _emptyTo = range.EmptyTo;
+        _left = LeavesPerStep;
+        bool complete = Advance(range.Last);
+        TellGone();
+        range = new SyncRange(_cursor, range.Last, _emptyTo);
+        return complete;
+    }
+
+    private bool Advance(ulong last)
+    {
+        if (!WithdrawEmpty())
+            return false;
+        if (_cursor > last)
+            return true;
+        DeviceContext context = Context;
+        WalkEnd end = WalkEnd.Complete;
+        Iova paused = default;
+        if (_unit.TranslationEnabled && context.IsTranslated)
+            end = _unit.Shadows.Walk(context.Table, new Iova(_cursor), new Iova(last), this, out paused);
+        if (end == WalkEnd.Stopped)
+            return _cursor > last;
+        _emptyTo = end == WalkEnd.Paused ? paused.Value : last + 1;
+        return WithdrawEmpty() && _cursor > last;
+    }
+
+    bool ILeafVisitor.Visit(in Announcement leaf)
+    {
+        _emptyTo = leaf.First.Value;
+        if (!WithdrawEmpty())
+            return false;
         while (_record.TryFindEndingAtOrAfter(leaf.First, out Announcement old) && old.First <= leaf.Last)
         {
             if (old == leaf)
             {
                 _cursor = leaf.Last.Value + 1;
-                return;
+                return --_left > 0;
             }
 
             Withdraw(old);
+            if (--_left <= 0)
+                return false; // the leaf is met again
         }
 
         _cursor = leaf.Last.Value + 1;
         if (_record.Count >= _unit.Shadows.AnnouncementLimit)
         {
             _unit.Shadows.Refuse();
-            return;
+            return --_left > 0;
         }
 
         _record.Add(leaf);
@@ -158,6 +191,7 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
         BeginBatch();
         foreach ((IIommuListener listener, BusRange range) in _listeners)
             TellMapped(listener, range, leaf);
+        return --_left > 0;
     }
 
     /// <summary>Ends the series of events, if there was one: on return the host has unmapped what was withdrawn.</summary>
@@ -208,10 +242,29 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
         }
     }
 
-    private void WithdrawUpTo(ulong last)
+    /// <summary>
+    /// Withdraws what was announced from the cursor up to where the walk has found nothing, and moves the cursor there. False when the step was
+    /// over before; the next one then goes on withdrawing without walking there again.
+    /// </summary>
+    private bool WithdrawEmpty()
     {
-        while (_record.TryFindEndingAtOrAfter(new Iova(_cursor), out Announcement old) && old.First.Value <= last)
+        while (_record.TryFindEndingAtOrAfter(new Iova(_cursor), out Announcement old) && old.First.Value < _emptyTo)
+        {
+            if (_left-- <= 0)
+                return false;
             Withdraw(old);
+        }
+
+        _cursor = Math.Max(_cursor, _emptyTo);
+        return true;
+    }
+
+    private void SyncAll()
+    {
+        SyncRange range = BeginSync(default, _unit.LastIova);
+        while (!SyncStep(ref range))
+        {
+        }
     }
 
     private void Withdraw(in Announcement old)
@@ -269,3 +322,6 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
         _unit.NoteBatch(this);
     }
 }
+
+/// <summary>What is left of a comparison of tables with announcements: IOVAs, both inclusive; from the first to <paramref name="EmptyTo"/> nothing is mapped.</summary>
+internal readonly record struct SyncRange(ulong First, ulong Last, ulong EmptyTo);

@@ -68,8 +68,20 @@ public sealed partial class IntelIommu
         _invalidatedSinceWait = true;
         EnterSegment();
         device.Region.Iotlb.Invalidate(first, last);
-        if (device.IsTranslated && first <= LastIova)
-            device.Region.Sync(first, last <= LastIova ? last : LastIova);
+        if (device.IsTranslated)
+            SyncInSteps(device, first, last);
+    }
+
+    /// <summary>Brings the announcements up to the tables, giving the lock away after each step, with the host's unmaps done. Within a segment.</summary>
+    private void SyncInSteps(IntelDevice device, Iova first, Iova last)
+    {
+        SyncRange range = device.Region.BeginSync(first, last);
+        while (!device.Region.SyncStep(ref range))
+        {
+            EndSegment();
+            Thread.Yield();
+            EnterSegment();
+        }
     }
 
     /// <summary>PASID-cache invalidation (6.5.2.2): of a domain, of a PASID in a domain, of all.</summary>

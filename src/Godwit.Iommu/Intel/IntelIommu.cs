@@ -143,11 +143,17 @@ public sealed partial class IntelIommu : IPciIommu
             }
         }
 
-        lock (Sync)
+        try
         {
             foreach (IntelDevice device in stayed)
-                device.Region.SyncAll();
-            EndBatches();
+            {
+                EnterSegment();
+                SyncInSteps(device, default, LastIova);
+            }
+        }
+        finally
+        {
+            EndSegment();
         }
     }
 

@@ -7,7 +7,7 @@ namespace Godwit.Fuzz.Tests;
 
 /// <summary>
 /// A guest that programs VT-d at random: registers, tables and queues anywhere in its RAM, DMA at any address, state saved and loaded half way.
-/// Besides not breaking, the unit must never announce a mapping twice nor withdraw one that it has not announced.
+/// The first byte chooses the unit. Besides not breaking, the unit must never announce a mapping twice nor withdraw one that it has not announced.
 /// </summary>
 public sealed class VtdTarget : IFuzzTarget
 {
@@ -18,6 +18,14 @@ public sealed class VtdTarget : IFuzzTarget
     private const ulong Queue = 0x8000;
     private const byte RegisterWrite = 0, RamWrite = 1, Dma = 2, SaveAndLoad = 3, RegisterRead = 4;
 
+    private static readonly IntelIommuOptions[] Units =
+    [
+        new(),
+        new() { AddressWidth = 48, ScalableMode = true },
+        new() { AddressWidth = 57, ScalableMode = true, DeviceIotlb = true, SnoopControl = true },
+        new() { AddressWidth = 57, PassThrough = false },
+    ];
+
     /// <inheritdoc/>
     public static string Name => "vt-d";
 
@@ -27,6 +35,7 @@ public sealed class VtdTarget : IFuzzTarget
         const ulong Present = 1;
         const ulong Rights = 3;
         InputBuilder enable = new InputBuilder()
+            .Op(0)
             .Op(RamWrite, Root, Context | Present)
             .Op(RamWrite, Context + (0x18 * 16) + 8, 1 | (7 << 8))
             .Op(RamWrite, Context + (0x18 * 16), Table | Present)
@@ -65,13 +74,13 @@ public sealed class VtdTarget : IFuzzTarget
         var topology = new MemoryTopology();
         using var ram = new GuestRam();
         topology.Add(topology.SystemRoot, default, new RamRegion("ram", ram.Add("ram", RamSize)));
-        var iommu = new IntelIommu(topology, new IntelIommuOptions());
+        var reader = new InputReader(input);
+        var iommu = new IntelIommu(topology, Units[reader.Byte() % Units.Length]);
         var host = new PciHostBridge(topology, new Gpa(0xB000_0000), 1);
         host.RootBus.SetIommu(iommu);
         AddressSpace dma = iommu.GetAddressSpace(host.RootBus, new DevFn(3, 0));
         var user = new ShadowUser();
         dma.AddListener(user);
-        var reader = new InputReader(input);
         for (int steps = 0; steps < 200 && !reader.AtEnd; steps++)
             Step(ref reader, topology, iommu, dma);
         dma.RemoveListener(user);
@@ -108,7 +117,7 @@ public sealed class VtdTarget : IFuzzTarget
     /// <summary>Holds the unit to its word.</summary>
     private sealed class ShadowUser : IMemoryListener, IIommuListener
     {
-        private readonly SortedDictionary<ulong, ulong> _mapped = [];
+        private readonly SortedSet<(ulong First, ulong Last)> _mapped = [];
 
         public void RegionAdded(in FlatRange range)
         {
@@ -127,14 +136,24 @@ public sealed class VtdTarget : IFuzzTarget
         public void Mapped(Iova iova, ulong length, Gpa target, AccessRights rights)
         {
             Assert.NotEqual(AccessRights.None, rights);
-            for (ulong page = 0; page < Math.Min(length, 1UL << 24); page += RamPage.Size)
-                Assert.True(_mapped.TryAdd(iova.Value + page, target.Value + page), $"0x{iova.Value + page:x} is announced twice");
+            ulong last = iova.Value + (length - 1);
+            (ulong First, ulong Last) below = _mapped.GetViewBetween((0, 0), (last, ulong.MaxValue)).Max;
+            Assert.True(below.Last < iova.Value || below == default, $"{iova} + 0x{length:x} is announced over 0x{below.First:x}");
+            _mapped.Add((iova.Value, last));
         }
 
         public void Unmapped(Iova iova, ulong length)
         {
-            for (ulong page = 0; page < Math.Min(length, 1UL << 24); page += RamPage.Size)
-                Assert.True(_mapped.Remove(iova.Value + page), $"0x{iova.Value + page:x} is withdrawn and was not announced");
+            ulong last = iova.Value + (length - 1);
+            ulong covered = 0;
+            foreach ((ulong First, ulong Last) part in _mapped.GetViewBetween((iova.Value, 0), (last, ulong.MaxValue)).ToArray())
+            {
+                Assert.True(part.Last <= last, $"{iova} + 0x{length:x} withdraws part of 0x{part.First:x}");
+                covered += part.Last - part.First + 1;
+                _mapped.Remove(part);
+            }
+
+            Assert.True(covered == length, $"{iova} + 0x{length:x} is withdrawn and was not announced");
         }
     }
 }

@@ -81,6 +81,112 @@ public class QueueTests
         Assert.Equal(0u, guest.Read32(Fsts) & QueueError);
     }
 
+    public static TheoryData<string, ulong, ulong, int> BadWideDescriptors => new()
+    {
+        { "type 0", 0, 0, 3 },
+        { "device TLB, which is not offered", 3, 0, 3 },
+        { "interrupt entry cache, which is not offered", 4, 0, 3 },
+        { "PASID-based device TLB, which is not offered", 8, 0, 3 },
+        { "page-group response, which is not offered", 9, 0, 3 },
+        { "PASID cache with granularity 2", 7 | (2 << 4), 0, 4 },
+        { "PASID cache with reserved bits", 7 | (1ul << 52), 0, 4 },
+        { "PASID cache with a second word", 7, 1, 4 },
+        { "PASID-based IOTLB with granularity 0", 6, 0, 4 },
+        { "PASID-based IOTLB with granularity 1", 6 | (1 << 4), 0, 4 },
+        { "PASID-based IOTLB beyond MAMV", 6 | (3 << 4), 19, 4 },
+        { "PASID-based IOTLB with reserved bits", 6 | (2 << 4) | (1 << 6), 0, 4 },
+        { "PASID-based IOTLB with reserved bits in the second word", 6 | (2 << 4), 1 << 7, 4 },
+        { "IOTLB with granularity 0", 2, 0, 4 },
+        { "wait for nothing", 5, 0, 4 },
+        { "wait with PD, which is not offered", 5 | (1 << 5) | (1 << 7), 0x1000, 4 },
+    };
+
+    [Theory]
+    [MemberData(nameof(BadWideDescriptors))]
+    public void ABadWideDescriptorIsToldByIqei(string what, ulong low, ulong high, int info)
+    {
+        using var guest = Scalable(deviceIotlb: false);
+        guest.Queued(guest.Wait(1), (low, high), guest.Wait(2));
+        guest.Ring();
+        Assert.True((guest.Read32(Fsts) & QueueError) != 0, what);
+        Assert.Equal((ulong)info, guest.ReadRegister64(0xB0) & 0xF);
+        Assert.Equal(1ul << 5, guest.ReadRegister64(Iqh));
+        guest.Write64(guest.Queue + 32, PasidCache(3, 0, 0).Item1);
+        guest.Write64(guest.Queue + 40, 0);
+        guest.Write32(Fsts, QueueError);
+        Assert.Equal(2ul, guest.Read64(guest.StatusWord));
+        Assert.Equal(3ul << 5, guest.ReadRegister64(Iqh));
+    }
+
+    [Theory]
+    [InlineData(2)]
+    [InlineData(3)]
+    public void TheUpperHalfOfAWideDescriptorIsZero(int word)
+    {
+        using var guest = Scalable(deviceIotlb: false);
+        guest.Queued(IotlbGlobal, guest.Wait(1));
+        guest.Write64(guest.Queue + ((ulong)word * 8), 1);
+        guest.Ring();
+        Assert.Equal(QueueError, guest.Read32(Fsts) & QueueError);
+        Assert.Equal(4ul, guest.ReadRegister64(0xB0) & 0xF);
+        Assert.Equal(0ul, guest.ReadRegister64(Iqh));
+    }
+
+    [Fact]
+    public void TheTailOfAWideQueueIsAligned()
+    {
+        using var guest = Scalable(deviceIotlb: false);
+        guest.Write32(Iqt, 0x10);
+        Assert.Equal(QueueError, guest.Read32(Fsts) & QueueError);
+        Assert.Equal(6ul, guest.ReadRegister64(0xB0) & 0xF);
+    }
+
+    [Fact]
+    public void ATableModeThatIsReservedStopsTheQueue()
+    {
+        using var guest = new GuestDriver();
+        guest.WriteRegister64(Rtaddr, guest.Root | (2 << 10));
+        guest.Command(Srtp);
+        guest.EnableQueue();
+        guest.Queued(guest.Wait(1));
+        guest.Ring();
+        Assert.Equal(7ul, guest.ReadRegister64(0xB0) & 0xF);
+        guest.WriteRegister64(Rtaddr, guest.Root);
+        guest.Command(Srtp);
+        guest.Write32(Fsts, QueueError);
+        Assert.Equal(1ul, guest.Read64(guest.StatusWord));
+    }
+
+    /// <summary>A device that is there answers, one that is not does not: the time-out stops the queue behind the descriptor until it is cleared.</summary>
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void ADeviceTlbThatIsNotThereIsATimeout(bool pasid)
+    {
+        using var guest = Scalable(deviceIotlb: true);
+        const uint Timeout = 1 << 6;
+        Assert.False(guest.Functions[0].DmaSpace.IsSystemMemory); // the unit has met it
+        (ulong, ulong) Of(ushort sid) => pasid ? (8u | ((ulong)sid << 16), 1u << 11) : (3u | ((ulong)sid << 32), 0x7FFF_F001);
+        guest.Invalidate(Of(guest.Sid()));
+        guest.Queued(Of(0x4321), guest.Wait(0x99));
+        guest.Ring();
+        Assert.Equal(Timeout, guest.Read32(Fsts) & (Timeout | QueueError));
+        Assert.Equal(0x4321ul, guest.ReadRegister64(0xB0) >> 32);
+        Assert.NotEqual(0x99ul, guest.Read64(guest.StatusWord));
+        guest.Write32(Fsts, Timeout);
+        Assert.Equal(0x99ul, guest.Read64(guest.StatusWord));
+        Assert.Equal(0u, guest.Read32(Fsts) & Timeout);
+        Assert.Equal(0u, guest.Read32(Fsts) & (1 << 5)); // ICE never
+    }
+
+    private static GuestDriver Scalable(bool deviceIotlb)
+    {
+        var guest = new GuestDriver(
+            new Iommu.Intel.IntelIommuOptions { AddressWidth = 48, ScalableMode = true, DeviceIotlb = deviceIotlb }, kind: TableKind.ScalableSecond);
+        guest.SetRootAndEnable();
+        return guest;
+    }
+
     [Theory]
     [InlineData(0x4000_0000ul, 1u)] // no RAM there
     [InlineData(0xFED9_0000ul, 1u)] // the unit's own registers

@@ -197,6 +197,24 @@ public class RegisterTests
     }
 
     [Fact]
+    public void RegistersThatAreNotOfferedReadZero()
+    {
+        using var guest = new GuestDriver(new IntelIommuOptions { AddressWidth = 57, ScalableMode = true, DeviceIotlb = true, SnoopControl = true });
+        int[] offered = [0, 8, 0x10, 0x18, 0x20, 0x28, 0x30, 0x38, 0x40, 0x80, 0x88, 0x90, 0x98, 0xA0, 0xA8, 0xB0, 0xF0, 0xF8];
+        for (int offset = 0; offset < 0x220; offset += 8)
+        {
+            if (offered.Contains(offset))
+                continue;
+            guest.WriteRegister64(offset, ulong.MaxValue);
+            Assert.Equal((offset, 0ul), (offset, guest.ReadRegister64(offset)));
+        }
+
+        guest.Write32(0x30, uint.MaxValue); // the other halves of words that hold one 32-bit register
+        guest.Write32(0x98, uint.MaxValue);
+        Assert.Equal((0u, 0u), (guest.Read32(0x30), guest.Read32(0x98)));
+    }
+
+    [Fact]
     public void OtherSizesAndDevicesAreRefused()
     {
         using var guest = new GuestDriver();

@@ -42,7 +42,6 @@ internal enum FaultReason : byte
     ScalableContextAccess = 0x40,       // SCT.1
     ScalableContextNotPresent = 0x41,   // SCT.2
     ScalableContextReserved = 0x42,     // SCT.3
-    ScalableContextInvalid = 0x43,      // SCT.4
     RidPasidInvalid = 0x48,             // SCT.9
     PasidDirectoryAccess = 0x50,        // SPD.1
     PasidDirectoryNotPresent = 0x51,    // SPD.2

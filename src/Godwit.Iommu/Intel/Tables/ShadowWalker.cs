@@ -6,7 +6,21 @@ namespace Godwit.Iommu.Intel;
 /// <summary>Told of each present leaf of a walk in ascending order.</summary>
 internal interface ILeafVisitor
 {
-    void Visit(in Announcement leaf);
+    /// <summary>False stops the walk; the visitor knows where it wants to go on.</summary>
+    bool Visit(in Announcement leaf);
+}
+
+/// <summary>How a step of a walk ended.</summary>
+internal enum WalkEnd
+{
+    /// <summary>At the end of the range.</summary>
+    Complete,
+
+    /// <summary>By the number of tables.</summary>
+    Paused,
+
+    /// <summary>By the visitor.</summary>
+    Stopped,
 }
 
 /// <summary>
@@ -22,10 +36,15 @@ internal interface ILeafVisitor
 /// </remarks>
 internal sealed class ShadowWalker(GuestTables tables, AddressSpace system)
 {
+    /// <summary>Tables visited before a walk pauses, which bounds how long anyone waits for the unit's lock; as many as leaves in a step.</summary>
+    private const int TablesPerStep = 4096;
+
     private readonly ulong[][] _entries = [new ulong[512], new ulong[512], new ulong[512], new ulong[512], new ulong[512]];
     private FlatView? _measured;
     private long _ramPages;
     private long _budget;
+    private int _step;
+    private ulong _pausedAt;
 
     /// <summary>Subtrees left out because the budget ran out, and leaves beyond the limit of a device.</summary>
     internal long Refused { get; private set; }
@@ -60,23 +79,38 @@ internal sealed class ShadowWalker(GuestTables tables, AddressSpace system)
     /// <summary>Counts a leaf that a device may not have because of <see cref="AnnouncementLimit"/>.</summary>
     internal void Refuse() => Refused++;
 
-    /// <summary>Visits every valid leaf that overlaps [<paramref name="first"/>, <paramref name="last"/>].</summary>
-    internal void Walk(in PageTable table, Iova first, Iova last, ILeafVisitor visitor)
+    /// <summary>Begins a series of steps, which together visit <see cref="TableLimit"/> tables at most.</summary>
+    internal void Begin() => _budget = TableLimit;
+
+    /// <summary>
+    /// Visits the valid leaves that overlap [<paramref name="first"/>, <paramref name="last"/>], until the end, or until the visitor stops it,
+    /// or until it has visited as many tables as one step may: then <paramref name="pausedAt"/> is where to go on.
+    /// </summary>
+    internal WalkEnd Walk(in PageTable table, Iova first, Iova last, ILeafVisitor visitor, out Iova pausedAt)
     {
+        pausedAt = first;
         ulong highest = (1UL << table.InputBits) - 1;
         if (first.Value > highest)
-            return;
-        _budget = TableLimit;
+            return WalkEnd.Complete;
+        _step = TablesPerStep;
         var range = new Range(first.Value, Math.Min(last.Value, highest));
-        Descend(table, table.Root, table.Levels, 0, AccessRights.ReadWrite, range, visitor);
+        WalkEnd end = Descend(table, table.Root, table.Levels, 0, AccessRights.ReadWrite, range, visitor);
+        pausedAt = new Iova(_pausedAt);
+        return end;
     }
 
-    private void Descend(in PageTable format, ulong table, int level, ulong origin, AccessRights rights, Range range, ILeafVisitor visitor)
+    private WalkEnd Descend(in PageTable format, ulong table, int level, ulong origin, AccessRights rights, Range range, ILeafVisitor visitor)
     {
+        if (_step-- <= 0)
+        {
+            _pausedAt = Math.Max(origin, range.First);
+            return WalkEnd.Paused;
+        }
+
         if (_budget-- <= 0)
         {
             Refused++;
-            return;
+            return WalkEnd.Complete;
         }
 
         Visited++;
@@ -85,7 +119,7 @@ internal sealed class ShadowWalker(GuestTables tables, AddressSpace system)
         int to = (int)Math.Min(511, (range.Last - origin) >> shift);
         Span<ulong> entries = _entries[level - 1].AsSpan(from, to - from + 1);
         if (!tables.TryRead(table + ((ulong)from * 8), entries))
-            return;
+            return WalkEnd.Complete;
         for (int i = 0; i < entries.Length; i++)
         {
             if (entries[i] == 0)
@@ -97,11 +131,17 @@ internal sealed class ShadowWalker(GuestTables tables, AddressSpace system)
             if (allowed == AccessRights.None)
                 continue;
             ulong iova = origin + ((ulong)(from + i) << shift);
+            WalkEnd end = WalkEnd.Complete;
             if (!child.IsLeaf)
-                Descend(format, child.Address, level - 1, iova, allowed, range, visitor);
-            else if (!InterruptRange.Overlaps(child.Address, SecondStageEntry.PageBytes(level)))
-                visitor.Visit(new Announcement(new Iova(iova), level, new Gpa(child.Address), allowed));
+                end = Descend(format, child.Address, level - 1, iova, allowed, range, visitor);
+            else if (!InterruptRange.Overlaps(child.Address, SecondStageEntry.PageBytes(level))
+                && !visitor.Visit(new Announcement(new Iova(iova), level, new Gpa(child.Address), allowed)))
+                end = WalkEnd.Stopped;
+            if (end != WalkEnd.Complete)
+                return end;
         }
+
+        return WalkEnd.Complete;
     }
 
     private static Child OfSecondStage(ulong value, int level, bool snoopBit)
