@@ -1,4 +1,3 @@
-using Godwit.Interop.Linux;
 using Godwit.Memory;
 
 namespace Godwit.Vfio.Bench;

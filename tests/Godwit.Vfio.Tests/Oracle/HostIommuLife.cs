@@ -158,9 +158,9 @@ internal sealed class HostIommuLife : IDisposable
 
     private void Sync(bool final)
     {
-        long[] before = _oracle.Snapshot();
+        _oracle.BeginSync();
         _rig.Tracker.Sync(final);
-        if (_oracle.FindLost(before) is { } lost)
+        if (_oracle.FindLost() is { } lost)
             throw new LostPageException(lost);
     }
 

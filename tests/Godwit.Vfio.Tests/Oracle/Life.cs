@@ -28,6 +28,7 @@ internal sealed class Life : IDisposable
     private ulong _cursor = FirstIova + IovaCount; // where a guest that allocates downwards will
     private bool _quiet, _migrating, _movedDuringSync;
 
+    /// <summary>A life of a guest and its devices, from its seed.</summary>
     /// <param name="world">Where.</param>
     /// <param name="seed">Of everything.</param>
     /// <param name="mutation">The fault in the tracker.</param>

@@ -1,5 +1,4 @@
 using System.Globalization;
-using Godwit.Memory;
 
 namespace Godwit.Vfio.Tests;
 
