@@ -166,7 +166,10 @@ internal sealed unsafe partial class IommufdSpace : IHostAddressSpace
             {
                 query = new iommu_ioas_iova_ranges
                 {
-                    size = (uint)Marshal.SizeOf<iommu_ioas_iova_ranges>(), ioas_id = _ioas, num_iovas = (uint)ranges.Length, allowed_iovas = (ulong)pointer,
+                    size = (uint)Marshal.SizeOf<iommu_ioas_iova_ranges>(),
+                    ioas_id = _ioas,
+                    num_iovas = (uint)ranges.Length,
+                    allowed_iovas = (ulong)pointer,
                 };
                 errno = _calls.Ioctl(File, iommufd.IOMMU_IOAS_IOVA_RANGES, ref query);
             }

@@ -53,7 +53,10 @@ internal sealed unsafe partial class Type1Space
         Span<byte> request = stackalloc byte[head + Marshal.SizeOf<vfio_bitmap>()];
         MemoryMarshal.Write(request, new vfio_iommu_type1_dma_unmap
         {
-            argsz = (uint)request.Length, flags = vfio.VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP, iova = mapping.Iova.Value, size = mapping.Bytes,
+            argsz = (uint)request.Length,
+            flags = vfio.VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP,
+            iova = mapping.Iova.Value,
+            size = mapping.Bytes,
         });
         // SAFETY: as above.
         fixed (ulong* pointer = bitmap)
