@@ -28,7 +28,7 @@ public sealed class DirtyLinesTests
                 ("re-arms", "1"),
                 ("syncs", "10, each with 4.5 reports of 4096 bits in all, 2.5 ms"),
                 ("found", "77 pages"),
-                ("unmaps", "5000 batches brought in, 3 ranges waiting"),
+                ("unmaps", "5000 batches, 3 mappings wait for the next round"),
             ],
             DirtyLines.Explain(view));
         Assert.Equal("the device's log; it logs 4 ranges of 4 KiB to 64 MiB together, by pages of 4 KiB", DirtyLines.Summary(view));

@@ -48,7 +48,7 @@ internal static class DirtyLines
 
             yield return ("syncs", Syncs(view));
             yield return ("found", $"{view.PagesReported} pages");
-            yield return ("unmaps", $"{view.Harvests} batches brought in, {view.HarvestsPending} ranges waiting");
+            yield return ("unmaps", $"{view.Harvests} batches, {view.HarvestsPending} mappings wait for the next round");
         }
     }
 

@@ -307,6 +307,7 @@ internal class DmaLogTracker : IDeviceDirtySource
     public DirtySyncReport Sync(bool final)
     {
         long reports = _reports, marked = _marker.Marked, began = Stopwatch.GetTimestamp();
+        long unharvested;
         _uncoveredNow = 0;
         lock (_shadow.Gate)
         {
@@ -331,6 +332,7 @@ internal class DmaLogTracker : IDeviceDirtySource
             }
 
             _asked.Clear();
+            unharvested = (long)_waiting.Pages;
         }
 
         Volatile.Write(ref _uncovered, _uncoveredNow);
@@ -338,7 +340,11 @@ internal class DmaLogTracker : IDeviceDirtySource
             FollowUse();
         Volatile.Write(ref _syncs, _syncs + 1);
         Volatile.Write(ref _ticks, _ticks + (Stopwatch.GetTimestamp() - began));
-        return new DirtySyncReport((int)(_reports - reports), _marker.Marked - marked, _shadow.LiveCount) { UncoveredPages = _uncoveredNow };
+        return new DirtySyncReport((int)(_reports - reports), _marker.Marked - marked, _shadow.LiveCount)
+        {
+            UncoveredPages = _uncoveredNow,
+            UnharvestedPages = unharvested,
+        };
     }
 
     /// <inheritdoc/>

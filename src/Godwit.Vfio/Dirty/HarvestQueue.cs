@@ -27,6 +27,9 @@ internal sealed class HarvestQueue
         }
     }
 
+    /// <summary>Pages of them: as many may be marked when they are looked at.</summary>
+    public ulong Pages { get; private set; }
+
     /// <summary>Tables in which no two mappings overlap.</summary>
     public ReadOnlySpan<MappingTable> Layers => _layers;
 
@@ -37,7 +40,13 @@ internal sealed class HarvestQueue
             return false;
         foreach (MappingTable layer in _layers)
         {
-            if (layer.TryInsert(mapping) || layer.Contains(mapping))
+            if (layer.TryInsert(mapping))
+            {
+                Pages += mapping.Iova.Count;
+                return true;
+            }
+
+            if (layer.Contains(mapping))
                 return true;
         }
 
@@ -47,6 +56,7 @@ internal sealed class HarvestQueue
     /// <summary>Forgets all.</summary>
     public void Clear()
     {
+        Pages = 0;
         foreach (MappingTable layer in _layers)
         {
             if (layer.RunCount > 0)

@@ -244,38 +244,41 @@ internal class HostIommuTracker : IDeviceDirtySource
     {
         ulong bridge = _host.Traits.Shape == HostIommuShape.UnmapWithBitmap ? BridgePages : 0;
         ulong budget = Math.Min(QueryBytes * 8UL * _granule, LargestMapping(_host.Traits));
-        ulong first = 0, end = 0;
+        ulong start = 0, end = 0; // of the query; none while end is 0
         (run, ram, fits) = (default, default, true);
         MappingTable.Cursor cursor = _shadow.Installed.Seek(next);
         while (cursor.MoveNext())
         {
-            Mapping mapping = cursor.Current;
-            if (!mapping.Writable)
+            // The table joins mappings that continue each other; what may not be cut is each of them.
+            Mapping joined = cursor.Current;
+            ulong each = cursor.MappingPages;
+            if (!joined.Writable)
                 continue;
-            if (!Fits(mapping.Iova))
+            ulong first = joined.Iova.First >= next ? joined.Iova.First : joined.Iova.First + ((next - joined.Iova.First) / each * each);
+            if (!Fits(new IovaPages(first, each)))
             {
                 if (end > 0)
                     break;
-                (run, ram, fits) = (mapping.Iova, mapping.Ram, false);
+                (run, ram, fits) = (IovaPages.Between(first, joined.Iova.End), joined.Ram + (first - joined.Iova.First), false);
                 next = run.End;
                 return true;
             }
 
             if (end == 0)
-                (first, end) = (mapping.Iova.First, mapping.Iova.End);
-            else if (mapping.Iova.First > end + bridge || mapping.Iova.End - first > budget)
+                start = first;
+            else if (first > end + bridge || first + each - start > budget)
                 break;
-            else
-                end = mapping.Iova.End;
-            if (end - first >= budget)
+            ulong room = Math.Max(1, (start + budget - first) / each);
+            end = first + (Math.Min((joined.Iova.End - first) / each, room) * each);
+            if (end < joined.Iova.End)
                 break;
         }
 
         if (end == 0)
             return false;
         if (!KeepsMappingsWhole)
-            end = Math.Min(end, Math.Max(first, next) + 64);
-        run = IovaPages.Between(KeepsMappingsWhole ? first : Math.Max(first, next), end);
+            (start, end) = (Math.Max(start, next), Math.Min(end, Math.Max(start, next) + 64));
+        run = IovaPages.Between(start, end);
         next = run.End;
         return true;
     }

@@ -13,23 +13,22 @@ internal sealed class DirtyOracle
     private readonly long[] _sent = new long[ModelBoard.RamPages];
     private readonly ulong[] _marks = new ulong[ModelBoard.RamPages / 64];
     private readonly GuestRam _ram;
-    private readonly Action<RamPage> _wrote;
     private long _sequence;
 
     public DirtyOracle(ModelBoard board)
     {
         _ram = board.Ram;
-        _wrote = Wrote;
+        Wrote = page => Volatile.Write(ref _written[page.Index], Interlocked.Increment(ref _sequence));
     }
 
-    /// <summary>A DMA has written a page.</summary>
-    public void Wrote(RamPage page) => Volatile.Write(ref _written[page.Index], Interlocked.Increment(ref _sequence));
+    /// <summary>To be told of each page that a DMA writes.</summary>
+    public Action<RamPage> Wrote { get; }
 
     /// <summary>DMA writes seen.</summary>
     public long Writes => Volatile.Read(ref _sequence);
 
     /// <summary>Sees what a device writes from now on.</summary>
-    public void Watch(ModelDevice device) => device.Wrote = _wrote;
+    public void Watch(ModelDevice device) => device.Wrote = Wrote;
 
     /// <summary>A migration begins: nothing has been transferred.</summary>
     public void Begin() => Array.Fill(_sent, -1);
