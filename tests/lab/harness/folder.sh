@@ -9,7 +9,7 @@ readonly LAB_MIRROR=${GODWIT_LAB_MIRROR:-http://deb.debian.org/debian}
 readonly LAB_CACHE=${GODWIT_LAB_CACHE:-$HOME/.cache/godwit-lab}
 
 # What the folder holds. QEMU and Linux come from backports: vfio-user-pci is in QEMU since 10.1.
-readonly LAB_PACKAGES=base-files,busybox-static,e2fsprogs,fdisk,kmod,cpio,libstdc++6,linux-image-amd64,qemu-system-x86
+readonly LAB_PACKAGES=base-files,busybox-static,e2fsprogs,fdisk,kmod,cpio,libstdc++6,linux-image-amd64,qemu-system-x86,strace
 
 # folder_ready: has FOLDER, KERNEL and KERNEL_VERSION set. Builds the folder if this list of packages has none yet; one process builds, the
 # others wait. Returns 1 after saying why when it cannot be built.
@@ -24,6 +24,8 @@ folder_ready() {
     exec {lock}>&-
     return 1
   fi
+  touch "$FOLDER"
+  find "$LAB_CACHE" -maxdepth 1 -name 'folder-*' -mtime +30 -exec rm -rf {} + # those that nobody has used for a month
   exec {lock}>&-
   KERNEL_VERSION=$(basename "$(echo "$FOLDER"/usr/lib/modules/*)")
   # shellcheck disable=SC2034 # read by guest.sh

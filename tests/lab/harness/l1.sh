@@ -14,6 +14,7 @@ l1_tree() {
   cp -r "$runtime/host" "$tree/dotnet/"
   cp -r "$runtime/shared/Microsoft.NETCore.App" "$tree/dotnet/shared/"
   image_libraries "$tree" "$GODWIT" "$runtime"/host/fxr/*/libhostfxr.so "$runtime"/shared/Microsoft.NETCore.App/*/lib{coreclr,clrjit,hostpolicy,System.Native}.so
+  image_programs "$tree" usr/bin/strace
   install -m 644 "$LAB_GUEST/l1" "$tree/lab/l1"
 }
 
@@ -21,7 +22,9 @@ l1_tree() {
 l1_run() {
   local limit=$1 tree=$2 disk=${3:-}
   local -a devices=(-device 'intel-iommu,intremap=on,caching-mode=on' -device 'edu,addr=5')
-  [ -z "$disk" ] || devices+=(-drive "file=$disk,format=raw,if=none,id=disk" -device 'nvme,addr=6,serial=L1,drive=disk')
+  # nvme-stress expects zeros where it has deallocated when the namespace says that deallocated blocks read so (DLFEAT), as QEMU's does: then
+  # QEMU must really deallocate.
+  [ -z "$disk" ] || devices+=(-drive "file=$disk,format=raw,if=none,id=disk,discard=unmap" -device 'nvme,addr=6,serial=L1,drive=disk,logical_block_size=4096,physical_block_size=4096')
   image_pack "$tree" "$WORK/image"
   guest_machine 3G
   guest_run "$limit" "$WORK/image" intel_iommu=on "${MACHINE[@]}" "${devices[@]}"
