@@ -6,7 +6,8 @@
 l1_tree() {
   local tree=$1 program runtime
   program=$(dirname "$GODWIT")
-  runtime=$(dirname "$(readlink -f "$(command -v dotnet)")")
+  # Asked rather than derived from the path of dotnet, which may be a link or a script.
+  runtime=$(dotnet --list-runtimes | sed -n 's/^Microsoft.NETCore.App 10\..*\[\(.*\)\/shared\/Microsoft.NETCore.App\]$/\1/p' | tail -n 1)
   image_new "$tree"
   image_modules "$tree" vfio_iommu_type1 vfio-pci
   mkdir -p "$tree/godwit" "$tree/dotnet/shared"
