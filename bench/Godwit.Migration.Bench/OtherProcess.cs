@@ -28,6 +28,9 @@ internal sealed class OtherProcess : IDisposable
             throw new InvalidOperationException($"The other process said '{said}' instead of '{line}'");
     }
 
+    /// <summary>Waits for a line that says what it has used.</summary>
+    public Usage ReadUsage() => Usage.Parse(_process.StandardOutput.ReadLine() ?? throw new InvalidOperationException("The other process has ended early"));
+
     public void Dispose()
     {
         if (!_process.WaitForExit(TimeSpan.FromSeconds(10)))

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Net;
 using System.Net.Sockets;
 using Godwit.Memory;
 
@@ -13,11 +14,12 @@ internal static unsafe class PlainCopy
     private const int SocketBuffer = 4 << 20;
 
     /// <summary>The receiving process.</summary>
-    public static void Receive(string path, ulong bytes)
+    public static void Receive(string uri, ulong bytes)
     {
         using var machine = new IdleMachine(bytes);
-        using Socket listener = New();
-        listener.Bind(new UnixDomainSocketEndPoint(path));
+        (Socket listener, EndPoint end) = Link.Open(uri);
+        using Socket listening = listener;
+        listener.Bind(end);
         listener.Listen();
         Console.Out.WriteLine("ready");
         using Socket socket = listener.Accept();
@@ -33,14 +35,16 @@ internal static unsafe class PlainCopy
         }
 
         socket.Send([1]);
+        Console.Out.WriteLine(Usage.Now());
     }
 
     /// <summary>Sends all of <paramref name="machine"/>'s RAM; returns when the receiver has it.</summary>
-    public static TimeSpan Send(string path, IdleMachine machine)
+    public static TimeSpan Send(string uri, IdleMachine machine)
     {
-        using Socket socket = New();
+        (Socket opened, EndPoint end) = Link.Open(uri);
+        using Socket socket = opened;
         long began = Stopwatch.GetTimestamp();
-        socket.Connect(new UnixDomainSocketEndPoint(path));
+        socket.Connect(end);
         SetBuffers(socket);
         RamBlock block = machine.Block;
         for (ulong done = 0; done < block.Size;)
@@ -54,8 +58,6 @@ internal static unsafe class PlainCopy
             throw new IOException("The receiver closed without an answer");
         return Stopwatch.GetElapsedTime(began);
     }
-
-    private static Socket New() => new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
 
     private static void SetBuffers(Socket socket)
     {

@@ -3,60 +3,78 @@ using System.Globalization;
 using Godwit.Migration;
 using Godwit.Migration.Bench;
 
-// dotnet run -c Release --project bench/Godwit.Migration.Bench -- [--memory MIB] [--repeat N]
+// dotnet run -c Release --project bench/Godwit.Migration.Bench -- [--memory MIB] [--repeat N] [--transport unix|tcp|tls] [--channels N]
 //
-// Migrates an idle machine to another process over a unix socket, beside a plain copy of the same bytes over the same kind of socket into
-// fresh memory, by turns in the same run. The ratio is what counts: the machine's speed is in both.
+// Migrates an idle machine to another process, beside a plain copy of the same bytes over the same kind of socket (TCP for TLS) into fresh
+// memory, by turns in the same run. The ratio is what counts: the machine's speed is in both.
 switch (args)
 {
-    case ["destination", string path, string size]:
-        return Destination(path, ulong.Parse(size, CultureInfo.InvariantCulture));
-    case ["receiver", string path, string size]:
-        PlainCopy.Receive(path, ulong.Parse(size, CultureInfo.InvariantCulture));
+    case ["destination", string uri, string size, string tls]:
+        return Destination(uri, ulong.Parse(size, CultureInfo.InvariantCulture), tls);
+    case ["receiver", string uri, string size]:
+        PlainCopy.Receive(uri, ulong.Parse(size, CultureInfo.InvariantCulture));
         return 0;
 }
 
 ulong mebibytes = 2048;
 int repeat = 3;
+int channels = 1;
+var transport = Transport.Unix;
 for (int i = 0; i < args.Length; i += 2)
 {
-    if (i + 1 == args.Length || !int.TryParse(args[i + 1], NumberStyles.None, CultureInfo.InvariantCulture, out int value) || value < 1)
-        return Usage($"{args[i]} needs a number of at least 1");
+    string text = i + 1 < args.Length ? args[i + 1] : "";
+    if (args[i] == "--transport")
+    {
+        if (!Enum.TryParse(text, ignoreCase: true, out transport) || !Enum.IsDefined(transport))
+            return Complain($"--transport is unix, tcp or tls, not '{text}'");
+        continue;
+    }
+
+    if (!int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out int value) || value < 1)
+        return Complain($"{args[i]} needs a number of at least 1");
     switch (args[i])
     {
         case "--memory" when value % 2 == 0:
             mebibytes = (ulong)value;
             break;
         case "--memory":
-            return Usage("--memory must be a multiple of 2 MiB");
+            return Complain("--memory must be a multiple of 2 MiB");
         case "--repeat":
             repeat = value;
             break;
+        case "--channels":
+            channels = value;
+            break;
         default:
-            return Usage($"Unknown option {args[i]}");
+            return Complain($"Unknown option {args[i]}");
     }
 }
 
 string directory = Directory.CreateTempSubdirectory("godwit-bench").FullName;
 try
 {
+    if (transport == Transport.Tls)
+        Link.WriteCertificates(directory);
+    TlsCredentials? credentials = transport == Transport.Tls ? TlsCredentials.Load(directory, []) : null;
     ulong bytes = mebibytes << 20;
-    Console.WriteLine($"{mebibytes} MiB, median of {repeat}, MB/s of guest memory");
-    Console.WriteLine($"{"contents",-10} {"migration",10} {"verified",10} {"plain copy",11} {"ratio",6} {"downtime",10}");
+    Console.WriteLine($"{mebibytes} MiB over {transport.ToString().ToLowerInvariant()}, {channels} {(channels == 1 ? "channel" : "channels")}, median of {repeat}");
+    Console.WriteLine("MB/s of guest memory; CPU seconds of both sides; resident memory of the destination beside guest RAM");
+    Console.WriteLine(
+        $"{"contents",-10} {"migration",10} {"verified",10} {"plain copy",11} {"ratio",6} {"downtime",10} {"CPU",7} {"copy's",7} {"resident",9}");
     using (var machine = new IdleMachine(bytes))
     {
         machine.FillWithRandom(seed: 1);
-        Compare("random", machine);
+        Compare("random", machine, credentials);
     }
 
     using (var machine = new IdleMachine(bytes))
     {
         machine.FillWithZeros();
-        Compare("zeros", machine);
+        Compare("zeros", machine, credentials);
     }
 
     using (var machine = new IdleMachine(bytes))
-        Compare("untouched", machine, copy: false);
+        Compare("untouched", machine, credentials, copy: false);
     return 0;
 }
 finally
@@ -64,67 +82,75 @@ finally
     Directory.Delete(directory, recursive: true);
 }
 
-void Compare(string name, IdleMachine machine, bool copy = true)
+void Compare(string name, IdleMachine machine, TlsCredentials? credentials, bool copy = true)
 {
-    var migrations = new List<double>();
-    var verified = new List<double>();
-    var copies = new List<double>();
-    var downtimes = new List<double>();
+    var migrations = new List<Sample>();
+    var verified = new List<Sample>();
+    var copies = new List<Sample>();
     for (int i = 0; i <= repeat; i++)
     {
-        (TimeSpan time, TimeSpan downtime) = Migrate(machine, verify: false);
-        (TimeSpan verifiedTime, _) = Migrate(machine, verify: true);
-        TimeSpan copyTime = copy ? Copy(machine) : TimeSpan.Zero;
+        Sample migration = Migrate(machine, credentials, verify: false);
+        Sample checkedOne = Migrate(machine, credentials, verify: true);
+        Sample copied = copy ? Copy(machine) : default;
         if (i == 0)
             continue; // warms up the code of this process
-        migrations.Add(Rate(machine, time));
-        verified.Add(Rate(machine, verifiedTime));
-        copies.Add(copy ? Rate(machine, copyTime) : 0);
-        downtimes.Add(downtime.TotalMilliseconds);
+        migrations.Add(migration);
+        verified.Add(checkedOne);
+        copies.Add(copied);
     }
 
-    string beside = copy
-        ? string.Create(CultureInfo.InvariantCulture, $"{Median(copies),11:0} {Median(migrations) / Median(copies),6:0.00}")
-        : $"{"-",11} {"-",6}";
+    double migrationRate = Median(migrations, sample => Rate(machine, sample));
+    double copyRate = copy ? Median(copies, sample => Rate(machine, sample)) : 0;
+    string beside = copy ? string.Create(CultureInfo.InvariantCulture, $"{copyRate,11:0} {migrationRate / copyRate,6:0.00}") : $"{"-",11} {"-",6}";
+    string copyCpu = copy ? Median(copies, sample => sample.CpuSeconds).ToString("0.00", CultureInfo.InvariantCulture) : "-";
     Console.WriteLine(string.Create(CultureInfo.InvariantCulture,
-        $"{name,-10} {Median(migrations),10:0} {Median(verified),10:0} {beside} {Median(downtimes),7:0.0} ms"));
+        $"{name,-10} {migrationRate,10:0} {Median(verified, sample => Rate(machine, sample)),10:0} {beside} {Median(migrations, sample => sample.Downtime.TotalMilliseconds),7:0.0} ms {Median(migrations, sample => sample.CpuSeconds),7:0.00} {copyCpu,7} {Median(migrations, sample => sample.Resident) / 1e6,6:0} MB"));
 }
 
-(TimeSpan Time, TimeSpan Downtime) Migrate(IdleMachine machine, bool verify)
+Sample Migrate(IdleMachine machine, TlsCredentials? credentials, bool verify)
 {
-    string path = Path.Combine(directory, "migration.sock");
-    using var other = new OtherProcess("destination", path, machine.Block.Size.ToString(CultureInfo.InvariantCulture));
+    string uri = Link.NewUri(transport, directory);
+    using var other = new OtherProcess(
+        "destination", uri, machine.Block.Size.ToString(CultureInfo.InvariantCulture), credentials is null ? "" : directory);
     using var controller = new MigrationController(machine, TimeProvider.System);
     using var ended = new ManualResetEventSlim();
-    controller.Parameters = new MigrationParameters { VerifyPages = verify };
+    controller.Parameters = new MigrationParameters { VerifyPages = verify, Channels = channels, Tls = credentials };
     controller.StateChanged += state =>
     {
         if (state is MigrationState.Completed or MigrationState.Failed)
             ended.Set();
     };
+    double cpu = Environment.CpuUsage.TotalTime.TotalSeconds;
     long began = Stopwatch.GetTimestamp();
-    controller.Start($"unix:{path}");
+    controller.Start(uri);
     ended.Wait();
     TimeSpan time = Stopwatch.GetElapsedTime(began);
+    cpu = Environment.CpuUsage.TotalTime.TotalSeconds - cpu;
     MigrationStatus status = controller.Status;
     if (status.State != MigrationState.Completed)
         throw new InvalidOperationException(status.Error);
     other.Expect("completed");
-    return (time, status.Downtime!.Total);
+    Usage theirs = other.ReadUsage();
+    return new Sample(time, status.Downtime!.Total, cpu + theirs.CpuSeconds, theirs.PeakBytes);
 }
 
-TimeSpan Copy(IdleMachine machine)
+Sample Copy(IdleMachine machine)
 {
-    string path = Path.Combine(directory, $"copy{Environment.TickCount64}.sock");
-    using var other = new OtherProcess("receiver", path, machine.Block.Size.ToString(CultureInfo.InvariantCulture));
-    return PlainCopy.Send(path, machine);
+    string uri = Link.NewUri(transport, directory);
+    using var other = new OtherProcess("receiver", uri, machine.Block.Size.ToString(CultureInfo.InvariantCulture));
+    double cpu = Environment.CpuUsage.TotalTime.TotalSeconds;
+    TimeSpan time = PlainCopy.Send(uri, machine);
+    cpu = Environment.CpuUsage.TotalTime.TotalSeconds - cpu;
+    Usage theirs = other.ReadUsage();
+    return new Sample(time, TimeSpan.Zero, cpu + theirs.CpuSeconds, theirs.PeakBytes);
 }
 
-static int Destination(string path, ulong bytes)
+static int Destination(string uri, ulong bytes, string tls)
 {
     using var machine = new IdleMachine(bytes);
     using var controller = new MigrationController(machine, TimeProvider.System);
     using var ended = new ManualResetEventSlim();
+    controller.Parameters = new MigrationParameters { Tls = tls.Length > 0 ? TlsCredentials.Load(tls, []) : null };
     bool completed = false;
     controller.StateChanged += state =>
     {
@@ -132,19 +158,23 @@ static int Destination(string path, ulong bytes)
         if (completed || state == MigrationState.Failed)
             ended.Set();
     };
-    controller.Listen($"unix:{path}");
+    controller.Listen(uri);
     Console.Out.WriteLine("ready");
     ended.Wait();
     Console.Out.WriteLine(completed ? "completed" : controller.Status.Error);
+    Console.Out.WriteLine(Usage.Now());
     return completed ? 0 : 1;
 }
 
-static double Rate(IdleMachine machine, TimeSpan time) => machine.Block.Size / time.TotalSeconds / 1e6;
+static double Rate(IdleMachine machine, Sample sample) => machine.Block.Size / sample.Time.TotalSeconds / 1e6;
 
-static double Median(List<double> values) => values.Order().ElementAt(values.Count / 2);
+static double Median(List<Sample> samples, Func<Sample, double> of) => samples.Select(of).Order().ElementAt(samples.Count / 2);
 
-static int Usage(string problem)
+static int Complain(string problem)
 {
-    Console.Error.WriteLine($"{problem}. Options: --memory MIB (2048), --repeat N (3)");
+    Console.Error.WriteLine($"{problem}. Options: --memory MIB (2048), --repeat N (3), --transport unix|tcp|tls (unix), --channels N (1)");
     return 2;
 }
+
+/// <summary>One run.</summary>
+internal readonly record struct Sample(TimeSpan Time, TimeSpan Downtime, double CpuSeconds, double Resident);
