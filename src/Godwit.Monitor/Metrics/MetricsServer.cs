@@ -34,9 +34,13 @@ public sealed class MetricsServer : IAsyncDisposable
             throw new FormatException($"'{address}' is no address for metrics; the form is HOST:PORT with a port from 1 to {ushort.MaxValue}");
         }
 
+        // HttpListener takes requests for the host of its prefix only; a plus sign stands for every address of this host.
+        string host = IPAddress.TryParse(address[..colon].Trim('[', ']'), out IPAddress? ip) && (ip.Equals(IPAddress.Any) || ip.Equals(IPAddress.IPv6Any))
+            ? "+"
+            : address[..colon];
         try
         {
-            return new MetricsServer(machine, $"http://{address}/metrics/");
+            return new MetricsServer(machine, $"http://{host}:{port}/metrics/");
         }
         catch (HttpListenerException e)
         {
