@@ -42,6 +42,9 @@ internal static class MigrateCommand
                 result.AddError($"--channels must be 1 to {StreamFormat.MaxChannels}, not {count}");
             }
         });
+        DefaultedOption<string> compression = CommonOptions.Choice(
+            "--compress", "Compress pages where that makes the migration faster; needs Debian's liblz4-1 or libzstd1 on both hosts.", "none",
+            ("none", "none"), ("lz4", "lz4"), ("zstd", "zstd"));
         var pause = new Option<bool>("--pause-before-switchover")
         {
             Description = "Stop the guest and then wait for 'godwit migrate-continue'.",
@@ -67,7 +70,7 @@ internal static class MigrateCommand
               godwit migrate --monitor /tmp/src.qmp "exec:ssh host socat - UNIX-CONNECT:/tmp/mig.sock"
             """)
         {
-            monitor, uri, downtime, bandwidth, verify, precopy, channels, pause, json, report,
+            monitor, uri, downtime, bandwidth, verify, precopy, channels, compression, pause, json, report,
         };
         command.Validators.Add(result =>
         {
@@ -85,7 +88,12 @@ internal static class MigrateCommand
             await SetParametersAsync(
                 client, parsed.Value(downtime), parsed.Value(bandwidth), parsed.GetValue(verify), parsed.Value(precopy));
             int count = parsed.GetValue(channels);
-            await client.ExecuteAsync("migrate-set-parameters", writer => writer.WriteNumber("multifd-channels", count));
+            string method = parsed.Value(compression);
+            await client.ExecuteAsync("migrate-set-parameters", writer =>
+            {
+                writer.WriteNumber("multifd-channels", count);
+                writer.WriteString("multifd-compression", method);
+            });
             await SetPauseAsync(client, parsed.GetValue(pause));
             string target = parsed.GetRequiredValue(uri);
             await client.ExecuteAsync("migrate", writer => writer.WriteString("uri", target));

@@ -125,12 +125,13 @@ internal sealed class IncomingChannels : IDisposable
 
     private void Receive(int index, FrameReader reader)
     {
+        using var codec = new PageCodec();
         try
         {
             for (uint round = 1; ;)
             {
                 FrameHeader header = reader.ReadHeader();
-                if (header.Type is not (FrameType.Pages or FrameType.ZeroPages or FrameType.ChannelEnd))
+                if (header.Type is not (FrameType.Pages or FrameType.ZeroPages or FrameType.CompressedPages or FrameType.ChannelEnd))
                     MigrationStreamException.Throw(header, "type", header.Type.ToString(), "such a connection carries pages only");
                 if (!WaitForRound(round))
                     return;
@@ -144,6 +145,12 @@ internal sealed class IncomingChannels : IDisposable
                 if (header.Type == FrameType.ZeroPages)
                 {
                     _receiver.ReceiveZeros(header, payload);
+                    continue;
+                }
+
+                if (header.Type == FrameType.CompressedPages)
+                {
+                    _receiver.ReceiveCompressed(header, payload, codec);
                     continue;
                 }
 

@@ -33,6 +33,7 @@ internal sealed class IncomingMigration : IDisposable
     private readonly MigrationTimes _times;
     private readonly TimeProvider _clock;
     private readonly MigrationProgress _progress;
+    private readonly PageCodec _codec = new();
     private readonly ArrayBufferWriter<byte> _payload = new();
     private string _phase = "comparing the machines";
     private LinkWatch? _watch;
@@ -113,6 +114,7 @@ internal sealed class IncomingMigration : IDisposable
     {
         _watch?.Dispose();
         _channels?.Dispose();
+        _codec.Dispose();
         _writer.Dispose();
         _channel.Dispose();
     }
@@ -211,6 +213,10 @@ internal sealed class IncomingMigration : IDisposable
                         _channels?.BeginRound(begin.Number);
                         if (rounds.Final && _progress.State == MigrationState.Active)
                             SetState(MigrationState.Device);
+                        break;
+                    case FrameType.CompressedPages:
+                        rounds.CheckInRound(header);
+                        receiver.ReceiveCompressed(header, payload, _codec);
                         break;
                     case FrameType.ZeroPages:
                         rounds.CheckInRound(header);

@@ -1,16 +1,28 @@
+using System.Buffers.Binary;
+using System.Diagnostics;
 using Godwit.Memory;
 
 namespace Godwit.Migration;
 
-/// <summary>Sends runs of pages over one connection: finds zeros, copies and checksums the rest. For one thread.</summary>
-internal sealed unsafe class PageRunSender(GuestRam ram, FrameWriter writer, Action afterFrame)
+/// <summary>
+/// Sends runs of pages over one connection: finds zeros, compresses where that pays, copies and checksums the rest. For one thread.
+/// </summary>
+internal sealed unsafe class PageRunSender(GuestRam ram, FrameWriter writer, PageCompression compression, Bandwidth bandwidth, Action afterFrame)
+    : IDisposable
 {
     // 256 KiB a frame. The copy in the writer's buffer should still be in the cache when the kernel copies it on.
     private const ulong PagesPerFrame = 64;
+    private const int PieceBytes = (int)PagesPerFrame * RamPage.Size;
 
     // From this run length on it pays to ask the kernel whether there is anything: 2 MiB, its allocation unit where it uses huge pages.
     private const ulong WorthAsking = 512;
 
+    private readonly PageCodec _codec = new();
+    private readonly CompressionGate _gate = new();
+
+    // A copy of the pages, which does not change while it is compressed, and what comes out of it.
+    private readonly byte[] _plain = compression == PageCompression.None ? [] : GC.AllocateUninitializedArray<byte>(PieceBytes, pinned: true);
+    private readonly byte[] _compressed = compression == PageCompression.None ? [] : GC.AllocateUninitializedArray<byte>(PieceBytes, pinned: true);
     private PageRun _zeros; // zero pages found and not yet sent
     private ulong _pages;
     private ulong _zeroPages;
@@ -93,12 +105,43 @@ internal sealed unsafe class PageRunSender(GuestRam ram, FrameWriter writer, Act
             while (run < PagesPerFrame && page + run < end && !ZeroPage.IsZero(memory + ((page + run) << RamPage.Shift)))
                 run++;
             FlushZeros();
-            writer.WritePages(new PageRun(index, page, run), memory + (page << RamPage.Shift));
+            var pages = new PageRun(index, page, run);
+            if (compression == PageCompression.None || !_gate.Try() || !SendCompressed(pages, memory + (page << RamPage.Shift)))
+                writer.WritePages(pages, memory + (page << RamPage.Shift));
             Volatile.Write(ref _pages, _pages + run);
             page += run;
             afterFrame();
         }
     }
+
+    /// <summary>False when it does not get shorter by an eighth.</summary>
+    private bool SendCompressed(in PageRun run, byte* source)
+    {
+        int length = (int)run.Count * RamPage.Size;
+        long began = Stopwatch.GetTimestamp();
+        int count;
+        fixed (byte* plain = _plain)
+        fixed (byte* compressed = _compressed)
+        {
+            // SAFETY: both arrays have PieceBytes, the run has no more; the source is the block's.
+            Buffer.MemoryCopy(source, plain, PieceBytes, length);
+            count = _codec.Compress(compression, plain, length, compressed, length - (length / 8));
+        }
+
+        long limit = bandwidth.BytesPerSecond;
+        double link = limit == 0 ? writer.BytesPerSecond : Math.Min(limit, writer.BytesPerSecond);
+        _gate.Record(length, count, Stopwatch.GetElapsedTime(began), link);
+        if (count == 0)
+            return false;
+        Span<byte> head = stackalloc byte[PageRun.Size + StreamFormat.CompressedHead];
+        run.Write(head);
+        BinaryPrimitives.WriteUInt64LittleEndian(head[PageRun.Size..], (uint)compression);
+        writer.Write(FrameType.CompressedPages, head, _compressed.AsSpan(0, count));
+        return true;
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => _codec.Dispose();
 
     private void AddZeros(int block, ulong page, ulong count)
     {

@@ -1,3 +1,4 @@
+using System.Buffers.Binary;
 using System.Runtime.InteropServices;
 using Godwit.Memory;
 
@@ -70,6 +71,33 @@ internal sealed unsafe class RamReceiver
         // SAFETY: Check has bounded the run by the block. Nothing runs here yet, so nobody else writes; of two connections that name the
         // same page in one round, which no source does, the last byte wins.
         reader.ReadPages(header, block.Pointer + (run.FirstPage << RamPage.Shift), sum);
+        lock (_gate)
+        {
+            _arrived.Add(first, run.Count);
+            Pages += run.Count;
+            _roundPages += run.Count;
+        }
+    }
+
+    /// <summary>Takes a CompressedPages frame.</summary>
+    /// <exception cref="MigrationStreamException">Its data does not give its pages.</exception>
+    /// <exception cref="IOException">The library for it is not on this host.</exception>
+    internal void ReceiveCompressed(in FrameHeader header, ReadOnlySpan<byte> payload, PageCodec codec)
+    {
+        PageRun run = PageRun.Read(header, payload);
+        if (run.Count > StreamFormat.MaxPagesPerFrame)
+            MigrationStreamException.Throw(header, "page count", run.Count, $"at most {StreamFormat.MaxPagesPerFrame}");
+        RamBlock block = Check(header, run, out ulong first);
+        ulong kind = BinaryPrimitives.ReadUInt64LittleEndian(payload[PageRun.Size..]);
+        if (kind is not ((ulong)PageCompression.Lz4 or (ulong)PageCompression.Zstd))
+            MigrationStreamException.Throw(header, "compression", kind, "it is 1 (lz4) or 2 (zstd)");
+        PageCodec.Require((PageCompression)kind);
+        lock (_gate)
+            _holding.Add(first, run.Count);
+        ReadOnlySpan<byte> data = payload[(PageRun.Size + StreamFormat.CompressedHead)..];
+        // SAFETY: Check has bounded the run by the block, and no more than its bytes are written.
+        if (!codec.Decompress((PageCompression)kind, data, block.Pointer + (run.FirstPage << RamPage.Shift), (int)run.Count * RamPage.Size))
+            MigrationStreamException.Throw(header, "data", (ulong)data.Length, $"they do not give {run.Count} pages");
         lock (_gate)
         {
             _arrived.Add(first, run.Count);

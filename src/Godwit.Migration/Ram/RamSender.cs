@@ -16,14 +16,16 @@ internal interface ISendPace
 /// Drains the dirty bitmap piece by piece and has what it says sent: over the control connection itself, or, where there are page channels,
 /// by whichever of them has nothing to do.
 /// </summary>
-internal sealed class RamSender(GuestRam ram, FrameWriter writer, PageChannels? channels, ISendPace pace)
+internal sealed class RamSender(
+    GuestRam ram, FrameWriter writer, PageChannels? channels, PageCompression compression, Bandwidth bandwidth, ISendPace pace) : IDisposable
 {
     // A drain ends once it has found 16 MiB of pages, or with the block of 64 MiB that it is in: a page is sent soon after its mark was
     // taken, so few are marked again before they are sent.
     private const ulong PagesPerPiece = 4096;
 
     private readonly DirtyRun[] _runs = channels is null ? new DirtyRun[PageChannels.RunsPerPiece] : [];
-    private readonly PageRunSender _own = new(ram, writer, pace.PagesSent);
+    private readonly PageRunSender _own = new(
+        ram, writer, channels is null ? compression : PageCompression.None, bandwidth, pace.PagesSent);
 
     /// <summary>Pages with contents sent since <see cref="BeginRound"/>.</summary>
     internal ulong Pages => channels?.Pages ?? _own.Pages;
@@ -59,6 +61,9 @@ internal sealed class RamSender(GuestRam ram, FrameWriter writer, PageChannels? 
 
         channels.EndRound(round, pace.PagesSent);
     }
+
+    /// <inheritdoc/>
+    public void Dispose() => _own.Dispose();
 
     private void SendBySelf()
     {

@@ -8,6 +8,9 @@ internal sealed class Bandwidth(TimeProvider clock, Func<long> rate)
     private readonly Lock _gate = new();
     private readonly TokenBucket _bucket = new(clock);
 
+    /// <summary>The limit now; 0 for none.</summary>
+    internal long BytesPerSecond => rate();
+
     /// <summary>Records bytes that were sent; returns how long to wait before more are.</summary>
     internal TimeSpan Take(long bytes)
     {

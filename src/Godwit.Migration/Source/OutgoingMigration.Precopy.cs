@@ -33,7 +33,10 @@ internal sealed partial class OutgoingMigration : ISendPace
     private long _zerosBefore;
     private long _remainingBefore;
 
-    private RamSender Sender => _sender ??= new RamSender(_host.Ram, Link.Writer, _channels, this);
+    private RamSender Sender => _sender ??= new RamSender(_host.Ram, Link.Writer, _channels, Compression, _bandwidth, this);
+
+    /// <summary>A file holds pages as they are.</summary>
+    private PageCompression Compression => _uri is FileMigrationUri ? PageCompression.None : _settings.Compression;
 
     /// <summary>Bytes on all connections.</summary>
     private long SentBytes => Link.Writer.Bytes + (_channels?.Bytes ?? 0);

@@ -118,6 +118,7 @@ internal sealed partial class OutgoingMigration : IDisposable
             {
                 _cancelTimer?.Dispose();
                 _channels?.Dispose();
+                _sender?.Dispose();
                 _link?.Dispose();
             }
         }
@@ -165,7 +166,7 @@ internal sealed partial class OutgoingMigration : IDisposable
         UInt128 token = BinaryPrimitives.ReadUInt128LittleEndian(RandomNumberGenerator.GetBytes(16));
         var announced = new ChannelsMessage(_settings.Channels, token);
         Link.AnnounceChannels(announced);
-        var channels = PageChannels.Open(_host.Ram, announced, ConnectOnce, _bandwidth, _times.SilentPeer, _clock, _wakeup.Token);
+        var channels = PageChannels.Open(_host.Ram, announced, ConnectOnce, Compression, _bandwidth, _times.SilentPeer, _clock, _wakeup.Token);
         lock (_linkGate)
             _channels = channels;
     }

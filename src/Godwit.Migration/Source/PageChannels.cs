@@ -17,6 +17,7 @@ internal sealed class PageChannels : IDisposable
 
     private readonly object _gate = new(); // Monitor's Wait and Pulse are what is needed here; Lock has none
     private readonly List<Worker> _workers = [];
+    private readonly PageCompression _compression;
     private readonly Bandwidth _bandwidth;
     private readonly TimeSpan _silentPeer;
     private ITimer? _watch;
@@ -24,8 +25,9 @@ internal sealed class PageChannels : IDisposable
     private bool _closed;
     private int _turn; // coordinating thread
 
-    private PageChannels(Bandwidth bandwidth, TimeSpan silentPeer)
+    private PageChannels(PageCompression compression, Bandwidth bandwidth, TimeSpan silentPeer)
     {
+        _compression = compression;
         _bandwidth = bandwidth;
         _silentPeer = silentPeer;
     }
@@ -43,16 +45,17 @@ internal sealed class PageChannels : IDisposable
     /// <param name="ram">Whose pages they send.</param>
     /// <param name="announced">How many, and their token, as the destination was told.</param>
     /// <param name="connect">Makes a connection, secured if it must be.</param>
+    /// <param name="compression">How they compress pages.</param>
     /// <param name="bandwidth">Shared by all connections.</param>
     /// <param name="silentPeer">After this long without progress of a write the destination is given up.</param>
     /// <param name="clock">The clock.</param>
     /// <param name="cancel">Ends it.</param>
     /// <exception cref="IOException">One cannot be made, or the destination does not take it.</exception>
     internal static PageChannels Open(
-        GuestRam ram, in ChannelsMessage announced, Func<MigrationChannel> connect, Bandwidth bandwidth, TimeSpan silentPeer,
+        GuestRam ram, in ChannelsMessage announced, Func<MigrationChannel> connect, PageCompression compression, Bandwidth bandwidth, TimeSpan silentPeer,
         TimeProvider clock, CancellationToken cancel)
     {
-        var result = new PageChannels(bandwidth, silentPeer);
+        var result = new PageChannels(compression, bandwidth, silentPeer);
         try
         {
             for (int i = 0; i < announced.Count; i++)
@@ -137,6 +140,7 @@ internal sealed class PageChannels : IDisposable
         foreach (Worker worker in _workers)
         {
             worker.Thread?.Join();
+            worker.Sender.Dispose();
             worker.Writer.Dispose();
             worker.Channel.Dispose();
         }
@@ -144,7 +148,7 @@ internal sealed class PageChannels : IDisposable
 
     private void Add(GuestRam ram, in AttachMessage attach, MigrationChannel channel, TimeProvider clock, CancellationToken cancel)
     {
-        var worker = new Worker(ram, channel, AfterFrame);
+        var worker = new Worker(ram, channel, _compression, _bandwidth, AfterFrame);
         _workers.Add(worker);
         var payload = new ArrayBufferWriter<byte>();
         attach.Write(payload);
@@ -297,11 +301,12 @@ internal sealed class PageChannels : IDisposable
     /// <summary>One connection. Its work is changed under the gate.</summary>
     internal sealed class Worker
     {
-        internal Worker(GuestRam ram, MigrationChannel channel, Action<Worker> afterFrame)
+        internal Worker(
+            GuestRam ram, MigrationChannel channel, PageCompression compression, Bandwidth bandwidth, Action<Worker> afterFrame)
         {
             Channel = channel;
             Writer = new FrameWriter(channel);
-            Sender = new PageRunSender(ram, Writer, () => afterFrame(this));
+            Sender = new PageRunSender(ram, Writer, compression, bandwidth, () => afterFrame(this));
         }
 
         /// <summary>Filled by the coordinating thread while there is no work.</summary>

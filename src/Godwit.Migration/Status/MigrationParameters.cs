@@ -34,6 +34,9 @@ public sealed record MigrationParameters
     /// </summary>
     public int Channels { get; init; } = 1;
 
+    /// <summary>How pages are compressed where that pays (<c>multifd-compression</c>); not in files.</summary>
+    public PageCompression Compression { get; init; }
+
     /// <summary>
     /// TLS for every migration of this machine, outgoing and incoming, or null for plain text (<c>x-tls-directory</c>, <c>x-tls-peers</c>).
     /// </summary>
@@ -41,11 +44,13 @@ public sealed record MigrationParameters
 
     /// <summary>Checks the ranges.</summary>
     /// <exception cref="ArgumentOutOfRangeException">A setting is outside its range; the text names both.</exception>
+    /// <exception cref="IOException">A library for the compression is not on this host.</exception>
     internal void Check()
     {
         ArgumentOutOfRangeException.ThrowIfNegative(MaxBandwidth, "max-bandwidth");
         CheckTime(DowntimeLimit, TimeSpan.FromMilliseconds(1), TimeSpan.FromSeconds(2000), "downtime-limit");
         CheckTime(MinimumPrecopy, TimeSpan.Zero, TimeSpan.FromDays(1), "x-min-precopy");
+        PageCodec.Require(Compression);
         if (Channels is < 1 or > StreamFormat.MaxChannels)
             throw new ArgumentOutOfRangeException("multifd-channels", Channels, $"multifd-channels must be 1 to {StreamFormat.MaxChannels}");
         if (MaxRounds < 1)

@@ -83,4 +83,7 @@ public enum FrameType
 
     /// <summary>Source, on such a connection: its part of a round is complete (<see cref="ChannelEndMessage"/>).</summary>
     ChannelEnd = 27,
+
+    /// <summary>Source: as Pages, compressed (<see cref="PageRun"/>, u32 <see cref="PageCompression"/>, u32 0, then the data).</summary>
+    CompressedPages = 28,
 }

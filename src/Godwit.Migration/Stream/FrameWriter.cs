@@ -28,6 +28,8 @@ public sealed unsafe class FrameWriter : IDisposable
     private bool _broken;
     private ulong _sequence;
     private long _bytes;
+    private double _sentBytes; // recent ones and the time they took
+    private double _sentSeconds;
 
     /// <summary>Writes to <paramref name="stream"/>, which stays the caller's.</summary>
     public FrameWriter(Stream stream)
@@ -52,6 +54,9 @@ public sealed unsafe class FrameWriter : IDisposable
 
     /// <summary>Whether anything was written.</summary>
     internal bool Begun => Bytes > 0;
+
+    /// <summary>What the stream takes, by the time that recent writes took; infinite before there were any. The writing thread's.</summary>
+    internal double BytesPerSecond => _sentSeconds > 0 ? _sentBytes / _sentSeconds : double.PositiveInfinity;
 
     /// <summary>Writes what must come first in each direction.</summary>
     public void WritePreface()
@@ -185,6 +190,7 @@ public sealed unsafe class FrameWriter : IDisposable
             throw new IOException("The migration stream was closed or failed before");
         if (_used == 0)
             return;
+        long began = Stopwatch.GetTimestamp();
         try
         {
             // SAFETY: the first _used bytes of the buffer are written.
@@ -197,6 +203,10 @@ public sealed unsafe class FrameWriter : IDisposable
             throw;
         }
 
+        const double Memory = 32 << 20;
+        double fade = Math.Pow(0.5, _used / Memory);
+        _sentBytes = (_sentBytes * fade) + _used;
+        _sentSeconds = (_sentSeconds * fade) + Stopwatch.GetElapsedTime(began).TotalSeconds;
         _used = 0;
     }
 }

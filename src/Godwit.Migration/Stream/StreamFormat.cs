@@ -56,6 +56,9 @@ public static class StreamFormat
     /// </summary>
     public const int MaxPagesPerFrame = 256;
 
+    /// <summary>Bytes between the run and the data of a CompressedPages frame.</summary>
+    public const int CompressedHead = 8;
+
     /// <summary>Most bytes of a device's state in one frame.</summary>
     public const int MaxDeviceChunk = 1 << 20;
 
@@ -104,6 +107,7 @@ public static class StreamFormat
             FrameType.Refuse => (4, MaxPayload),
             FrameType.RoundBegin => (RoundBeginMessage.Size, RoundBeginMessage.Size),
             FrameType.Pages => (PageRun.Size + Memory.RamPage.Size, MaxPayload),
+            FrameType.CompressedPages => (PageRun.Size + CompressedHead + 1, MaxPayload),
             FrameType.ZeroPages => (PageRun.Size, PageRun.Size),
             FrameType.RoundEnd => (RoundEndMessage.Size, RoundEndMessage.Size),
             FrameType.RoundAck => (RoundAckMessage.Size, RoundAckMessage.Size),

@@ -34,6 +34,7 @@ internal sealed class MigrationCommands(VirtualMachine machine)
             "x-max-rounds",
             "x-min-precopy",
             "multifd-channels",
+            "multifd-compression",
             "x-tls-directory",
             "x-tls-peers");
         commands.Add("query-migrate-parameters", QueryParameters);
@@ -74,6 +75,7 @@ internal sealed class MigrationCommands(VirtualMachine machine)
         long? precopy = arguments.FindInteger("x-min-precopy", 0, LongestPrecopyMilliseconds);
 
         long? channels = arguments.FindInteger("multifd-channels", 1, StreamFormat.MaxChannels);
+        PageCompression? compression = arguments.FindString("multifd-compression") is { } method ? Compression(method) : null;
         string? tlsDirectory = arguments.FindString("x-tls-directory");
         string? tlsPeers = arguments.FindString("x-tls-peers");
 
@@ -84,6 +86,7 @@ internal sealed class MigrationCommands(VirtualMachine machine)
             machine.Migration.Parameters = now with
             {
                 Channels = (int?)channels ?? now.Channels,
+                Compression = compression ?? now.Compression,
                 Tls = tlsDirectory is null && tlsPeers is null ? now.Tls : Tls(now.Tls, tlsDirectory, tlsPeers),
                 MaxBandwidth = bandwidth ?? now.MaxBandwidth,
                 DowntimeLimit = downtime is { } limit ? TimeSpan.FromMilliseconds(limit) : now.DowntimeLimit,
@@ -93,6 +96,14 @@ internal sealed class MigrationCommands(VirtualMachine machine)
             };
         }
     }
+
+    private static PageCompression Compression(string method) => method switch
+    {
+        "none" => PageCompression.None,
+        "lz4" => PageCompression.Lz4,
+        "zstd" => PageCompression.Zstd,
+        _ => throw new QmpException($"Argument 'multifd-compression' is '{method}'; it must be none, lz4 or zstd"),
+    };
 
     /// <summary>What is not given stays; an empty directory turns TLS off.</summary>
     private static TlsCredentials? Tls(TlsCredentials? now, string? directory, string? peers)
@@ -114,6 +125,7 @@ internal sealed class MigrationCommands(VirtualMachine machine)
         result.WriteNumber("x-max-rounds", now.MaxRounds);
         result.WriteNumber("x-min-precopy", (long)now.MinimumPrecopy.TotalMilliseconds);
         result.WriteNumber("multifd-channels", now.Channels);
+        result.WriteString("multifd-compression", now.Compression.ToString().ToLowerInvariant());
         result.WriteString("x-tls-directory", now.Tls?.Directory ?? "");
         result.WriteString("x-tls-peers", string.Join(',', now.Tls?.Peers ?? []));
         result.WriteEndObject();
