@@ -45,6 +45,22 @@ public sealed class MetricsTests
     }
 
     [Theory]
+    [InlineData("0.0.0.0")]
+    [InlineData("[::]")]
+    public async Task Every_address_of_the_host_is_served(string any)
+    {
+        using VirtualMachine machine = VirtualMachine.Build(new MachineConfig { Name = "m", MemoryBytes = 64 << 20 }, TimeProvider.System);
+        int port = FreePort();
+        await using MetricsServer server = MetricsServer.Start(machine, $"{any}:{port}");
+        using var client = new HttpClient();
+        // All of 127.0.0.0/8 is this host; a listener for one name or address would answer 404 to the others.
+        foreach (string address in new[] { "127.0.0.1", "127.0.0.2", "localhost" })
+        {
+            Assert.Contains("godwit_machine_running{machine=\"m\"} 0", await ScrapeAsync(client, $"{address}:{port}"));
+        }
+    }
+
+    [Theory]
     [InlineData("")]
     [InlineData("9100")]
     [InlineData("localhost:")]

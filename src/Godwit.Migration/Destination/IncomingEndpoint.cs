@@ -128,20 +128,26 @@ internal sealed class IncomingEndpoint : IDisposable
             current = _current;
         }
 
-        if (current.ExpectsChannels && Interlocked.Increment(ref _newcomers) <= MostNewcomers)
+        if (current.ExpectsChannels || _tls is not null)
         {
-            // Not on this thread: who connects may say nothing for long.
-            new Thread(() => Attach(current, channel)) { Name = "godwit-incoming-attach", IsBackground = true }.Start();
-            return;
+            if (Interlocked.Increment(ref _newcomers) <= MostNewcomers)
+            {
+                // Not on this thread: who connects may say nothing for long.
+                new Thread(() => Attach(current, channel)) { Name = "godwit-incoming-attach", IsBackground = true }.Start();
+                return;
+            }
+
+            Interlocked.Decrement(ref _newcomers);
         }
 
-        // Over TLS it is only hung up on: a handshake would let a slow source hold up this thread.
+        // Over TLS, with so many at once, it is only hung up on: a handshake would hold up this thread.
         if (_tls is null)
             TurnAway(channel);
         else
             channel.Dispose();
     }
 
+    /// <summary>Hears what a connection is for, and gives it to the migration or turns it away.</summary>
     private void Attach(IncomingMigration migration, MigrationChannel channel)
     {
         try

@@ -77,6 +77,33 @@ public sealed class TlsTests : IDisposable
     }
 
     [Fact]
+    public void A_second_source_is_told_over_TLS_that_the_destination_is_busy()
+    {
+        using var authority = new Authority("ours");
+        using var pair = new Pair(new TestMachine(), new TestMachine(running: false));
+        Secure(pair, Credentials(authority, "source.example", []), Credentials(authority, "destination.example", []));
+        using var second = new TestMachine();
+        using var secondSource = new MigrationController(second, TimeProvider.System);
+        secondSource.Parameters = pair.Source.Parameters;
+        using var ended = new ManualResetEventSlim();
+        secondSource.StateChanged += state =>
+        {
+            if (state is MigrationState.Failed or MigrationState.Completed)
+                ended.Set();
+        };
+        pair.DestinationMachine.Calls.On("nvme0.BeginLoad", () =>
+        {
+            secondSource.Start(pair.ListenUri);
+            Assert.True(ended.Wait(Pair.Patience));
+        });
+        pair.Migrate();
+        Assert.True(pair.Source.Status.State == MigrationState.Completed, pair.Source.Status.Error);
+        Assert.Equal(MigrationState.Failed, secondSource.Status.State);
+        Assert.Contains("busy", secondSource.Status.Error, StringComparison.Ordinal);
+        Assert.Empty(second.Calls.Calls);
+    }
+
+    [Fact]
     public void A_source_that_says_nothing_is_given_up()
     {
         using var authority = new Authority("ours");

@@ -136,7 +136,7 @@ public sealed class CompletedMigrationTests
         using var pair = new Pair(source, new TestMachine(mebibytes: 8, running: false));
         var passes = new List<int>();
         pair.Source.PassStarted += passes.Add;
-        pair.Source.Parameters = new MigrationParameters { VerifyPages = true };
+        pair.Source.Parameters = new MigrationParameters { VerifyPages = true, DowntimeLimit = TimeSpan.FromSeconds(2000) };
         pair.Migrate();
         MigrationStatus status = pair.Source.Status;
         pair.WaitForDestination(MigrationState.Completed);
