@@ -175,6 +175,3 @@ static int Complain(string problem)
     Console.Error.WriteLine($"{problem}. Options: --memory MIB (2048), --repeat N (3), --transport unix|tcp|tls (unix), --channels N (1)");
     return 2;
 }
-
-/// <summary>One run.</summary>
-internal readonly record struct Sample(TimeSpan Time, TimeSpan Downtime, double CpuSeconds, double Resident);

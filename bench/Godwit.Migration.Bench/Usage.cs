@@ -36,3 +36,6 @@ internal readonly record struct Usage(double CpuSeconds, long PeakBytes)
     private static long Kilobytes(string line) =>
         long.Parse(line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[1], CultureInfo.InvariantCulture);
 }
+
+/// <summary>One run.</summary>
+internal readonly record struct Sample(TimeSpan Time, TimeSpan Downtime, double CpuSeconds, double Resident);

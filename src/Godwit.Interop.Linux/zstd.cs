@@ -39,12 +39,12 @@ public static unsafe partial class zstd
 public sealed unsafe class ZstdCompressor : SafeHandle
 {
     /// <summary>Creates one.</summary>
-    /// <exception cref="OutOfMemoryException">There is no memory for it.</exception>
+    /// <exception cref="IOException">There is no memory for it.</exception>
     public ZstdCompressor() : base(0, ownsHandle: true)
     {
         SetHandle((nint)zstd.ZSTD_createCCtx());
         if (IsInvalid)
-            throw new OutOfMemoryException("No memory for a zstd compressor");
+            throw new IOException("No memory for a zstd compressor");
     }
 
     /// <inheritdoc/>
@@ -70,12 +70,12 @@ public sealed unsafe class ZstdCompressor : SafeHandle
 public sealed unsafe class ZstdDecompressor : SafeHandle
 {
     /// <summary>Creates one.</summary>
-    /// <exception cref="OutOfMemoryException">There is no memory for it.</exception>
+    /// <exception cref="IOException">There is no memory for it.</exception>
     public ZstdDecompressor() : base(0, ownsHandle: true)
     {
         SetHandle((nint)zstd.ZSTD_createDCtx());
         if (IsInvalid)
-            throw new OutOfMemoryException("No memory for a zstd decompressor");
+            throw new IOException("No memory for a zstd decompressor");
     }
 
     /// <inheritdoc/>

@@ -106,9 +106,9 @@ internal sealed class MigrationProxy : IAsyncDisposable
                 Serve(source, destination, forward);
             }
         }
-        catch (SocketException)
+        catch (Exception e) when (e is SocketException or ObjectDisposedException)
         {
-            // Disposed.
+            // Disposed, while it waited or before.
         }
     }
 
