@@ -90,7 +90,10 @@ public sealed class CompressionTests
         using var proxy = new FrameProxy(pair.ListenUri["unix:".Length..], FrameProxy.PassOn);
         pair.Source.Parameters = new MigrationParameters
         {
-            Compression = kind, MaxBandwidth = 20_000_000, VerifyPages = true, DowntimeLimit = TimeSpan.FromSeconds(30),
+            Compression = kind,
+            MaxBandwidth = 20_000_000,
+            VerifyPages = true,
+            DowntimeLimit = TimeSpan.FromSeconds(30),
         };
         pair.Source.Start(proxy.Address);
         pair.WaitForSource(MigrationState.Completed, MigrationState.Failed);
@@ -109,7 +112,10 @@ public sealed class CompressionTests
         FillWithText(pair.SourceMachine);
         pair.Source.Parameters = new MigrationParameters
         {
-            Compression = PageCompression.Lz4, Channels = 2, MaxBandwidth = 20_000_000, VerifyPages = true,
+            Compression = PageCompression.Lz4,
+            Channels = 2,
+            MaxBandwidth = 20_000_000,
+            VerifyPages = true,
         };
         pair.Migrate();
         Assert.True(pair.Source.Status.State == MigrationState.Completed, pair.Source.Status.Error);
