@@ -9,7 +9,7 @@ internal sealed class IommuOptions
 {
     private readonly Option<IommuArgument> _iommu = new("--iommu")
     {
-        Description = "The guest's IOMMU: none, or intel with properties, see below. [default: intel]",
+        Description = "The guest's IOMMU: none, or intel with properties, see below.",
         HelpName = "intel[,property=value...]|none",
         CustomParser = static result => CommonOptions.Parsed(result, "--iommu", () => IommuArgument.Parse(result.Tokens[0].Value)),
         DefaultValueFactory = static _ => IommuArgument.Default,
