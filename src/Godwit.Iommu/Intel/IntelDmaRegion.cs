@@ -62,12 +62,7 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
     /// <inheritdoc/>
     public override void AddListener(IIommuListener listener, BusRange range)
     {
-        if (!_unit.Options.CachingMode)
-        {
-            throw new NotSupportedException(
-                "This VT-d unit cannot announce mappings to a passthrough device: it was built with caching-mode=off");
-        }
-
+        RequireCachingMode();
         lock (_unit.Sync)
         {
             bool first = _listeners.Count == 0;
@@ -77,10 +72,10 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
             _inBatch = true; // the replay is a batch of its own, for this listener only
             try
             {
-                if (first)
-                    SyncAll();
-                else
+                if (!first)
                     ReplayRecord(listener, range);
+                else if (!DefersReplay)
+                    SyncAll();
             }
             finally
             {
@@ -101,6 +96,22 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
                 Unmapped += _record.Count;
                 _record.Clear();
             }
+        }
+    }
+
+    /// <summary>
+    /// The unit is about to compare the tables with the record, in steps, so a first listener is not told here of all that is mapped, which
+    /// would hold the topology's lock for as long as it takes.
+    /// </summary>
+    internal bool DefersReplay { get; set; }
+
+    /// <exception cref="NotSupportedException">Mappings cannot be announced.</exception>
+    internal void RequireCachingMode()
+    {
+        if (!_unit.Options.CachingMode)
+        {
+            throw new NotSupportedException(
+                "This VT-d unit cannot announce mappings to a passthrough device: it was built with caching-mode=off");
         }
     }
 
@@ -224,8 +235,8 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
             }
         }
 
-        // A probe that wants nothing is no request, so it cannot fault. Abort-DMA mode has no reason to tell.
-        if (wanted != AccessRights.None && fault != FaultReason.None && !(context.FaultDisabled && fault.IsQualified()))
+        // A probe that wants nothing is no request, so it cannot fault.
+        if (wanted != AccessRights.None && !(context.FaultDisabled && fault.IsQualified()))
             _unit.RecordFault(SourceId, iova, fault, (wanted & AccessRights.Write) != 0);
         return new IommuTranslation(new Iova(iova.Value & ~0xFFFUL), default, 0xFFF, AccessRights.None);
     }

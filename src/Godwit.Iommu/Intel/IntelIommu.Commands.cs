@@ -95,7 +95,10 @@ public sealed partial class IntelIommu
         lock (_registerLock)
         {
             uint status = _registers.Get32(RegisterOffsets.GlobalStatus);
-            _registers.Set32(RegisterOffsets.GlobalStatus, set ? status | bits : status & ~bits);
+            status = set ? status | bits : status & ~bits;
+            _registers.Set32(RegisterOffsets.GlobalStatus, status);
+            if ((status & (GlobalCommandBits.TranslationEnable | GlobalCommandBits.InterruptRemappingEnable)) == 0)
+                _faults.Next = 0; // 7.2.1
         }
     }
 }

@@ -8,7 +8,7 @@ public sealed partial class IntelIommu
 {
     /// <summary>Records a fault of a DMA request and signals the fault event if it is due. Any thread, no lock held but the command lock.</summary>
     internal void RecordFault(ushort sourceId, Iova iova, FaultReason reason, bool write) =>
-        Record(sourceId, iova.Value & ~0xFFFUL, reason, write);
+        Record(sourceId, iova.Value & LastIova.Value & ~0xFFFUL, reason, write);
 
     /// <summary>
     /// Records a fault of an interrupt request: the index stands in bits 63:48 of the fault information (VT-d 11.4.14). Qualified
@@ -16,6 +16,19 @@ public sealed partial class IntelIommu
     /// </summary>
     internal void RecordInterruptFault(ushort sourceId, ushort index, FaultReason reason) =>
         Record(sourceId, (ulong)index << 48, reason, write: true);
+
+    /// <summary>
+    /// A request of a function to 0xFEEx_xxxx that is no interrupt, which the caller blocks: a read, or a write of another size than four bytes.
+    /// It is a fault while anything is remapped (VT-d 3.15, 5.1.4.1: 29h, whose fault information is undefined). Any thread.
+    /// </summary>
+    /// <param name="requester">The function.</param>
+    /// <param name="write">Else a read.</param>
+    public void RejectInterruptRangeRequest(ushort requester, bool write)
+    {
+        const uint Remapping = GlobalCommandBits.TranslationEnable | GlobalCommandBits.InterruptRemappingEnable;
+        if ((ReadRegister32(RegisterOffsets.GlobalStatus) & Remapping) != 0)
+            Record(requester, 0, FaultReason.InterruptRangeMisused, write);
+    }
 
     private void Record(ushort sourceId, ulong information, FaultReason reason, bool write)
     {

@@ -20,7 +20,8 @@ public sealed partial class IntelIommu
                 Reevaluate(_ => true);
                 return true;
             case ContextCommandBits.Domain:
-                Reevaluate(device => IsOf(device, domain));
+                // In scalable mode entries have no domain, so all go (6.5.2.1).
+                Reevaluate(device => !IsLegacy || IsOf(device, domain));
                 return true;
             case ContextCommandBits.Device:
                 // FM 1, 2, 3 ignore bit 2, bits 2:1, bits 2:0 of the function number.
@@ -68,7 +69,7 @@ public sealed partial class IntelIommu
         _invalidatedSinceWait = true;
         EnterSegment();
         device.Region.Iotlb.Invalidate(first, last);
-        if (device.IsTranslated)
+        if (device.View == DmaView.Translated)
             SyncInSteps(device, first, last);
     }
 
@@ -105,7 +106,7 @@ public sealed partial class IntelIommu
         }
     }
 
-    /// <summary>PASID-based IOTLB invalidation (6.5.2.4): of first-stage translations, all of a PASID or pages of it.</summary>
+    /// <summary>PASID-based IOTLB invalidation (6.5.2.4): all translations of a PASID, or pages of a first-stage one.</summary>
     private bool InvalidatePasidIotlb(in InvalidationDescriptor descriptor)
     {
         bool pages = descriptor.Granularity == 3;
@@ -115,7 +116,8 @@ public sealed partial class IntelIommu
         foreach (IntelDevice device in Volatile.Read(ref _devices))
         {
             DeviceContext context = device.Region.Context;
-            if (context.IsBlocked || (context.UsesFirstStage && context.Domain == descriptor.Domain && context.Pasid == descriptor.Pasid))
+            bool named = context.Domain == descriptor.Domain && context.Pasid == descriptor.Pasid && (!pages || context.UsesFirstStage);
+            if (context.IsBlocked || named)
                 Invalidate(device, first, last);
         }
 
@@ -174,7 +176,7 @@ public sealed partial class IntelIommu
         }
     }
 
-    private bool IsLegacy => new RootPointer(_rootPointer).Mode != TableMode.Scalable;
+    private bool IsLegacy => new RootPointer(_rootPointer).Mode == TableMode.Legacy;
 
     /// <summary>IOTLB register (6.5.1); as CCMD.</summary>
     private void ExecuteIotlbCommand()

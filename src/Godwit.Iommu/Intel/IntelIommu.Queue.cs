@@ -97,7 +97,7 @@ public sealed partial class IntelIommu
             return QueueErrorInfo.TailMisaligned;
         return new RootPointer(_rootPointer).Mode switch
         {
-            TableMode.Scalable when !_queue.IsWide => QueueErrorInfo.DescriptorWidth,
+            TableMode.Scalable or TableMode.AbortDma when !_queue.IsWide => QueueErrorInfo.DescriptorWidth,
             TableMode.Reserved => QueueErrorInfo.TableModeInvalid,
             _ => null,
         };
@@ -124,22 +124,22 @@ public sealed partial class IntelIommu
         return done ? null : QueueErrorInfo.DescriptorReserved;
     }
 
-    /// <summary>Whether the capabilities allow the type, and the queue can carry it.</summary>
+    /// <summary>Whether the capabilities allow the type, the table mode knows it, and the queue can carry it (6.5.2.11, table 26).</summary>
     private bool IsOffered(DescriptorType type) => type switch
     {
         DescriptorType.ContextCache or DescriptorType.Iotlb or DescriptorType.Wait => true,
         DescriptorType.DeviceTlb => Options.DeviceIotlb,
         DescriptorType.InterruptEntryCache => Options.InterruptRemapping,
-        DescriptorType.PasidCache or DescriptorType.PasidIotlb => _queue.IsWide,
-        DescriptorType.PasidDeviceTlb => _queue.IsWide && Options.DeviceIotlb,
+        DescriptorType.PasidCache or DescriptorType.PasidIotlb => HasPasids,
+        DescriptorType.PasidDeviceTlb => HasPasids && Options.DeviceIotlb,
         _ => false,
     };
 
-    /// <summary>Invalidation wait (6.5.2.8). Everything before it is done, in the host too, and no access still uses what went.</summary>
+    private bool HasPasids => Options.ScalableMode && _queue.IsWide && !IsLegacy;
+
+    /// <summary>Invalidation wait (6.5.2.9). Everything before it is done, in the host too, and no access still uses what went.</summary>
     private bool CompleteWait(in InvalidationDescriptor descriptor)
     {
-        if (!descriptor.WaitInterrupt && !descriptor.WaitStatusWrite && !descriptor.WaitFence)
-            return false;
         EndSegment();
         if (_invalidatedSinceWait)
         {

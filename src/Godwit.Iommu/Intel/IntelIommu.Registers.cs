@@ -87,7 +87,7 @@ public sealed partial class IntelIommu : IMmioHandler
         _registers.Define64(
             RegisterOffsets.QueueAddress,
             0,
-            QueueAddressBits.BaseMask | QueueAddressBits.SizeMask | (Options.ScalableMode ? QueueAddressBits.Wide : 0));
+            QueueAddressBits.BaseMask | QueueAddressBits.SizeMask | (Options.DmaTranslation ? QueueAddressBits.Wide : 0));
         _registers.Define32(RegisterOffsets.CompletionStatus, 0, 0, CompletionStatusBits.WaitCompleted);
         _registers.Define32(RegisterOffsets.CompletionEventControl, EventControlBits.Mask, EventControlBits.Mask, status: EventControlBits.Pending);
         _registers.Define32(RegisterOffsets.CompletionEventData, 0, 0xFFFF);

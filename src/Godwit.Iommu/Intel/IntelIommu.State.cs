@@ -87,7 +87,7 @@ public sealed partial class IntelIommu
             throw new InvalidDataException($"VT-d state has the root table pointer 0x{root:x} with bits below 10");
         if ((interrupts & ~_registers.Writable64(RegisterOffsets.InterruptTable)) != 0)
             throw new InvalidDataException($"VT-d state has the interrupt table pointer 0x{interrupts:x} with bits that this unit does not have");
-        if (!LatchedQueue.TryParse(queueWord, Options.ScalableMode, out LatchedQueue queue))
+        if (!LatchedQueue.TryParse(queueWord, Options.DmaTranslation, out LatchedQueue queue))
             throw new InvalidDataException($"VT-d state has the queue 0x{queueWord:x}, which is no address, size and width of one");
         bool enabled = ((uint)(values[RegisterOffsets.GlobalStatus / 8] >> 32) & GlobalCommandBits.QueuedInvalidationEnable) != 0;
         if (enabled != queue.IsOn)

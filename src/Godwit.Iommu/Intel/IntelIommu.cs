@@ -105,7 +105,7 @@ public sealed partial class IntelIommu : IPciIommu
         _byFunction.Add((bus, devFn), device);
         Volatile.Write(ref _devices, [.. _devices, device]);
         region.RefreshContext();
-        device.Switch(_translationEnabled && !region.Context.IsPassThrough);
+        device.Switch(ViewOf(device));
         return device.Space;
     }
 
@@ -118,15 +118,18 @@ public sealed partial class IntelIommu : IPciIommu
     internal void NoteBatch(IntelDmaRegion region) => _inBatch.Add(region);
 
     /// <summary>
-    /// Reads the context of each matching device again, switches all that changed between translated and untranslated in one memory
-    /// transaction, and announces what differs for those that stayed translated by another context. Under the command lock.
+    /// Reads the context of each matching device again and lets it see what that says: what a device is not to have any more is withdrawn in
+    /// steps; then all that see something else are switched in one memory transaction, which finds nothing mapped; then what devices are
+    /// to have now is announced in steps. Under the command lock.
     /// </summary>
     /// <param name="matches">Which devices.</param>
     /// <param name="alsoUnchanged">The command invalidates the IOTLB too, so tables are compared even if the context is the same.</param>
     private void Reevaluate(Predicate<IntelDevice> matches, bool alsoUnchanged = false)
     {
-        var stayed = new List<IntelDevice>();
-        using (_topology.Begin())
+        var leaving = new List<IntelDevice>();
+        var entering = new List<IntelDevice>();
+        var switching = new List<IntelDevice>();
+        using (_topology.Begin()) // for the list of devices; nothing is changed here
         {
             lock (Sync)
             {
@@ -136,16 +139,60 @@ public sealed partial class IntelIommu : IPciIommu
                         continue;
                     DeviceContext before = device.Region.Context;
                     device.Region.RefreshContext();
-                    bool translated = _translationEnabled && !device.Region.Context.IsPassThrough;
-                    if (!device.Switch(translated) && translated && (alsoUnchanged || device.Region.Context != before))
-                        stayed.Add(device);
+                    DmaView view = ViewOf(device);
+                    if (view != device.View)
+                        switching.Add(device);
+                    if (device.View == DmaView.Translated && view != DmaView.Translated)
+                        leaving.Add(device);
+                    else if (view == DmaView.Translated && (view != device.View || alsoUnchanged || device.Region.Context != before))
+                        entering.Add(device);
                 }
             }
         }
 
+        SyncInSteps(leaving);
+        Switch(switching);
+        SyncInSteps(entering);
+    }
+
+    private DmaView ViewOf(IntelDevice device) => !_translationEnabled ? DmaView.Bypass : device.Region.Context.Mode switch
+    {
+        DmaMode.PassThrough => DmaView.Bypass,
+        DmaMode.Translated => DmaView.Translated,
+        _ => DmaView.Blocked,
+    };
+
+    private void Switch(List<IntelDevice> devices)
+    {
+        if (devices.Count == 0)
+            return;
+        SetDefersReplay(devices, true);
         try
         {
-            foreach (IntelDevice device in stayed)
+            using TopologyTransaction transaction = _topology.Begin();
+            foreach (IntelDevice device in devices)
+                device.Switch(ViewOf(device));
+        }
+        finally
+        {
+            SetDefersReplay(devices, false);
+        }
+    }
+
+    private void SetDefersReplay(List<IntelDevice> devices, bool value)
+    {
+        lock (Sync)
+        {
+            foreach (IntelDevice device in devices)
+                device.Region.DefersReplay = value;
+        }
+    }
+
+    private void SyncInSteps(List<IntelDevice> devices)
+    {
+        try
+        {
+            foreach (IntelDevice device in devices)
             {
                 EnterSegment();
                 SyncInSteps(device, default, LastIova);

@@ -10,17 +10,28 @@ namespace Godwit.Machine;
 /// so that a guest's driver finds no remapping hardware for them and sends compatibility format (VT-d 8.3).
 /// </summary>
 /// <param name="apics">Where messages end.</param>
-/// <param name="remapper">Interrupt remapping, or null without.</param>
+/// <param name="unit">The vIOMMU, or null.</param>
 /// <param name="bypasses">Whether the function with a requester id is on a bus that bypasses the unit.</param>
-internal sealed class InterruptWindow(IInterruptSink apics, InterruptRemapper? remapper, Func<ushort, bool> bypasses) : IMmioHandler
+internal sealed class InterruptWindow(IInterruptSink apics, IntelIommu? unit, Func<ushort, bool> bypasses) : IMmioHandler
 {
     /// <summary>
-    /// A message is a write of one aligned doubleword (VT-d 5.1, SDM vol. 3, 11.11.1). A longer write is one request of another kind, not
-    /// several messages: it is refused, as a root complex answers with Unsupported Request.
+    /// A message is a write of one aligned doubleword (VT-d 3.15, SDM vol. 3, 11.11.1). A longer write is one request of another kind, not
+    /// several messages: it is refused, and a fault of the unit.
     /// </summary>
     public static MmioAccessRules Rules => new(4, 4, AllowUnaligned: false) { Splits = false };
 
-    public ulong Read(ulong offset, int size, in TransactionAttributes attributes) => ulong.MaxValue;
+    /// <summary>All ones; that of a function below the unit is a fault too (VT-d 3.15).</summary>
+    public ulong Read(ulong offset, int size, in TransactionAttributes attributes)
+    {
+        Refused(offset, size, write: false, attributes);
+        return ulong.MaxValue;
+    }
+
+    public void Refused(ulong offset, int length, bool write, in TransactionAttributes attributes)
+    {
+        if (attributes.RequesterId is { } requester && !bypasses(requester))
+            unit?.RejectInterruptRangeRequest(requester, write);
+    }
 
     public void Write(ulong offset, ulong value, int size, in TransactionAttributes attributes)
     {
@@ -37,7 +48,7 @@ internal sealed class InterruptWindow(IInterruptSink apics, InterruptRemapper? r
     /// <summary>A message of <paramref name="requester"/>, which is under the unit, if there is one.</summary>
     public void Send(ushort requester, ulong address, uint data)
     {
-        if (remapper is not null)
+        if (unit?.Interrupts is { } remapper)
             remapper.Deliver(requester, address, data, apics);
         else
             apics.Deliver(InterruptMessage.FromCompatibility(address, data));

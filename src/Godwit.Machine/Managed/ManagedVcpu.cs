@@ -54,7 +54,7 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
     public override ulong Clock => _registers.ClockBase + ToNanoseconds(_time.GetTimestamp() - _ranSince);
 
     public override void SendInterrupt(uint destination, byte vector) =>
-        _apics.Deliver(new InterruptMessage(destination, Extended: true, Logical: false, DeliveryMode: 0, vector, LevelTriggered: false));
+        _apics.Deliver(new InterruptMessage(destination, Extended: true, Logical: false, ToOne: false, DeliveryMode: 0, vector, LevelTriggered: false));
 
     public void Run()
     {

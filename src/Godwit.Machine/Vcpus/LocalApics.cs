@@ -49,8 +49,8 @@ internal sealed class LocalApics : IInterruptSink
                 continue;
             vcpu.Interrupt(message.Vector);
             delivered = true;
-            if (message.DeliveryMode == LowestPriority)
-                break; // one of them
+            if (message.DeliveryMode == LowestPriority || message.ToOne)
+                break; // one of them, any
         }
 
         return delivered;

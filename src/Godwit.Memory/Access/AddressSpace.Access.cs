@@ -139,6 +139,9 @@ public sealed unsafe partial class AddressSpace
         return true;
     }
 
+    /// <summary>Opens a series of reads of single words of plain RAM. To be disposed on the same thread, soon.</summary>
+    public RamReader OpenRam() => new(this);
+
     private MemoryResult ReadPieces(AccessGuard guard, ulong address, Span<byte> destination, in TransactionAttributes attributes)
     {
         // An access that wraps at the top of the space fails where it leaves it.

@@ -14,6 +14,12 @@ public interface IMmioHandler
 
     /// <summary>Writes the low <paramref name="size"/> bytes of <paramref name="value"/>.</summary>
     void Write(ulong offset, ulong value, int size, in TransactionAttributes attributes);
+
+    /// <summary>
+    /// An access of <paramref name="length"/> bytes that the rules of the region refuse: told, as the others are, before the one who makes it
+    /// gets <see cref="MemoryResult.AccessError"/>.
+    /// </summary>
+    void Refused(ulong offset, int length, bool write, in TransactionAttributes attributes) { }
 }
 
 /// <summary>
@@ -85,7 +91,11 @@ public sealed class MmioRegion : MemoryRegion
     internal MemoryResult Read(ulong offset, Span<byte> destination, in TransactionAttributes attributes)
     {
         if (!Rules.Allows(offset, destination.Length))
+        {
+            Handler.Refused(offset, destination.Length, write: false, attributes);
             return MemoryResult.AccessError;
+        }
+
         Span<byte> word = stackalloc byte[8];
         while (!destination.IsEmpty)
         {
@@ -103,7 +113,11 @@ public sealed class MmioRegion : MemoryRegion
     internal MemoryResult Write(ulong offset, ReadOnlySpan<byte> data, in TransactionAttributes attributes)
     {
         if (!Rules.Allows(offset, data.Length))
+        {
+            Handler.Refused(offset, data.Length, write: true, attributes);
             return MemoryResult.AccessError;
+        }
+
         Span<byte> word = stackalloc byte[8];
         while (!data.IsEmpty)
         {

@@ -124,7 +124,7 @@ public sealed class InterruptTarget : IFuzzTarget
 
         private uint Switches => QueueOn | (_on ? RemappingOn : 0) | (_compatible ? CompatibilityOn : 0);
 
-        /// <summary>VT-d 5.1.2 to 5.1.5, 9.10: the message, or the reason why there is none and whether FPD keeps it from being recorded.</summary>
+        /// <summary>VT-d 5.1.2 to 5.1.4, 9.9: the message, or the reason why there is none and whether FPD keeps it from being recorded.</summary>
         private (InterruptMessage? Message, int Reason, bool Silent) Expect(ushort requester, uint address, uint data)
         {
             bool remappable = (address & 0x10) != 0;
@@ -145,8 +145,6 @@ public sealed class InterruptTarget : IFuzzTarget
             ulong mode = (low >> 5) & 7, validation = (high >> 18) & 3;
             bool reserved = (low & 0xFF00_F000) != 0 || (!_extended && (low & 0xFFFF_00FF_0000_0000) != 0) || high >> 20 != 0
                 || mode is 3 or 6 || validation == 3;
-            if (reserved)
-                return (null, 0x24, silent);
             int ignored = ((int)(high >> 16) & 3) switch { 0 => 0, 1 => 4, 2 => 6, _ => 7 };
             bool accepted = validation switch
             {
@@ -154,10 +152,12 @@ public sealed class InterruptTarget : IFuzzTarget
                 1 => (requester & ~ignored) == ((int)(high & 0xFFFF) & ~ignored),
                 _ => requester >> 8 >= (int)(high >> 8 & 0xFF) && requester >> 8 <= (int)(high & 0xFF),
             };
+            if (validation != 3 && !accepted)
+                return (null, 0x26, silent);
             uint destination = _extended ? (uint)(low >> 32) : (uint)(low >> 40) & 0xFF;
-            return accepted
-                ? (new InterruptMessage(destination, _extended, (low & 4) != 0, (int)mode, (byte)(low >> 16), (low & 0x10) != 0), 0, false)
-                : (null, 0x26, silent);
+            return !reserved
+                ? (new InterruptMessage(destination, _extended, (low & 4) != 0, (low & 8) != 0, (int)mode, (byte)(low >> 16), (low & 0x10) != 0), 0, false)
+                : (null, 0x24, silent);
         }
 
         /// <summary>The reason in the record that was written, 0 for none; all records are free afterwards.</summary>

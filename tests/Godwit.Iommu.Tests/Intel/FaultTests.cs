@@ -46,6 +46,20 @@ public class FaultTests
         Assert.Equal(Pending | (2u << 8), guest.Read32(Fsts));
     }
 
+    /// <summary>VT-d 7.2.1: recording begins anew when neither translation nor interrupt remapping is on.</summary>
+    [Fact]
+    public void RecordingBeginsAnewWhenAllIsOff()
+    {
+        using GuestDriver guest = Blocked();
+        guest.DmaRead(0x1000, out _);
+        TranslationTests.ClearFaults(guest);
+        guest.Command(0, clear: Te);
+        guest.Command(Te);
+        guest.DmaRead(0x2000, out _);
+        Assert.Equal(Pending, guest.Read32(Fsts));
+        Assert.Equal(0x2000ul, guest.ReadRegister64(0x220));
+    }
+
     [Fact]
     public void OneEventUntilAllIsCleared()
     {

@@ -25,7 +25,7 @@ public sealed class InterruptRemappingTests : IDisposable, IInterruptSink
     public void Until_IRE_is_set_messages_pass_as_they_are()
     {
         Send(Window | (5 << 12), 0x8141);
-        Assert.Equal(new InterruptMessage(5, false, false, 1, 0x41, true), Assert.Single(_delivered));
+        Assert.Equal(new InterruptMessage(5, false, false, false, 1, 0x41, true), Assert.Single(_delivered));
     }
 
     [Fact]
@@ -34,7 +34,7 @@ public sealed class InterruptRemappingTests : IDisposable, IInterruptSink
         Enable(extended: true);
         SetEntry(7, Entry(vector: 0x51) | (300UL << 32));
         Send(Remappable(7), 0);
-        Assert.Equal(new InterruptMessage(300, true, false, 0, 0x51, false), Assert.Single(_delivered));
+        Assert.Equal(new InterruptMessage(300, true, false, false, 0, 0x51, false), Assert.Single(_delivered));
         Assert.Equal(0, Fault());
     }
 
@@ -44,7 +44,7 @@ public sealed class InterruptRemappingTests : IDisposable, IInterruptSink
         Enable(extended: false);
         SetEntry(9, Entry(vector: 0x52) | (0x21UL << 40) | (1 << 2) | (1 << 3) | (1 << 4) | (1 << 5) | (0xF << 8));
         Send(Remappable(9), 0);
-        Assert.Equal(new InterruptMessage(0x21, false, true, 1, 0x52, true), Assert.Single(_delivered));
+        Assert.Equal(new InterruptMessage(0x21, false, true, true, 1, 0x52, true), Assert.Single(_delivered));
     }
 
     [Theory]
@@ -91,6 +91,7 @@ public sealed class InterruptRemappingTests : IDisposable, IInterruptSink
     [InlineData(1UL | (3 << 5), 0UL, 0x24)]              // delivery modes that do not exist
     [InlineData(1UL | (6 << 5), 0UL, 0x24)]
     [InlineData(1UL, 3UL << 18, 0x24)]                   // SVT 3
+    [InlineData(1UL | (1 << 12), 1UL << 18, 0x26)]       // reserved bits, and not of this source, which is verified first
     [InlineData(1UL, 1UL << 20, 0x24)]
     [InlineData(1UL | (1UL << 32), 0UL, 0x24)]           // outside an xAPIC destination
     [InlineData(1UL | (1UL << 48), 0UL, 0x24)]
@@ -272,7 +273,7 @@ public sealed class InterruptRemappingTests : IDisposable, IInterruptSink
         guest.EnableQueue();
         guest.Command(Ire);
         ulong[] lows = [Entry(vector: 0x41) | (1UL << 32), Entry(vector: 0x82) | (0xABCD_EF01UL << 32), 0, Entry(vector: 0x33) | (1 << 15)];
-        InterruptMessage[] possible = [new(1, true, false, 0, 0x41, false), new(0xABCD_EF01, true, false, 0, 0x82, false)];
+        InterruptMessage[] possible = [new(1, true, false, false, 0, 0x41, false), new(0xABCD_EF01, true, false, false, 0, 0x82, false)];
         bool stop = false;
         var writer = new Thread(() =>
         {

@@ -39,6 +39,7 @@ public class QueueTests
     {
         { "type 0", 0, 0 },
         { "device TLB, which is not offered", 3, 0 },
+        { "host-permission-table cache, which is not offered", 10, 0 },
         { "interrupt entry cache, which is not offered", 4, 0 },
         { "PASID cache", 7, 0 },
         { "type 15", 15, 0 },
@@ -51,7 +52,6 @@ public class QueueTests
         { "IOTLB beyond MAMV", 2 | (3 << 4), 19 },
         { "wait with reserved bits", 5 | (1 << 5) | (1 << 20), 0x1000 },
         { "wait with an unaligned address", 5 | (1 << 5), 0x1001 },
-        { "wait for nothing", 5, 0 },
     };
 
     [Theory]
@@ -97,7 +97,6 @@ public class QueueTests
         { "PASID-based IOTLB with reserved bits", 6 | (2 << 4) | (1 << 6), 0, 4 },
         { "PASID-based IOTLB with reserved bits in the second word", 6 | (2 << 4), 1 << 7, 4 },
         { "IOTLB with granularity 0", 2, 0, 4 },
-        { "wait for nothing", 5, 0, 4 },
         { "wait with PD, which is not offered", 5 | (1 << 5) | (1 << 7), 0x1000, 4 },
     };
 
@@ -179,6 +178,32 @@ public class QueueTests
         Assert.Equal(0u, guest.Read32(Fsts) & (1 << 5)); // ICE never
     }
 
+    /// <summary>Which widths and types each table mode has (VT-d 6.5.2.11, table 26).</summary>
+    [Theory]
+    [InlineData(0, false, 2, 0)]
+    [InlineData(0, true, 2, 0)]
+    [InlineData(0, true, 7, 3)]  // PASIDs are not of legacy mode
+    [InlineData(0, true, 6, 3)]
+    [InlineData(1, true, 7, 0)]
+    [InlineData(1, false, 2, 5)]
+    [InlineData(3, true, 2, 0)]
+    [InlineData(3, true, 7, 0)]
+    [InlineData(3, false, 2, 5)] // nor is there a narrow queue in abort-DMA mode
+    [InlineData(2, true, 2, 7)]
+    public void EachTableModeHasItsWidthAndTypes(int mode, bool wide, int type, int info)
+    {
+        using var guest = new GuestDriver(new Iommu.Intel.IntelIommuOptions { AddressWidth = 48, ScalableMode = true });
+        guest.WriteRegister64(Rtaddr, guest.Root | ((ulong)mode << 10));
+        guest.Command(Srtp);
+        guest.Write64(guest.Queue, (uint)type | (type == 2 ? 1u << 4 : type == 6 ? 2u << 4 : 3u << 4)); // all, or PASID 0 of domain 0
+        guest.WriteRegister64(Iqa, guest.Queue | (wide ? 1u << 11 : 0));
+        guest.Command(Qie);
+        guest.Write32(Iqt, wide ? 0x20u : 0x10u);
+        Assert.Equal(info != 0, (guest.Read32(Fsts) & QueueError) != 0);
+        Assert.Equal((ulong)info, guest.ReadRegister64(0xB0) & 0xF);
+        Assert.Equal(info != 0, guest.ReadRegister64(Iqh) == 0);
+    }
+
     private static GuestDriver Scalable(bool deviceIotlb)
     {
         var guest = new GuestDriver(
@@ -233,9 +258,11 @@ public class QueueTests
     {
         using var guest = new GuestDriver();
         guest.EnableQueue();
-        guest.Invalidate(guest.Wait(0x55, 0xFED9_0020), guest.Wait(0x56, 0x4000_0000), guest.Wait(0x57, 0x9000), (5ul | (1ul << 6), 0ul));
+        guest.Invalidate(guest.Wait(0x55, 0xFED9_0020), guest.Wait(0x56, 0x4000_0000), guest.Wait(0x57, 0x9000), (5ul | (1ul << 6), 0ul), (5ul, 0ul));
         Assert.Equal(0ul, guest.ReadRegister64(Rtaddr));
         Assert.Equal(0x57ul, guest.Read64(0x9000));
+        guest.Invalidate(guest.Wait(0x58, 0x9000 | (0xABCUL << 52))); // bits above the host's width are ignored
+        Assert.Equal(0x58ul, guest.Read64(0x9000));
     }
 
     [Fact]

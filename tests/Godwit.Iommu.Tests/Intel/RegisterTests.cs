@@ -189,7 +189,7 @@ public class RegisterTests
         Assert.Equal(0x7_1234_5000ul, guest.ReadRegister64(Rtaddr));
         Assert.Equal(7u, guest.Read32(Rtaddr + 4));
         guest.WriteRegister64(Iqa, 0xFFFF_FFFF_FFFF_FFFF);
-        Assert.Equal(0xFFFF_FFFF_FFFF_F007ul, guest.ReadRegister64(Iqa)); // no 256-bit descriptors
+        Assert.Equal(0xFFFF_FFFF_FFFF_F807ul, guest.ReadRegister64(Iqa)); // DW, as abort-DMA mode needs it
         guest.WriteRegister64(Feaddr, 0xFEE0_0000);               // FEADDR and FEUADDR in one write
         Assert.Equal(0xFEE0_0000u, guest.Read32(Feaddr));
         guest.Write32(Gcmd, 0);

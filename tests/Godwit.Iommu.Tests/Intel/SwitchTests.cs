@@ -55,6 +55,81 @@ public class SwitchTests
         Assert.Same(space, guest.Functions[0].DmaSpace);
     }
 
+    private enum Seen
+    {
+        Translated,
+        PassThrough,
+        Blocked,
+        BlockedOtherwise,
+        Off,
+    }
+
+    /// <summary>
+    /// From each to each: one memory transaction when the device sees something else, none when it does not, and before the transaction what
+    /// had been mapped is withdrawn already, in events of its own.
+    /// </summary>
+    [Theory]
+    [InlineData(TableKind.Legacy)]
+    [InlineData(TableKind.ScalableSecond)]
+    [InlineData(TableKind.ScalableFirst)]
+    public void EverySwitchIsOneTransaction(TableKind kind)
+    {
+        using var guest = new GuestDriver(
+            new Iommu.Intel.IntelIommuOptions { AddressWidth = 48, ScalableMode = kind != TableKind.Legacy }, functions: 2, kind);
+        ulong table = guest.AllocateTable();
+        guest.Map(table, 0x1000, 0x8000);
+        guest.Map(table, 0xFFF0_0000, 0x9000); // behind the interrupt window
+        guest.SetContext(guest.Sid(1), 0, 2, type: 2);
+        guest.SetRootAndEnable();
+        var user = new ShadowUser(guest.Functions[0].DmaSpace);
+        foreach (Seen from in Enum.GetValues<Seen>())
+        {
+            foreach (Seen to in Enum.GetValues<Seen>())
+            {
+                Show(from);
+                Check(from);
+                (int transactions, int unmaps) = (user.Transactions, user.UnmapEvents);
+                Show(to);
+                Check(to);
+                bool changes = Sort(from) != Sort(to);
+                Assert.Equal((from, to, changes ? 1 : 0), (from, to, user.Transactions - transactions));
+                Assert.Equal((from, to, from == Seen.Translated && changes ? 2 : 0), (from, to, user.UnmapEvents - unmaps));
+                Show(to); // the same again
+                Assert.Equal(changes ? 1 : 0, user.Transactions - transactions);
+            }
+        }
+
+        static Seen Sort(Seen seen) => seen switch { Seen.BlockedOtherwise => Seen.Blocked, Seen.Off => Seen.PassThrough, _ => seen };
+
+        void Show(Seen seen)
+        {
+            if (seen == Seen.Off)
+            {
+                guest.Command(0, clear: Te);
+                return;
+            }
+
+            if (seen == Seen.Blocked)
+                guest.ClearContext(guest.Sid());
+            else
+                guest.SetContext(guest.Sid(), seen == Seen.PassThrough ? 0 : table, 1, type: seen switch { Seen.PassThrough => 2, _ => 0 });
+            if (seen == Seen.BlockedOtherwise)
+                guest.Write64(guest.ContextOf(guest.Sid()) + 8, ulong.MaxValue); // reserved bits
+            guest.Invalidate(ContextDevice(guest.Sid()), IotlbGlobal);
+            guest.Command(Te);
+        }
+
+        void Check(Seen seen)
+        {
+            bool bypass = Sort(seen) == Seen.PassThrough;
+            Assert.Equal((seen, !bypass), (seen, user.Translated));
+            Assert.Equal((seen, bypass), (seen, user.Ram.Count != 0));
+            Assert.Equal((seen, bypass), (seen, ReferenceEquals(guest.Topology.System.View, guest.Functions[0].DmaSpace.View)));
+            Assert.Equal((seen, seen == Seen.Translated ? 2 : 0), (seen, user.Live.Count));
+            Assert.Equal((seen, Sort(seen) == Seen.Blocked ? MemoryResult.AccessError : MemoryResult.Ok), (seen, guest.DmaRead(0x1000, out _)));
+        }
+    }
+
     [Fact]
     public void ADeviceInNoDomainIsBlockedAndOneInItsDomainIsNot()
     {

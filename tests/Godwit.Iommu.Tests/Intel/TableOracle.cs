@@ -35,7 +35,7 @@ internal sealed class TableOracle(GuestDriver guest)
             case 1 when _options.ScalableMode:
                 return Scalable(table, sid);
             case 3:
-                return new Verdict(Way.Blocked);
+                return new Verdict(Way.Blocked, 0x33);
             default:
                 return new Verdict(Way.Blocked, 0x30);
         }
@@ -86,7 +86,7 @@ internal sealed class TableOracle(GuestDriver guest)
             return new Verdict(Way.Blocked, 0x42, silent);
         ulong pasid = context[1];
         if (pasid / 64 >= 128UL << (int)((context[0] >> 9) & 7))
-            return new Verdict(Way.Blocked, 0x48, silent);
+            return new Verdict(Way.Blocked, 0x43, silent);
         if (Read((context[0] & ~0xFFFUL) + (pasid / 64 * 8)) is not { } directory)
             return new Verdict(Way.Blocked, 0x50, silent);
         silent |= (directory & 2) != 0;
@@ -149,7 +149,7 @@ internal sealed class TableOracle(GuestDriver guest)
             if (Read(table + ((iova >> shift) % 512 * 8)) is not { } entry)
             {
                 bool top = level == verdict.Levels;
-                return verdict.First ? top ? 0x73 : 0x70 : verdict.Scalable ? top ? 0x7B : 0x78 : 7;
+                return verdict.First ? top ? 0x73 : 0x70 : verdict.Scalable ? top ? 0x7B : 0x78 : top ? 3 : 7;
             }
 
             bool leaf = level == 1 || (entry & 0x80) != 0;
@@ -167,7 +167,7 @@ internal sealed class TableOracle(GuestDriver guest)
             }
             else
             {
-                odd |= (entry & (1UL << 62)) != 0 || (!verdict.Scalable && !_options.SnoopControl && (entry & 0x800) != 0);
+                odd |= (entry & (1UL << 62)) != 0 || ((!leaf || !_options.SnoopControl) && (entry & 0x800) != 0);
                 canRead &= (entry & 1) != 0;
                 canWrite &= (entry & 2) != 0;
                 if (verdict.Scalable && !canRead && !canWrite)
@@ -225,7 +225,7 @@ internal sealed class TableOracle(GuestDriver guest)
                 }
                 else
                 {
-                    ulong reserved = (1UL << 62) | (!verdict.Scalable && !_options.SnoopControl ? 0x800u : 0);
+                    ulong reserved = (1UL << 62) | (leaf && _options.SnoopControl ? 0 : 0x800u);
                     if ((level > 3 && leaf) || (entry & (reserved | inside)) != 0)
                         continue;
                     r &= (entry & 1) != 0;

@@ -124,7 +124,8 @@ public class TranslationTests
         { "address beyond the width of the context", 0x4, true },
         { "write to nothing", 0x5, true },
         { "read of nothing", 0x6, true },
-        { "table outside RAM", 0x7, true },
+        { "table outside RAM", 0x3, true }, // LCT.4.3: the root of the page table belongs to the context
+        { "table below outside RAM", 0x7, true },
         { "table in registers", 0x7, true },
         { "root table outside RAM", 0x8, false },
         { "context table outside RAM", 0x9, false },
@@ -176,6 +177,9 @@ public class TranslationTests
                     iova = 0x6000;
                     break;
                 case "table outside RAM":
+                    table = 0x4000_0000;
+                    break;
+                case "table below outside RAM":
                     guest.Write64(table, 0x4000_0000 | 3);
                     break;
                 case "table in registers":

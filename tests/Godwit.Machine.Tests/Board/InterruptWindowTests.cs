@@ -18,7 +18,7 @@ public sealed class InterruptWindowTests : IDisposable
         _apics = Apics(_vcpus);
         _ram.Topology.Add(
             _ram.Topology.SystemRoot, BusAddress.FromGpa(BoardLayout.InterruptBase),
-            new MmioRegion("msi", BoardLayout.InterruptSize, new InterruptWindow(_apics, remapper: null, _ => false), InterruptWindow.Rules));
+            new MmioRegion("msi", BoardLayout.InterruptSize, new InterruptWindow(_apics, unit: null, _ => false), InterruptWindow.Rules));
     }
 
     private const ushort Bypassing = 0x8000;
@@ -38,7 +38,7 @@ public sealed class InterruptWindowTests : IDisposable
     [InlineData(0xFEEF_F000u, 0x41u, new[] { 0, 1, 2 })] // broadcast
     [InlineData(0xFEE0_0000u, 0x0Fu, new int[0])] // reserved vector
     [InlineData(0xFEE0_0000u, 0x441u, new int[0])] // delivery mode NMI
-    [InlineData(0xFEE0_600Cu, 0x41u, new[] { 1, 2 })] // logical, fixed: both bits
+    [InlineData(0xFEE0_600Cu, 0x41u, new[] { 1 })] // logical, which needs a redirection hint: one of both
     [InlineData(0xFEE0_600Cu, 0x141u, new[] { 1 })] // logical, lowest priority: one
     public void A_message_reaches_the_CPUs_it_names(uint address, uint data, int[] expected)
     {
@@ -74,7 +74,7 @@ public sealed class InterruptWindowTests : IDisposable
     public void A_vCPU_beyond_255_is_reached_by_x2APIC_destinations(uint destination, bool logical, bool reached)
     {
         using var far = Cpu(299);
-        Apics(far).Deliver(new InterruptMessage(destination, Extended: true, logical, DeliveryMode: 0, 0x55, LevelTriggered: false));
+        Apics(far).Deliver(new InterruptMessage(destination, Extended: true, logical, ToOne: false, DeliveryMode: 0, 0x55, LevelTriggered: false));
 
         Assert.Equal(reached, far.Registers.AnyRequested);
     }
@@ -85,7 +85,7 @@ public sealed class InterruptWindowTests : IDisposable
         const ulong Table = 0x2_0000;
         var iommu = new IntelIommu(_ram.Topology, new IntelIommuOptions { InterruptRemapping = true, ExtendedInterruptMode = true });
         using ManagedVcpu far = Cpu(299), near = Cpu(7);
-        var window = new InterruptWindow(Apics(far, near), iommu.Interrupts, requester => requester == Bypassing);
+        var window = new InterruptWindow(Apics(far, near), iommu, requester => requester == Bypassing);
         _ram.Bus.Store(new Gpa(Table + (5 * 16)), 1UL | (0x66 << 16) | (299UL << 32));
         _ram.Bus.Store(new Gpa(Table + (5 * 16) + 8), 0x18UL | (1 << 18)); // from 00:03.0
         _ram.Bus.WriteMmio(IntelIommu.RegisterBase + 0xB8, Table | (1 << 11) | 7, 8);
@@ -124,6 +124,38 @@ public sealed class InterruptWindowTests : IDisposable
         Assert.All(_vcpus, v => Assert.False(v.Registers.AnyRequested));
         Assert.Equal(MemoryResult.Ok, _ram.Topology.System.Write(BusAddress.FromGpa(BoardLayout.InterruptBase), [0x41, 0, 0, 0], attributes));
         Assert.True(_vcpus[0].Registers.AnyRequested);
+    }
+
+    /// <summary>What a function sends there and is no message is fault 29h, as soon as the unit remaps anything and the function is below it.</summary>
+    [Theory]
+    [InlineData(8, true)]
+    [InlineData(2, true)]
+    [InlineData(4, false)]
+    [InlineData(8, false)]
+    public void What_is_no_message_is_a_fault(int length, bool write)
+    {
+        using var ram = new RamFixture();
+        var iommu = new IntelIommu(ram.Topology, new IntelIommuOptions());
+        var window = new InterruptWindow(_apics, iommu, requester => requester == Bypassing);
+        ram.Topology.Add(
+            ram.Topology.SystemRoot, BusAddress.FromGpa(BoardLayout.InterruptBase),
+            new MmioRegion("msi", BoardLayout.InterruptSize, window, InterruptWindow.Rules));
+        Access(0x18);
+        Assert.Equal(0u, ram.Bus.ReadMmio(IntelIommu.RegisterBase + 0x34, 4)); // FSTS: nothing is remapped yet
+
+        ram.Bus.WriteMmio(IntelIommu.RegisterBase + 0x18, 1u << 31, 4); // GCMD.TE
+        Access(Bypassing);
+        Assert.Equal(0u, ram.Bus.ReadMmio(IntelIommu.RegisterBase + 0x34, 4));
+        Access(0x18);
+        Assert.Equal(2u, ram.Bus.ReadMmio(IntelIommu.RegisterBase + 0x34, 4)); // PPF
+        Assert.Equal((1UL << 63) | (write ? 0 : 1UL << 62) | (0x29UL << 32) | 0x18, ram.Bus.ReadMmio(IntelIommu.RegisterBase + 0x228, 8));
+
+        void Access(ushort requester)
+        {
+            var attributes = new TransactionAttributes(DirtySource.Device, requester);
+            BusAddress address = BusAddress.FromGpa(BoardLayout.InterruptBase);
+            _ = write ? ram.Topology.System.Write(address, new byte[length], attributes) : ram.Topology.System.Read(address, new byte[length], attributes);
+        }
     }
 
     [Fact]

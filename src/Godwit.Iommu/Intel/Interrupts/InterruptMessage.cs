@@ -1,14 +1,15 @@
 namespace Godwit.Iommu.Intel;
 
-/// <summary>An interrupt as the local APICs get it (Intel SDM vol. 3, 11.11; VT-d 5.1.5).</summary>
+/// <summary>An interrupt as the local APICs get it (Intel SDM vol. 3, 11.11; VT-d 9.9).</summary>
 /// <param name="Destination">APIC id, or a logical destination; 8 bits unless <paramref name="Extended"/>.</param>
 /// <param name="Extended">The destination is an x2APIC one, of 32 bits.</param>
 /// <param name="Logical">The destination is a logical one.</param>
+/// <param name="ToOne">RH: to one of the CPUs that the destination names, not to each.</param>
 /// <param name="DeliveryMode">0 fixed, 1 lowest priority, 2 SMI, 4 NMI, 5 INIT, 7 ExtINT.</param>
 /// <param name="Vector">Vector.</param>
 /// <param name="LevelTriggered">Level, else edge.</param>
 public readonly record struct InterruptMessage(
-    uint Destination, bool Extended, bool Logical, int DeliveryMode, byte Vector, bool LevelTriggered)
+    uint Destination, bool Extended, bool Logical, bool ToOne, int DeliveryMode, byte Vector, bool LevelTriggered)
 {
     private const ulong RedirectionHint = 1 << 3;
     private const ulong LogicalDestination = 1 << 2;
@@ -23,6 +24,7 @@ public readonly record struct InterruptMessage(
         (byte)(address >> 12),
         Extended: false,
         (address & (RedirectionHint | LogicalDestination)) == (RedirectionHint | LogicalDestination),
+        (address & RedirectionHint) != 0,
         (int)(data >> 8) & 7,
         (byte)data,
         (data & (1 << 15)) != 0);

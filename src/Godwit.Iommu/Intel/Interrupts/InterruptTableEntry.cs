@@ -2,7 +2,7 @@ using Godwit.Iommu.Intel.Spec;
 
 namespace Godwit.Iommu.Intel.Interrupts;
 
-/// <summary>An entry of the interrupt-remapping table in remapped format, 16 bytes (VT-d 9.10).</summary>
+/// <summary>An entry of the interrupt-remapping table in remapped format, 16 bytes (VT-d 9.9).</summary>
 internal readonly record struct InterruptTableEntry(ulong Low, ulong High)
 {
     internal const int Size = 16;
@@ -10,11 +10,13 @@ internal readonly record struct InterruptTableEntry(ulong Low, ulong High)
     private const ulong PresentBit = 1;
     private const ulong FaultDisableBit = 1 << 1;
     private const ulong LogicalBit = 1 << 2;
+    private const ulong RedirectionHintBit = 1 << 3;
     private const ulong LevelBit = 1 << 4;
-    private const ulong PostedBit = 1 << 15;               // IM: posted format, which CAP.PI denies (VT-d 9.11)
+    private const ulong PostedBit = 1 << 15;               // IM: posted format, which CAP.PI denies (VT-d 9.10)
     private const ulong ReservedLow = 0xFF00_7000;         // 31:24 and 14:12
     private const ulong ReservedDestination = 0xFFFF_00FF_0000_0000; // xAPIC ids stand in 47:40
     private const ulong ReservedHigh = ~0xF_FFFFUL;        // above SVT
+    private const int ReservedValidation = 3;              // SVT 11b
 
     internal bool IsPresent => (Low & PresentBit) != 0;
 
@@ -33,15 +35,16 @@ internal readonly record struct InterruptTableEntry(ulong Low, ulong High)
     {
         if (!IsPresent)
             return FaultReason.InterruptEntryNotPresent;
-        if (HasReservedBits(extended))
-            return FaultReason.InterruptEntryReserved;
-        return Accepts(requester) ? FaultReason.None : FaultReason.InterruptSourceInvalid;
+        if (SourceValidation != ReservedValidation && !Accepts(requester))
+            return FaultReason.InterruptSourceInvalid;
+        return HasReservedBits(extended) ? FaultReason.InterruptEntryReserved : FaultReason.None;
     }
 
     internal InterruptMessage ToMessage(bool extended) => new(
         extended ? (uint)(Low >> 32) : (byte)(Low >> 40),
         extended,
         (Low & LogicalBit) != 0,
+        (Low & RedirectionHintBit) != 0,
         DeliveryMode,
         (byte)(Low >> 16),
         (Low & LevelBit) != 0);
@@ -52,7 +55,7 @@ internal readonly record struct InterruptTableEntry(ulong Low, ulong High)
         || (!extended && (Low & ReservedDestination) != 0)
         || (High & ReservedHigh) != 0
         || DeliveryMode is 3 or 6
-        || SourceValidation == 3;
+        || SourceValidation == ReservedValidation;
 
     /// <summary>SVT and SQ.</summary>
     private bool Accepts(ushort requester)

@@ -12,16 +12,16 @@ internal enum FaultReason : byte
     // Legacy mode.
     RootNotPresent = 0x01,              // LRT.2
     ContextNotPresent = 0x02,           // LCT.2
-    ContextInvalid = 0x03,              // LCT.4
+    ContextInvalid = 0x03,              // LCT.4: width, type, or a root of the page table that cannot be read
     AddressBeyondWidth = 0x04,          // LGN.1
     WriteDenied = 0x05,                 // LGN.2
     ReadDenied = 0x06,                  // LGN.3
-    TableAccess = 0x07,                 // LSL.1
+    TableAccess = 0x07,                 // LSS.1
     RootAccess = 0x08,                  // LRT.1
     ContextAccess = 0x09,               // LCT.1
     RootReserved = 0x0A,                // LRT.3
     ContextReserved = 0x0B,             // LCT.3
-    TableReserved = 0x0C,               // LSL.2
+    TableReserved = 0x0C,               // LSS.2
     OutputInInterruptRange = 0x0E,      // LGN.4
 
     // Interrupt remapping.
@@ -33,16 +33,18 @@ internal enum FaultReason : byte
     CompatibilityBlocked = 0x25,        // compatibility format while it is not let through
     InterruptSourceInvalid = 0x26,      // the requester is not the one that the entry names
     PostedDescriptorAccess = 0x27,      // a posted-interrupt descriptor cannot be read
+    InterruptRangeMisused = 0x29,       // a request to 0xFEEx_xxxx that is no interrupt: a read, or a write of another size
 
     // Scalable mode.
     TableModeInvalid = 0x30,            // RTA.1
+    AbortDma = 0x33,                    // RTA.4
     ScalableRootAccess = 0x38,          // SRT.1
     ScalableRootNotPresent = 0x39,      // SRT.2
     ScalableRootReserved = 0x3A,        // SRT.3
     ScalableContextAccess = 0x40,       // SCT.1
     ScalableContextNotPresent = 0x41,   // SCT.2
     ScalableContextReserved = 0x42,     // SCT.3
-    RidPasidInvalid = 0x48,             // SCT.9
+    ScalableContextInvalid = 0x43,      // SCT.4: RID_PASID lies beyond the directory
     PasidDirectoryAccess = 0x50,        // SPD.1
     PasidDirectoryNotPresent = 0x51,    // SPD.2
     PasidDirectoryReserved = 0x52,      // SPD.3
@@ -78,7 +80,7 @@ internal static class FaultReasons
     internal static bool IsQualified(this FaultReason reason) => reason is not (
         FaultReason.RootNotPresent or FaultReason.RootAccess or FaultReason.ContextAccess or FaultReason.RootReserved
         or FaultReason.InterruptRequestReserved or FaultReason.InterruptIndexBeyondTable or FaultReason.InterruptTableAccess
-        or FaultReason.CompatibilityBlocked or FaultReason.TableModeInvalid
+        or FaultReason.CompatibilityBlocked or FaultReason.InterruptRangeMisused or FaultReason.TableModeInvalid or FaultReason.AbortDma
         or FaultReason.ScalableRootAccess or FaultReason.ScalableRootNotPresent or FaultReason.ScalableRootReserved
-        or FaultReason.ScalableContextAccess);
+        or FaultReason.ScalableContextAccess or FaultReason.PasidDirectoryAccess or FaultReason.PasidTableAccess);
 }

@@ -18,6 +18,8 @@ internal enum DescriptorType
 /// </summary>
 internal readonly record struct InvalidationDescriptor(ulong Low, ulong High, ulong Upper = 0)
 {
+    private const ulong PhysicalFunction = 0xFFF0_0000_0000_F000; // PFSID: reserved, as ECAP.DIT is 0
+
     /// <summary>Type: bits 3:0 with bits 11:9 above them.</summary>
     internal int Type => (int)((Low & 0xF) | ((Low >> 5) & 0x70));
 
@@ -54,23 +56,22 @@ internal readonly record struct InvalidationDescriptor(ulong Low, ulong High, ul
 
     internal bool WaitStatusWrite => (Low & (1 << 5)) != 0;
 
-    internal bool WaitFence => (Low & (1 << 6)) != 0;
-
     internal uint StatusData => (uint)(Low >> 32);
 
-    internal ulong StatusAddress => High & ~3UL;
+    /// <summary>Bits above the host's address width are ignored (6.5.2.9).</summary>
+    internal ulong StatusAddress => High & GuestTables.HostWidthMask & ~3UL;
 
     /// <summary>Whether a bit is set that the specification reserves for this type. Unknown types have no reserved bits.</summary>
     internal bool HasReservedBits => Upper != 0 || (DescriptorType)Type switch
     {
         DescriptorType.ContextCache => (Low & 0xFFFC_0000_0000_F1C0) != 0 || High != 0,
         DescriptorType.Iotlb => (Low & 0xFFFF_FFFF_0000_F100) != 0 || (High & 0xF80) != 0,
-        DescriptorType.DeviceTlb => (Low & 0x000F_0000_FFE0_01F0) != 0 || (High & 0xFFE) != 0,
+        DescriptorType.DeviceTlb => (Low & (0x000F_0000_FFE0_01F0 | PhysicalFunction)) != 0 || (High & 0xFFE) != 0,
         DescriptorType.InterruptEntryCache => (Low & 0xFFFF_0000_07FF_F1E0) != 0 || High != 0,
         DescriptorType.Wait => (Low & 0xFFFF_F180) != 0 || (High & 3) != 0,
         DescriptorType.PasidIotlb => (Low & 0xFFF0_0000_0000_F1C0) != 0 || (High & 0xF80) != 0,
         DescriptorType.PasidCache => (Low & 0xFFF0_0000_0000_F1C0) != 0 || High != 0,
-        DescriptorType.PasidDeviceTlb => (High & 0x7FE) != 0,
+        DescriptorType.PasidDeviceTlb => (Low & PhysicalFunction) != 0 || (High & 0x7FE) != 0,
         _ => false,
     };
 }

@@ -95,7 +95,7 @@ internal static class QueueAddressBits
 {
     internal const ulong BaseMask = ~0xFFFUL;
 
-    /// <summary>DW: descriptors have 256 bits. Reserved without scalable mode.</summary>
+    /// <summary>DW: descriptors have 256 bits. Reserved without scalable and abort-DMA mode.</summary>
     internal const ulong Wide = 1UL << 11;
 
     /// <summary>QS: the queue has 2^QS pages.</summary>
@@ -150,7 +150,7 @@ internal enum TableMode
     Scalable = 1,
     Reserved = 2,
 
-    /// <summary>All DMA is aborted without a look at tables, and without recording faults.</summary>
+    /// <summary>All DMA is aborted without a look at tables (3.4.4).</summary>
     AbortDma = 3,
 }
 

@@ -65,12 +65,12 @@ internal readonly record struct SecondStageEntry(ulong Value)
     internal static ulong PageBytes(int level) => 1UL << PageShift(level);
 
     /// <summary>
-    /// Reserved: bit 11 unless <paramref name="snoopBit"/>, bit 7 above level 3, address bits above the width, address bits below the page in a leaf,
-    /// and bit 62 (9.8; bits 61:52 and 63 are ignored).
+    /// Reserved: bit 11 but in a leaf with <paramref name="snoopBit"/>, bit 7 above level 3, address bits above the width, address bits below
+    /// the page in a leaf, and bit 62 (9.8; bits 61:52 and 63 are ignored).
     /// </summary>
     internal bool HasReservedBits(int level, ulong hostWidthMask, bool snoopBit)
     {
-        ulong reserved = (1UL << 62) | (snoopBit ? 0 : 1UL << 11) | (AddressBits & ~hostWidthMask);
+        ulong reserved = (1UL << 62) | (snoopBit && IsLeaf(level) ? 0 : 1UL << 11) | (AddressBits & ~hostWidthMask);
         if (level > 3)
             reserved |= PageSizeBit;
         else if (level > 1 && IsLeaf(level))

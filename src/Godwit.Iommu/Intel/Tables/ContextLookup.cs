@@ -3,8 +3,8 @@ using Godwit.Iommu.Intel.Spec;
 namespace Godwit.Iommu.Intel;
 
 /// <summary>
-/// From a requester to what becomes of its DMA: root and context entry in legacy mode (VT-d 3.4.3), root, context, PASID directory and PASID
-/// entry in scalable mode (3.4.4). At most four reads, each judged by its copy. Any thread.
+/// From a requester to what becomes of its DMA: root and context entry in legacy mode (VT-d 3.4.2), root, context, PASID directory and PASID
+/// entry in scalable mode (3.4.3). At most four reads, each judged by its copy. Any thread.
 /// </summary>
 internal sealed class ContextLookup(GuestTables tables, IntelIommuOptions options)
 {
@@ -12,7 +12,7 @@ internal sealed class ContextLookup(GuestTables tables, IntelIommuOptions option
     {
         TableMode.Legacy => FindLegacy(pointer.Table, sourceId),
         TableMode.Scalable when options.ScalableMode => FindScalable(pointer.Table, sourceId),
-        TableMode.AbortDma => DeviceContext.Aborted,
+        TableMode.AbortDma => DeviceContext.Blocked(FaultReason.AbortDma),
         _ => DeviceContext.Blocked(FaultReason.TableModeInvalid),
     };
 
@@ -81,7 +81,7 @@ internal sealed class ContextLookup(GuestTables tables, IntelIommuOptions option
         bool silent = context.FaultDisabled;
         uint pasid = context.RidPasid;
         if (pasid >> 6 >= context.DirectoryEntries)
-            return DeviceContext.Blocked(FaultReason.RidPasidInvalid, silent);
+            return DeviceContext.Blocked(FaultReason.ScalableContextInvalid, silent);
         if (!tables.TryRead(context.Directory + ((ulong)(pasid >> 6) * 8), out ulong word))
             return DeviceContext.Blocked(FaultReason.PasidDirectoryAccess, silent);
         var directory = new PasidDirectoryEntry(word);

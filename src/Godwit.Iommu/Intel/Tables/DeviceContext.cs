@@ -5,7 +5,7 @@ namespace Godwit.Iommu.Intel;
 /// <summary>What becomes of a function's DMA.</summary>
 internal enum DmaMode
 {
-    /// <summary>None of it passes: no usable entry, or abort-DMA mode.</summary>
+    /// <summary>None of it passes: no usable entry, or abort-DMA mode (VT-d 3.4.4).</summary>
     Blocked,
 
     /// <summary>Through a page table.</summary>
@@ -20,13 +20,10 @@ internal enum DmaMode
 /// equal treat all DMA alike.
 /// </summary>
 /// <param name="Mode">What becomes of DMA.</param>
-/// <param name="Fault">The reason, if it is blocked; None in abort-DMA mode, which records nothing (VT-d 11.4.6, TTM).</param>
+/// <param name="Fault">The reason, if it is blocked.</param>
 /// <param name="FaultDisabled">FPD of an entry on the way: qualified faults are not recorded.</param>
 internal sealed record DeviceContext(DmaMode Mode, FaultReason Fault, bool FaultDisabled)
 {
-    /// <summary>Abort-DMA mode.</summary>
-    internal static DeviceContext Aborted { get; } = new(DmaMode.Blocked, FaultReason.None, FaultDisabled: false);
-
     /// <summary>The domain that tags its cached translations. Of a blocked one 0, which in caching mode tags what is not present (VT-d 6.1).</summary>
     internal ushort Domain { get; init; }
 

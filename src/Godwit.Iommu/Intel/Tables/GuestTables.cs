@@ -30,6 +30,9 @@ internal sealed class GuestTables(AddressSpace system)
         return true;
     }
 
+    /// <summary>Begins a walk for one access: reads of single entries with nothing between them that waits.</summary>
+    internal RamReader Open() => system.OpenRam();
+
     /// <summary>Reads one aligned entry.</summary>
     internal bool TryRead(ulong address, out ulong entry)
     {

@@ -20,15 +20,13 @@ internal enum TableStage : byte
 /// <param name="Root">GPA of its root.</param>
 /// <param name="Levels">3 to 5; 4 or 5 for the first stage.</param>
 /// <param name="InputBits">Input addresses have this many bits; of a first stage that is the lower canonical half.</param>
-/// <param name="SnoopBit">Bit 11 of second-stage entries is no reserved bit.</param>
+/// <param name="SnoopBit">Bit 11 of second-stage leaves is no reserved bit (ECAP.SC).</param>
 internal readonly record struct PageTable(TableStage Stage, ulong Root, int Levels, int InputBits, bool SnoopBit)
 {
     internal static PageTable SecondStage(TableStage stage, ulong root, int addressWidthCode, IntelIommuOptions options)
     {
         int levels = addressWidthCode + 2;
-        // Legacy entries reserve SNP without snoop control; in scalable mode it is ignored then (9.8).
-        bool snoop = options.SnoopControl || stage == TableStage.Second;
-        return new PageTable(stage, root, levels, Math.Min(options.AddressWidth, SecondStageEntry.PageShift(levels + 1)), snoop);
+        return new PageTable(stage, root, levels, Math.Min(options.AddressWidth, SecondStageEntry.PageShift(levels + 1)), options.SnoopControl);
     }
 
     internal static PageTable FirstStage(ulong root, int levels, IntelIommuOptions options) =>

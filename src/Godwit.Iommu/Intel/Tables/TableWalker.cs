@@ -23,8 +23,9 @@ internal sealed class TableWalker(GuestTables tables)
         _ => WalkFirst(table, iova, wanted, out leaf),
     };
 
-    private static ulong EntryAddress(ulong table, Iova iova, int level) =>
-        table + (((iova.Value >> SecondStageEntry.PageShift(level)) & 511) * 8);
+    // Tables have 52 bits at most: entries by their format, roots because more are reserved (ContextLookup).
+    private static BusAddress EntryAddress(ulong table, Iova iova, int level) =>
+        new(table + (((iova.Value >> SecondStageEntry.PageShift(level)) & 511) * 8));
 
     private static Announcement Leaf(Iova iova, int level, ulong page, AccessRights rights) =>
         new(new Iova(iova.Value & ~(SecondStageEntry.PageBytes(level) - 1)), level, new Gpa(page), rights);
@@ -37,10 +38,11 @@ internal sealed class TableWalker(GuestTables tables)
             return FaultReason.AddressBeyondWidth;
         ulong at = table.Root;
         AccessRights rights = AccessRights.ReadWrite;
+        using RamReader ram = tables.Open();
         for (int level = table.Levels; level > 0; level--)
         {
-            if (!tables.TryRead(EntryAddress(at, iova, level), out ulong value))
-                return FaultReason.TableAccess;
+            if (!ram.TryReadUInt64(EntryAddress(at, iova, level), out ulong value))
+                return level == table.Levels ? FaultReason.ContextInvalid : FaultReason.TableAccess; // the root: LCT.4.3
             var entry = new SecondStageEntry(value);
             rights &= entry.Rights;
             if ((wanted & AccessRights.Write & ~rights) != 0)
@@ -71,9 +73,10 @@ internal sealed class TableWalker(GuestTables tables)
             return FaultReason.SecondStageBeyondWidth;
         ulong at = table.Root;
         AccessRights rights = AccessRights.ReadWrite;
+        using RamReader ram = tables.Open();
         for (int level = table.Levels; level > 0; level--)
         {
-            if (!tables.TryRead(EntryAddress(at, iova, level), out ulong value))
+            if (!ram.TryReadUInt64(EntryAddress(at, iova, level), out ulong value))
                 return level == table.Levels ? FaultReason.SecondStageRootAccess : FaultReason.SecondStageAccess;
             var entry = new SecondStageEntry(value);
             rights &= entry.Rights;
@@ -125,14 +128,15 @@ internal sealed class TableWalker(GuestTables tables)
     private FaultReason? TryWalkFirst(in PageTable table, Iova iova, AccessRights wanted, out Announcement leaf)
     {
         leaf = default;
-        Span<ulong> addresses = stackalloc ulong[5];
-        Span<ulong> values = stackalloc ulong[5];
+        Span<Visited> visited = stackalloc Visited[5];
         AccessRights rights = AccessRights.ReadWrite;
         ulong at = table.Root;
+        ulong marked = ulong.MaxValue; // bits that all entries have
+        using RamReader ram = tables.Open();
         for (int level = table.Levels; level > 0; level--)
         {
-            ulong address = EntryAddress(at, iova, level);
-            if (!tables.TryRead(address, out ulong value))
+            BusAddress address = EntryAddress(at, iova, level);
+            if (!ram.TryReadUInt64(address, out ulong value))
                 return level == table.Levels ? FaultReason.FirstStageRootAccess : FaultReason.FirstStageAccess;
             var entry = new FirstStageEntry(value);
             if (!entry.IsPresent)
@@ -143,8 +147,8 @@ internal sealed class TableWalker(GuestTables tables)
                 return FaultReason.PrivilegeDenied;
             if (!entry.CanWrite)
                 rights = AccessRights.Read;
-            addresses[level - 1] = address;
-            values[level - 1] = value;
+            marked &= value;
+            visited[level - 1] = new Visited(address.Value, value);
             if (!entry.IsLeaf(level))
             {
                 at = entry.Table;
@@ -157,21 +161,25 @@ internal sealed class TableWalker(GuestTables tables)
             bool write = (wanted & AccessRights.Write) != 0;
             if (!write && !entry.IsDirty)
                 leaf = leaf with { Rights = rights & AccessRights.Read };
-            return Mark(addresses[(level - 1)..table.Levels], values[(level - 1)..table.Levels], write);
+            // Nearly always an earlier walk has marked all of them.
+            return (marked & FirstStageEntry.AccessedBit) != 0 && (!write || entry.IsDirty)
+                ? FaultReason.None
+                : Mark(visited[(level - 1)..table.Levels], write);
         }
 
         return FaultReason.FirstStageReserved;
     }
 
-    /// <summary>Sets A in each entry, from the root down, and D in the leaf, the first one, for a write (VT-d 3.6.3).</summary>
-    private FaultReason? Mark(ReadOnlySpan<ulong> addresses, ReadOnlySpan<ulong> values, bool write)
+    /// <summary>Sets A in each entry, from the root down, and D in the leaf, the first one, for a write (VT-d 3.6.2).</summary>
+    private FaultReason? Mark(ReadOnlySpan<Visited> visited, bool write)
     {
-        for (int index = addresses.Length - 1; index >= 0; index--)
+        for (int index = visited.Length - 1; index >= 0; index--)
         {
             ulong marks = FirstStageEntry.AccessedBit | (write && index == 0 ? FirstStageEntry.DirtyBit : 0);
-            if ((values[index] & marks) == marks)
+            (ulong address, ulong value) = visited[index];
+            if ((value & marks) == marks)
                 continue;
-            switch (tables.TryMark(addresses[index], values[index], marks))
+            switch (tables.TryMark(address, value, marks))
             {
                 case MarkResult.Changed:
                     return null;
@@ -182,4 +190,7 @@ internal sealed class TableWalker(GuestTables tables)
 
         return FaultReason.None;
     }
+
+    /// <summary>An entry of the walk: where, and what it was.</summary>
+    private readonly record struct Visited(ulong Address, ulong Value);
 }
