@@ -24,7 +24,7 @@ public sealed class ArgumentTests
     public void An_IOMMU_has_the_properties_that_were_given_and_defaults_for_the_rest()
     {
         IommuArgument read = IommuArgument.Parse(
-            "intel,aw-bits=57,caching-mode=off,intremap=on,eim=on,pt=off,device-iotlb=on,scalable-mode=on,snoop-control=on");
+            "intel,aw-bits=57,caching-mode=off,intremap=on,eim=on,pt=off,device-iotlb=on,scalable-mode=on,first-stage=off,snoop-control=on");
         Assert.Equal(
             new IntelIommuOptions
             {
@@ -35,6 +35,7 @@ public sealed class ArgumentTests
                 PassThrough = false,
                 DeviceIotlb = true,
                 ScalableMode = true,
+                FirstStage = false,
                 SnoopControl = true,
             },
             read.Intel);

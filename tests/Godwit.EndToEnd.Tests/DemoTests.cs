@@ -42,6 +42,7 @@ public sealed class DemoTests
     [InlineData("intel,intremap=on", 1)]
     [InlineData("intel,aw-bits=57", 1, "--domain-switches", "50")]
     [InlineData("intel,aw-bits=48,scalable-mode=on", 1)]
+    [InlineData("intel,scalable-mode=on,first-stage=off", 1)]
     [InlineData("intel,aw-bits=57,scalable-mode=on", 1, "--guest-tables", "first", "--domain-switches", "50")]
     [InlineData("intel,intremap=on,eim=on", 300)]
     public async Task The_proof_holds_with_every_kind_of_IOMMU(string iommu, int vcpus, params string[] more)

@@ -56,7 +56,7 @@ public sealed partial class IntelIommu
         SetStatus(GlobalCommandBits.TranslationEnable, enable);
     }
 
-    /// <summary>ESIRTPS: setting the pointer invalidates all interrupt entries (VT-d 6.6).</summary>
+    /// <summary>ESIRTPS: setting the pointer invalidates all interrupt entries (VT-d 6.7).</summary>
     private void SetInterruptTable()
     {
         lock (_registerLock)

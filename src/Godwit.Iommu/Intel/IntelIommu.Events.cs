@@ -3,7 +3,7 @@ using Godwit.Memory;
 
 namespace Godwit.Iommu.Intel;
 
-// Faults and the two event interrupts (VT-d 7.2, 7.3, 6.5.2.8).
+// Faults and the two event interrupts (VT-d 7.2, 7.3, 6.5.2.10).
 public sealed partial class IntelIommu
 {
     /// <summary>Records a fault of a DMA request and signals the fault event if it is due. Any thread, no lock held but the command lock.</summary>
@@ -11,7 +11,7 @@ public sealed partial class IntelIommu
         Record(sourceId, iova.Value & LastIova.Value & ~0xFFFUL, reason, write);
 
     /// <summary>
-    /// Records a fault of an interrupt request: the index stands in bits 63:48 of the fault information (VT-d 11.4.14). Qualified
+    /// Records a fault of an interrupt request: the index stands in bits 63:48 of the fault information (VT-d 11.4.7.6). Qualified
     /// ones of an entry with FPD are not to be told here.
     /// </summary>
     internal void RecordInterruptFault(ushort sourceId, ushort index, FaultReason reason) =>
@@ -74,7 +74,7 @@ public sealed partial class IntelIommu
             address = _registers.Get32(control + 8) | ((ulong)_registers.Get32(control + 12) << 32);
         }
 
-        // 11.4.9.4: the address is that of an interrupt message. Anything else is dropped: writes of the unit's own must not run the
+        // 11.4.7.4: the address is that of an interrupt message. Anything else is dropped: writes of the unit's own must not run the
         // register handlers of other devices. The unit's own interrupts are not remapped (5.1.6), so they carry no requester id.
         if (!InterruptRange.Contains(address))
             return;

@@ -145,7 +145,7 @@ public sealed partial class IntelIommu
         return true; // the descriptor itself was good: the queue stops behind it
     }
 
-    /// <summary>Interrupt-entry cache invalidation (6.5.2.7).</summary>
+    /// <summary>Interrupt-entry cache invalidation (6.5.2.8).</summary>
     private bool InvalidateInterruptEntries(in InvalidationDescriptor descriptor)
     {
         int count = descriptor.InterruptSelective ? 1 << Math.Min(descriptor.InterruptIndexMask, 16) : 1 << 16;
@@ -155,7 +155,7 @@ public sealed partial class IntelIommu
     }
 
     /// <summary>
-    /// CCMD (6.5.1): ignored while the queue is on, as the specification forbids the mix. Scalable mode is for the queue alone, so there
+    /// CCMD (6.5.1.1): ignored while the queue is on, as the specification forbids the mix. Scalable mode is for the queue alone, so there
     /// the command is done in no granularity.
     /// </summary>
     private void ExecuteContextCommand()
@@ -178,7 +178,7 @@ public sealed partial class IntelIommu
 
     private bool IsLegacy => new RootPointer(_rootPointer).Mode == TableMode.Legacy;
 
-    /// <summary>IOTLB register (6.5.1); as CCMD.</summary>
+    /// <summary>IOTLB register (6.5.1.2); as CCMD.</summary>
     private void ExecuteIotlbCommand()
     {
         ulong command, address;

@@ -29,9 +29,15 @@ public sealed record IntelIommuOptions
 
     /// <summary>
     /// <c>scalable-mode</c>, ECAP.SMTS with first- and second-stage tables (VT-d 3.4.3). First-stage tables have four levels at least, so
-    /// it needs an <see cref="AddressWidth"/> of 48 or 57.
+    /// with them it needs an <see cref="AddressWidth"/> of 48 or 57.
     /// </summary>
     public bool ScalableMode { get; init; }
+
+    /// <summary>
+    /// <c>first-stage</c>, ECAP.FSTS: scalable mode has first-stage tables too. Off for guests with passthrough devices that do not invalidate when
+    /// they make first-stage entries present, which caching mode does not oblige them to do (VT-d 6.1).
+    /// </summary>
+    public bool FirstStage { get; init; } = true;
 
     /// <summary><c>snoop-control</c>, ECAP.SC: bit 11 of second-stage leaves and PGSNP are no reserved bits (VT-d 9.6, 9.8). All accesses snoop anyway.</summary>
     public bool SnoopControl { get; init; }
@@ -43,8 +49,10 @@ public sealed record IntelIommuOptions
             throw new ArgumentException($"aw-bits {AddressWidth} is not a VT-d address width that this unit has: 39, 48 or 57");
         if (ExtendedInterruptMode && !InterruptRemapping)
             throw new ArgumentException("eim=on needs intremap=on: x2APIC destinations are in the interrupt-remapping table");
-        if (ScalableMode && AddressWidth == 39)
-            throw new ArgumentException("scalable-mode=on needs aw-bits=48 or 57, not 39: first-stage tables have four levels at least");
+        if (!FirstStage && !ScalableMode)
+            throw new ArgumentException("first-stage=off needs scalable-mode=on: without it there are no first-stage tables");
+        if (ScalableMode && FirstStage && AddressWidth == 39)
+            throw new ArgumentException("scalable-mode=on needs aw-bits=48 or 57, not 39, or first-stage=off: first-stage tables have four levels at least");
         if (DmaTranslation)
             return;
         if (!InterruptRemapping)

@@ -22,7 +22,7 @@ internal readonly record struct BoardLayout(ulong LowRamSize, ulong HighRamSize)
 
     public const ulong MmioSize = 0x3C00_0000;
 
-    /// <summary>Interrupt messages (Intel SDM vol. 3, 11.11.1; VT-d 3.14).</summary>
+    /// <summary>Interrupt messages (Intel SDM vol. 3, 11.11.1; VT-d 3.15).</summary>
     public static Gpa InterruptBase => new(0xFEE0_0000);
 
     public const ulong InterruptSize = 0x10_0000;

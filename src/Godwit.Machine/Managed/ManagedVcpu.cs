@@ -17,7 +17,7 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
     private readonly TimeProvider _time;
     private readonly Action<ManagedVcpu> _panicked;
     private readonly Thread _thread;
-    private readonly ITimer _wakeTimer;
+    private readonly ITimer _haltTimer;
 
     /// <summary>Guards the fields below it that are not volatile, and is what every sleeper waits on.</summary>
     private readonly object _gate = new();
@@ -25,10 +25,12 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
     private string? _panicText;
     private long _ranSince;
     private int _runWanted;
-    private bool _executing;
+    private int _resting = 1; // the thread executes nothing: it waits for work
+    private bool _clockRuns;
+    private bool _timerFired;
     private bool _disposed;
-    private int _asleep;
-    private bool _woken;
+    private int _stopWaiters;
+    private long _wakes;
 
     public ManagedVcpu(
         uint apicId, GuestProgram program, GuestBus bus, IInterruptSink apics, TimeProvider time, Action<ManagedVcpu> panicked) : base(bus)
@@ -38,7 +40,7 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
         _apics = apics;
         _time = time;
         _panicked = panicked;
-        _wakeTimer = time.CreateTimer(static state => ((ManagedVcpu)state!).Wake(), this, Timeout.InfiniteTimeSpan, Timeout.InfiniteTimeSpan);
+        _haltTimer = time.CreateTimer(static state => ((ManagedVcpu)state!).EndHalt(), this, Timeout.InfiniteTimeSpan, Timeout.InfiniteTimeSpan);
         _thread = new Thread(Execute, StackBytes) { IsBackground = true, Name = $"vcpu{apicId}" };
         _thread.Start();
     }
@@ -56,6 +58,9 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
     public override void SendInterrupt(uint destination, byte vector) =>
         _apics.Deliver(new InterruptMessage(destination, Extended: true, Logical: false, ToOne: false, DeliveryMode: 0, vector, LevelTriggered: false));
 
+    /// <summary>How often its thread has been woken. A halted vCPU is stopped and let run again without.</summary>
+    internal long Wakes => Interlocked.Read(ref _wakes);
+
     public void Run()
     {
         lock (_gate)
@@ -63,7 +68,17 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
             if (_disposed || _panicText is not null)
                 return;
             Volatile.Write(ref _runWanted, 1);
-            Monitor.PulseAll(_gate);
+            if (!_clockRuns)
+            {
+                _ranSince = _time.GetTimestamp();
+                _clockRuns = true;
+            }
+
+            if (!IsResting)
+                return; // it has not come to its stop yet
+            ArmTimer();
+            if (HasWork)
+                Monitor.PulseAll(_gate);
         }
     }
 
@@ -72,7 +87,11 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
         lock (_gate)
         {
             Volatile.Write(ref _runWanted, 0);
-            Monitor.PulseAll(_gate);
+            if (!IsResting)
+                return;
+            StopClock();
+            if (_stopWaiters != 0)
+                Monitor.PulseAll(_gate);
         }
     }
 
@@ -80,7 +99,7 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
     {
         lock (_gate)
         {
-            if (!_executing)
+            if (IsStopped)
                 return true; // no timer for those that need none: most vCPUs of a large machine
         }
 
@@ -97,17 +116,24 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
             null, deadline, Timeout.InfiniteTimeSpan);
         lock (_gate)
         {
-            while (_executing && !expired)
+            _stopWaiters++;
+            while (!IsStopped && !expired)
                 Monitor.Wait(_gate);
-            return !_executing;
+            _stopWaiters--;
+            return IsStopped;
         }
     }
 
     public void Interrupt(byte vector)
     {
-        _registers.Request(vector); // a full fence: either the sleeper sees the request, or this sees it asleep
-        if (Volatile.Read(ref _asleep) != 0)
-            Wake();
+        _registers.Request(vector); // a full fence: either the thread sees the request before it waits, or this sees it resting
+        if (!IsResting)
+            return;
+        lock (_gate)
+        {
+            if (HasWork)
+                Monitor.PulseAll(_gate);
+        }
     }
 
     public void Save(IBufferWriter<byte> writer)
@@ -142,33 +168,59 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
 
         if (Thread.CurrentThread != _thread)
             _thread.Join();
-        _wakeTimer.Dispose();
+        _haltTimer.Dispose();
     }
+
+    private bool IsResting => Volatile.Read(ref _resting) != 0;
+
+    /// <summary>Under the gate: it executes nothing, and will not by itself.</summary>
+    private bool IsStopped => IsResting && Volatile.Read(ref _runWanted) == 0;
+
+    /// <summary>Under the gate, while it rests: whether it has something to execute. A halted vCPU has not until an enabled interrupt or its timer.</summary>
+    private bool HasWork =>
+        Volatile.Read(ref _runWanted) != 0
+        && (!_registers.Halted || _timerFired || (_registers.InterruptsEnabled && _registers.AnyRequested));
 
     private void Execute()
     {
-        while (true)
+        while (Rest())
         {
-            lock (_gate)
-            {
-                _executing = false;
-                Monitor.PulseAll(_gate);
-                while (Volatile.Read(ref _runWanted) == 0 && !_disposed)
-                    Monitor.Wait(_gate);
-                if (_disposed)
-                    return;
-                _executing = true;
-                _ranSince = _time.GetTimestamp();
-            }
-
-            string? panic = ExecuteUntilStopped();
-            _registers.ClockBase = Clock;
-            if (panic is not null)
+            if (ExecuteUntilIdle() is { } panic)
                 EnterPanic(panic);
         }
     }
 
-    private string? ExecuteUntilStopped()
+    /// <summary>
+    /// Waits for work, stopped or halted: the same wait, so that a halted vCPU becomes a stopped one, and goes on as a halted one, without its
+    /// thread's being woken. False when it is over.
+    /// </summary>
+    private bool Rest()
+    {
+        lock (_gate)
+        {
+            Volatile.Write(ref _resting, 1);
+            Interlocked.MemoryBarrier(); // the other half of Interrupt's fence
+            if (Volatile.Read(ref _runWanted) == 0)
+                StopClock();
+            else
+                ArmTimer();
+            if (_stopWaiters != 0)
+                Monitor.PulseAll(_gate);
+            while (!_disposed && !HasWork)
+            {
+                Monitor.Wait(_gate);
+                Interlocked.Increment(ref _wakes);
+            }
+
+            if (_disposed)
+                return false;
+            _timerFired = false;
+            Volatile.Write(ref _resting, 0);
+            return true;
+        }
+    }
+
+    private string? ExecuteUntilIdle()
     {
         try
         {
@@ -181,13 +233,18 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
                     _program.Interrupt(this, vector);
                     _registers.InterruptsEnabled = true;
                 }
-                else if (_registers.Halted)
+                else if (!_registers.Halted)
                 {
-                    Sleep();
+                    _program.Step(this);
+                }
+                else if (_registers.TimerDeadline != RegisterFile.NoTimer && Clock >= _registers.TimerDeadline)
+                {
+                    _registers.Halted = false;
+                    _registers.TimerDeadline = RegisterFile.NoTimer;
                 }
                 else
                 {
-                    _program.Step(this);
+                    return null;
                 }
             }
 
@@ -205,43 +262,43 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
         }
     }
 
-    /// <summary>Halted: waits for an enabled interrupt, the timer, or a stop request.</summary>
-    private void Sleep()
+    /// <summary>Under the gate, while it rests and its clock runs: has a halted vCPU woken at its time, or at once when that has passed.</summary>
+    private void ArmTimer()
     {
+        _timerFired = false;
         ulong deadline = _registers.TimerDeadline;
-        if (deadline != RegisterFile.NoTimer)
+        if (!_registers.Halted || deadline == RegisterFile.NoTimer)
+            return;
+        ulong now = Clock;
+        if (now >= deadline)
         {
-            ulong now = Clock;
-            if (now >= deadline)
-            {
-                _registers.Halted = false;
-                _registers.TimerDeadline = RegisterFile.NoTimer;
-                return;
-            }
-
-            // The system's timer counts whole milliseconds, rounded up here; a wake too early sleeps again.
-            ulong milliseconds = Math.Min((deadline - now + 999_999) / 1_000_000, 1_000_000);
-            _wakeTimer.Change(TimeSpan.FromMilliseconds(milliseconds), Timeout.InfiniteTimeSpan);
+            _timerFired = true;
+            return;
         }
 
+        // The system's timer counts whole milliseconds, rounded up here; a wake too early waits again.
+        ulong milliseconds = Math.Min((deadline - now + 999_999) / 1_000_000, 1_000_000);
+        _haltTimer.Change(TimeSpan.FromMilliseconds(milliseconds), Timeout.InfiniteTimeSpan);
+    }
+
+    /// <summary>The timer. One that fires while the vCPU is stopped is armed anew when it runs.</summary>
+    private void EndHalt()
+    {
         lock (_gate)
         {
-            Volatile.Write(ref _asleep, 1);
-            Interlocked.MemoryBarrier(); // the other half of Interrupt's fence
-            while (!_woken && Volatile.Read(ref _runWanted) != 0 && !(_registers.InterruptsEnabled && _registers.AnyRequested))
-                Monitor.Wait(_gate);
-            _woken = false;
-            Volatile.Write(ref _asleep, 0);
+            if (!IsResting || Volatile.Read(ref _runWanted) == 0)
+                return;
+            _timerFired = true;
+            Monitor.PulseAll(_gate);
         }
     }
 
-    private void Wake()
+    private void StopClock()
     {
-        lock (_gate)
-        {
-            _woken = true;
-            Monitor.PulseAll(_gate);
-        }
+        if (!_clockRuns)
+            return;
+        _registers.ClockBase = Clock;
+        _clockRuns = false;
     }
 
     private void EnterPanic(string text)
@@ -250,7 +307,7 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
         {
             _program.Panic(this, text);
         }
-#pragma warning disable CA1031 // as in ExecuteUntilStopped
+#pragma warning disable CA1031 // as in ExecuteUntilIdle
         catch (Exception second)
 #pragma warning restore CA1031
         {
@@ -270,7 +327,7 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
 
     private void RequireStopped()
     {
-        if (_executing)
+        if (!IsStopped)
             throw new InvalidOperationException($"vCPU {ApicId} is executing; stop it before its state is saved or loaded.");
     }
 

@@ -41,6 +41,7 @@ internal static class MachineDescriber
             AddSwitch("pt", config.Intel.PassThrough);
             AddSwitch("device-iotlb", config.Intel.DeviceIotlb);
             AddSwitch("scalable-mode", config.Intel.ScalableMode);
+            AddSwitch("first-stage", config.Intel.FirstStage);
             AddSwitch("snoop-control", config.Intel.SnoopControl);
         }
 

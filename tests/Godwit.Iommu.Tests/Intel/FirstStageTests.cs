@@ -4,7 +4,7 @@ using static Godwit.Iommu.Tests.GuestDriver;
 
 namespace Godwit.Iommu.Tests;
 
-/// <summary>Accessed and dirty marks (VT-d 3.6.3), by translation and by announcement.</summary>
+/// <summary>Accessed and dirty marks (VT-d 3.6.2), by translation and by announcement.</summary>
 public class FirstStageTests
 {
     private const ulong Accessed = 1 << 5, Dirty = 1 << 6;

@@ -250,6 +250,82 @@ public class HostileTests
         Compare(guest, users);
     });
 
+    /// <summary>
+    /// What is reachable from the unit, counted object by object, is no more after hundreds of hostile programs than after the first ones: once
+    /// the guest has nothing set up any more, nothing is left of what it did.
+    /// </summary>
+    [Theory]
+    [InlineData(39, false)]
+    [InlineData(48, true)]
+    public void NothingIsKeptOfManyPrograms(int width, bool scalable) => Seeded.Run(1, random =>
+    {
+        using var guest = new GuestDriver(new IntelIommuOptions { AddressWidth = width, ScalableMode = scalable }, functions: 3);
+        guest.Functions[0].DmaSpace.AddListener(new Passthrough());
+        guest.Functions[1].DmaSpace.AddListener(new Passthrough());
+        FillSpares(guest);
+        for (int program = 0; program < 40; program++)
+            RunOne();
+        (long objects, long bytes) = Held();
+        for (int program = 0; program < 300; program++)
+            RunOne();
+        (long objectsAfter, long bytesAfter) = Held();
+        // Some lists grow to what was live at most; none of them has as many entries as there were programs.
+        Assert.InRange(objectsAfter, 0, objects + 20);
+        Assert.InRange(bytesAfter, 0, bytes + 0x1_0000);
+
+        void RunOne()
+        {
+            var program = new Program([.. Enumerable.Range(0, 240).Select(_ => random.Next(0x1_0000))]);
+            Prepare(guest, scalable, program);
+            while (!program.AtEnd)
+                Step(guest, program);
+        }
+
+        (long Objects, long Bytes) Held()
+        {
+            guest.Write32(Gcmd, 0);
+            guest.Write32(Fsts, uint.MaxValue);
+            Assert.Equal(0, guest.Iommu.Churn.Live);
+            return HeldMemory.Of(guest.Iommu);
+        }
+
+        // The records keep some empty chunks for the next mappings: as many as they ever will, from here on.
+        void FillSpares(GuestDriver driver)
+        {
+            ulong leaves = driver.AllocateTable(), middle = driver.AllocateTable(), table = driver.AllocateTable();
+            for (ulong index = 0; index < 512; index++)
+            {
+                driver.Write64(leaves + (index * 8), 0x8000 | 3);
+                driver.Write64(middle + (index * 8), index < 64 ? leaves | 3 : 0);
+            }
+
+            driver.Write64(table, middle | 3);
+            for (int function = 0; function < 2; function++)
+                driver.SetContext(driver.Sid(function), table, 1, levels: 3);
+            driver.WriteRegister64(Rtaddr, driver.Root);
+            driver.Write32(Gcmd, Srtp);
+            driver.Write32(Gcmd, Te);
+            Assert.Equal(2 * 64 * 512, driver.Iommu.Churn.Live);
+            driver.Write32(Gcmd, 0);
+        }
+    });
+
+    /// <summary>Wants to be told and remembers nothing.</summary>
+    private sealed class Passthrough : IMemoryListener, IIommuListener
+    {
+        public void RegionAdded(in FlatRange range) => (range.Region as IommuRegion)?.AddListener(this, range.Range);
+
+        public void RegionRemoved(in FlatRange range) => (range.Region as IommuRegion)?.RemoveListener(this);
+
+        public void Mapped(Iova iova, ulong length, Gpa target, AccessRights rights)
+        {
+        }
+
+        public void Unmapped(Iova iova, ulong length)
+        {
+        }
+    }
+
     private static ulong Page(int index) => Arena + ((ulong)index << 12);
 
     /// <summary>Numbers that are used up; 0 afterwards.</summary>

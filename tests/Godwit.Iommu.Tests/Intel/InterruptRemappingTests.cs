@@ -126,6 +126,18 @@ public sealed class InterruptRemappingTests : IDisposable, IInterruptSink
     }
 
     [Fact]
+    public void What_is_no_interrupt_is_0x29_while_anything_is_remapped()
+    {
+        _guest.Iommu.RejectInterruptRangeRequest(Requester, write: true);
+        Assert.Equal(0, Fault());
+        Enable(extended: true);
+        _guest.Iommu.RejectInterruptRangeRequest(Requester, write: false);
+        Assert.Equal(0x29, Fault());
+        Assert.Equal(0UL, _guest.ReadRegister64(Records));
+        Assert.Equal((1UL << 63) | (1UL << 62) | (0x29UL << 32) | Requester, _guest.ReadRegister64(Records + 8));
+    }
+
+    [Fact]
     public void A_table_outside_RAM_is_0x23()
     {
         Enable(extended: true, table: 0xFED9_0000);

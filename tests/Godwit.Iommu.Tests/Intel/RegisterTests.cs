@@ -15,6 +15,7 @@ public class RegisterTests
         new IntelIommuOptions { AddressWidth = 48, PassThrough = false },
         new IntelIommuOptions { AddressWidth = 57, DeviceIotlb = true, SnoopControl = true },
         new IntelIommuOptions { AddressWidth = 48, ScalableMode = true },
+        new IntelIommuOptions { ScalableMode = true, FirstStage = false },
         new IntelIommuOptions { AddressWidth = 57, ScalableMode = true, InterruptRemapping = true, ExtendedInterruptMode = true },
         new IntelIommuOptions { InterruptRemapping = true },
         new IntelIommuOptions { InterruptRemapping = true, ExtendedInterruptMode = true, DmaTranslation = false },
@@ -39,9 +40,9 @@ public class RegisterTests
         Assert.Equal(7ul, (cap >> 40) & 0xFF);                             // NFR: 8 records
         Assert.Equal(18ul, (cap >> 48) & 0x3F);                            // MAMV
         Assert.Equal(3ul, (cap >> 54) & 3);                                // DWD, DRD
-        Assert.Equal(Bit(options.ScalableMode), (cap >> 56) & 1);          // FS1GP
+        Assert.Equal(Bit(options.ScalableMode && options.FirstStage), (cap >> 56) & 1); // FS1GP
         Assert.Equal(0ul, (cap >> 57) & 7);                                // PI
-        Assert.Equal(Bit(options.ScalableMode && options.AddressWidth == 57), (cap >> 60) & 1); // FS5LP
+        Assert.Equal(Bit(options.ScalableMode && options.FirstStage && options.AddressWidth == 57), (cap >> 60) & 1); // FS5LP
         Assert.Equal(Bit(options.InterruptRemapping), (cap >> 62) & 1);    // ESIRTPS
         Assert.Equal(1ul, cap >> 63);                                      // ESRTPS
         ulong ecap = guest.ReadRegister64(0x10);
@@ -58,7 +59,7 @@ public class RegisterTests
         Assert.Equal(0ul, (ecap >> 32) & 0x7FF);                           // NWFS, EAFS, PSS, PASID, DIT, PDS
         Assert.Equal(Bit(options.ScalableMode), (ecap >> 43) & 1);         // SMTS
         Assert.Equal(0ul, (ecap >> 44) & 3);                               // VCS, SSADS
-        Assert.Equal(options.ScalableMode ? 0xFul : 0, (ecap >> 46) & 0xF); // SSTS, FSTS, SMPWCS, RPS
+        Assert.Equal(options.ScalableMode ? options.FirstStage ? 0xFul : 0xD : 0, (ecap >> 46) & 0xF); // SSTS, FSTS, SMPWC, RPS
         Assert.Equal(Bit(options.DmaTranslation), (ecap >> 52) & 1);       // ADMS
         Assert.Equal(0ul, ecap >> 53);                                     // RPRIVS and above
         guest.WriteRegister64(8, 0);
@@ -72,7 +73,8 @@ public class RegisterTests
         { new() { AddressWidth = 0 }, ["aw-bits 0"] },
         { new() { AddressWidth = 64 }, ["aw-bits 64"] },
         { new() { ExtendedInterruptMode = true }, ["eim=on", "intremap=on"] },
-        { new() { ScalableMode = true }, ["scalable-mode=on", "aw-bits=48 or 57"] },
+        { new() { ScalableMode = true }, ["scalable-mode=on", "aw-bits=48 or 57", "first-stage=off"] },
+        { new() { FirstStage = false }, ["first-stage=off", "scalable-mode=on"] },
         { new() { DmaTranslation = false }, ["dma-translation=off", "intremap=on"] },
         { new() { DmaTranslation = false, InterruptRemapping = true, AddressWidth = 48, ScalableMode = true }, ["dma-translation=off", "scalable-mode=on"] },
         { new() { DmaTranslation = false, InterruptRemapping = true, DeviceIotlb = true }, ["dma-translation=off", "device-iotlb=on"] },
@@ -93,7 +95,7 @@ public class RegisterTests
         int built = 0;
         foreach (int width in (int[])[39, 48, 57])
         {
-            for (int bits = 0; bits < 256; bits++)
+            for (int bits = 0; bits < 512; bits++)
             {
                 bool On(int bit) => (bits & (1 << bit)) != 0;
                 var options = new IntelIommuOptions
@@ -107,8 +109,9 @@ public class RegisterTests
                     DeviceIotlb = On(5),
                     ScalableMode = On(6),
                     SnoopControl = On(7),
+                    FirstStage = On(8),
                 };
-                bool possible = (On(1) || !On(2)) && (width != 39 || !On(6)) && (On(3) || (On(1) && !On(5) && !On(6) && !On(7)));
+                bool possible = (On(1) || !On(2)) && (On(6) || On(8)) && (width != 39 || !On(6) || !On(8)) && (On(3) || (On(1) && !On(5) && !On(6) && !On(7)));
                 if (!possible)
                 {
                     Assert.Throws<ArgumentException>(options.Validate);
@@ -120,7 +123,7 @@ public class RegisterTests
             }
         }
 
-        Assert.Equal((48 + 96 + 96) + (3 * 8), built); // with DMA translation by width, without
+        Assert.Equal((96 + 144 + 144) + (3 * 8), built); // with DMA translation by width, without
     }
 
     [Fact]

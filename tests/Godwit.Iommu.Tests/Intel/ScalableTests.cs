@@ -237,6 +237,29 @@ public class ScalableTests
         Assert.Equal(9ul, guest.Read64(0x8000));
     }
 
+    /// <summary>What first-stage=off leaves: second stage and pass-through, with as few levels as there are.</summary>
+    [Fact]
+    public void FirstStageTablesAreInvalidWhereTheyAreNotOffered()
+    {
+        var options = new IntelIommuOptions { ScalableMode = true, FirstStage = false };
+        using var guest = new GuestDriver(options, kind: TableKind.ScalableSecond);
+        ulong table = guest.AllocateTable();
+        guest.Map(table, 0x1000, 0x8000);
+        guest.SetContext(guest.Sid(), table, 1);
+        guest.SetRootAndEnable();
+        Assert.Equal(MemoryResult.Ok, guest.DmaRead(0x1000, out _));
+        Assert.Equal(0UL, (guest.ReadRegister64(0x10) >> 47) & 1); // ECAP.FSTS
+        Assert.Equal(0UL, guest.ReadRegister64(8) & (1UL << 56));  // CAP.FS1GP
+
+        guest.SetPasid(guest.Sid(), 0, 1, levels: 4, translation: 1);
+        guest.Invalidate(PasidCache(3, 0, 0));
+        Assert.Equal(MemoryResult.AccessError, guest.DmaRead(0x1000, out _));
+        guest.SetPasid(guest.Sid(), table, 1, levels: 4, translation: 1); // the pointer is reserved then
+        guest.Invalidate(PasidCache(3, 0, 0));
+        Assert.Equal(MemoryResult.AccessError, guest.DmaRead(0x1000, out _));
+        Assert.Equal([0x5B, 0x5A], TranslationTests.Faults(guest).Select(fault => fault.Reason));
+    }
+
     [Fact]
     public void LegacyContextsMayAllowDeviceTlbsWhereTheyAreOffered()
     {

@@ -103,14 +103,14 @@ internal sealed class TableOracle(GuestDriver guest)
         bool clean = (entry[0] & 0xFFF0_0000_0000_0E20) == 0
             && (entry[1] & 0xFFFF_FFFF_FE7F_0000) == 0
             && (_options.SnoopControl || (entry[1] & (1 << 24)) == 0)
-            && (entry[2] & 0xFFF0_0000_0000_0F82) == 0
+            && (entry[2] & (0xFFF0_0000_0000_0F82 | (_options.FirstStage ? 0 : 0x000F_FFFF_FFFF_F01CUL))) == 0
             && entry[3..].All(word => word == 0);
         if (!clean)
             return new Verdict(Way.Blocked, 0x5A, silent);
         int width = (int)(entry[0] >> 2) & 7, first = (int)(entry[2] >> 2) & 3;
         switch ((entry[0] >> 6) & 7)
         {
-            case 1 when first == 0 || (first == 1 && _options.AddressWidth == 57):
+            case 1 when _options.FirstStage && (first == 0 || (first == 1 && _options.AddressWidth == 57)):
                 return new Verdict(Way.Table, 0, silent, entry[2] & ~0xFFFUL, 4 + first, First: true, Scalable: true);
             case 2 when HasWidth(width):
                 return new Verdict(Way.Table, 0, silent, entry[0] & ~0xFFFUL, width + 2, Scalable: true);

@@ -246,6 +246,84 @@ public sealed class ManagedVcpuTests : IDisposable
         Assert.NotNull(other.PanicText);
     }
 
+    /// <summary>
+    /// What a pause or a migration costs a large machine whose vCPUs sleep: nothing is woken to be stopped, nor to be let run again. An interrupt
+    /// for a stopped one waits until it runs, and then wakes it alone.
+    /// </summary>
+    [Fact]
+    public void Halted_vCPUs_are_stopped_and_let_run_again_without_being_woken()
+    {
+        const int Count = 300;
+        using var halting = new CountdownEvent(Count);
+        using var taken = new SemaphoreSlim(0);
+        var program = new Program(
+            cpu =>
+            {
+                cpu.Registers.InterruptsEnabled = true;
+                cpu.Halt();
+                halting.Signal(); // once each: a second step would be one too many
+            },
+            (cpu, vector) =>
+            {
+                Assert.Equal((7u, 0x41), (cpu.ApicId, vector));
+                cpu.Halt();
+                taken.Release();
+            });
+        var set = new VcpuSet([.. Enumerable.Range(0, Count).Select(id => Create(program, (uint)id))], TimeProvider.System);
+        set.Run();
+        Assert.True(halting.Wait(Deadline.Generous));
+        set.Stop(Deadline.Generous); // some may have been on their way into the halt
+
+        long wakes = _vcpus.Sum(vcpu => vcpu.Wakes);
+        for (int round = 0; round < 20; round++)
+        {
+            set.Run();
+            set.Stop(Deadline.Generous);
+        }
+
+        _vcpus[7].Interrupt(0x41);
+        Assert.Equal(wakes, _vcpus.Sum(vcpu => vcpu.Wakes));
+        Assert.Equal(0, taken.CurrentCount);
+        _vcpus[7].Save(new ArrayBufferWriter<byte>()); // its state can be had as it is
+
+        set.Run();
+        taken.Wait("the interrupt");
+        set.Stop(Deadline.Generous);
+        Assert.Equal(wakes + 1, _vcpus.Sum(vcpu => vcpu.Wakes));
+    }
+
+    /// <summary>The other side of the migration: a vCPU that comes halted stays so without being woken, until its time.</summary>
+    [Fact]
+    public void A_vCPU_that_was_halted_where_it_was_saved_starts_halted()
+    {
+        var time = new ManualTime();
+        using var stepped = new SemaphoreSlim(0);
+        var program = new Program(cpu =>
+        {
+            bool first = cpu.Registers.General[0]++ == 0;
+            cpu.Halt(first ? 5_000_000 : ulong.MaxValue);
+            if (!first)
+                stepped.Release();
+        });
+        ManagedVcpu source = Create(program, time: time);
+        source.Run();
+        time.Armed.Wait("the halt");
+        time.Advance(TimeSpan.FromMilliseconds(2));
+        Stop(source, time);
+        var state = new ArrayBufferWriter<byte>();
+        source.Save(state);
+
+        ManagedVcpu destination = Create(program, time: time);
+        destination.Load(destination.StateVersion, state.WrittenSpan);
+        destination.Run();
+        Assert.Equal((0, 0), (destination.Wakes, stepped.CurrentCount));
+        time.Advance(TimeSpan.FromMilliseconds(3));
+        stepped.Wait("the timer");
+        Stop(destination, time);
+        Assert.Equal(5_000_000UL, destination.Registers.ClockBase);
+        Assert.Equal(1UL, source.Registers.General[0]);
+    }
+
     [Fact]
     public void Steps_and_sleeps_allocate_nothing()
     {
@@ -283,7 +361,7 @@ public sealed class ManagedVcpuTests : IDisposable
         }
     }
 
-    private ManagedVcpu Create(GuestProgram program, byte apicId = 0, TimeProvider? time = null, Action<ManagedVcpu>? panicked = null)
+    private ManagedVcpu Create(GuestProgram program, uint apicId = 0, TimeProvider? time = null, Action<ManagedVcpu>? panicked = null)
     {
         var vcpu = new ManagedVcpu(apicId, program, _ram.Bus, new LocalApics(), time ?? TimeProvider.System, panicked ?? (_ => { }));
         _vcpus.Add(vcpu);

@@ -12,14 +12,14 @@ internal interface IInterruptTableOwner
     void Configure(in InterruptRemappingState state);
 
     /// <summary>
-    /// Interrupt-entry cache invalidation (VT-d 6.5.2.7): entries <paramref name="first"/> to <paramref name="last"/>, inclusive, may have
+    /// Interrupt-entry cache invalidation (VT-d 6.5.2.8): entries <paramref name="first"/> to <paramref name="last"/>, inclusive, may have
     /// changed. On return no interrupt is delivered by what they said before.
     /// </summary>
     void InvalidateEntries(int first, int last);
 }
 
 /// <summary>What the guest has set up for interrupts.</summary>
-/// <param name="Table">GPA of the table that SIRTP latched (VT-d 11.4.17, IRTA).</param>
+/// <param name="Table">GPA of the table that SIRTP latched (VT-d 11.4.10, IRTA).</param>
 /// <param name="Entries">Its entries, 2 to 65536; 0 before the first SIRTP.</param>
 /// <param name="Extended">IRTA.EIME as latched: destinations have 32 bits.</param>
 /// <param name="Enabled">GSTS.IRES.</param>

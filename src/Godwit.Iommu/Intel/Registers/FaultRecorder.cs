@@ -3,7 +3,7 @@ using Godwit.Iommu.Intel.Spec;
 namespace Godwit.Iommu.Intel;
 
 /// <summary>
-/// Primary fault logging (VT-d 7.2, 11.4.9, 11.4.14) in the shared register file: a ring of records, one summary, one event. A repeated
+/// Primary fault logging (VT-d 7.2.1, 11.4.7) in the shared register file: a ring of records, one summary, one event. A repeated
 /// fault of the same source, page, reason and direction collapses into its record; a full ring sets overflow and drops.
 /// Called under the register lock.
 /// </summary>

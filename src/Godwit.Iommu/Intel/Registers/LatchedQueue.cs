@@ -2,7 +2,7 @@ using Godwit.Iommu.Intel.Spec;
 
 namespace Godwit.Iommu.Intel;
 
-/// <summary>The invalidation queue as IQA said when QIE was set (VT-d 6.5.2, 11.4.10.3); the default when it is off.</summary>
+/// <summary>The invalidation queue as IQA said when QIE was set (VT-d 6.5.2, 11.4.9.3); the default when it is off.</summary>
 internal readonly record struct LatchedQueue
 {
     // IQA with this bit, which no queue address has: on.

@@ -37,7 +37,7 @@ internal static class Capabilities
     private const ulong ScalableMode = 1UL << 43;            // SMTS
     private const ulong SecondStage = 1UL << 46;             // SSTS
     private const ulong FirstStage = 1UL << 47;              // FSTS
-    private const ulong ScalableCoherent = 1UL << 48;        // SMPWCS
+    private const ulong ScalableCoherent = 1UL << 48;        // SMPWC
     private const ulong RidPasid = 1UL << 49;                // RPS
     private const ulong AbortDma = 1UL << 52;                // ADMS
 
@@ -62,8 +62,8 @@ internal static class Capabilities
         | ((ulong)(RegisterOffsets.FaultRecordCount - 1) << FaultCountShift)
         | ((ulong)MaxAddressMask << MaxAddressMaskShift)
         | DrainWritesAndReads
-        | If(options.ScalableMode, FirstStage1GiB)
-        | If(options.ScalableMode && options.AddressWidth == 57, FirstStage5Levels)
+        | If(HasFirstStage(options), FirstStage1GiB)
+        | If(HasFirstStage(options) && options.AddressWidth == 57, FirstStage5Levels)
         | If(options.InterruptRemapping, EnhancedSetInterruptTable)
         | EnhancedSetRootTable;
 
@@ -78,8 +78,11 @@ internal static class Capabilities
         | If(options.SnoopControl, SnoopControl)
         | ((ulong)(RegisterOffsets.InvalidateAddress / 16) << IotlbOffsetShift)
         // SRS: a driver may set SRE in a PASID entry; requests without PASID have user privilege whatever it says (VT-d 9.6, RPRIVS is 0).
-        | If(options.ScalableMode, SupervisorRequests | ScalableMode | SecondStage | FirstStage | ScalableCoherent | RidPasid)
+        | If(options.ScalableMode, SupervisorRequests | ScalableMode | SecondStage | ScalableCoherent | RidPasid)
+        | If(HasFirstStage(options), FirstStage)
         | If(options.DmaTranslation, AbortDma);
+
+    private static bool HasFirstStage(IntelIommuOptions options) => options.ScalableMode && options.FirstStage;
 
     private static ulong If(bool condition, ulong bits) => condition ? bits : 0;
 }

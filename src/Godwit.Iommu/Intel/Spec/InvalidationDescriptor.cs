@@ -1,6 +1,6 @@
 namespace Godwit.Iommu.Intel.Spec;
 
-/// <summary>Kinds of queue entries (VT-d 6.5.2). Page-group responses (9) need page requests, which are not offered.</summary>
+/// <summary>Kinds of queue entries (VT-d 6.5.2). Page-group responses (9) and host permission tables (10) are not offered.</summary>
 internal enum DescriptorType
 {
     ContextCache = 1,

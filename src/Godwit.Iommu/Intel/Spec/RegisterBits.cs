@@ -18,7 +18,7 @@ internal static class GlobalCommandBits
     internal const uint KeptOfInterrupts = InterruptRemappingEnable | SetInterruptTablePointer | CompatibilityFormat;
 }
 
-/// <summary>FSTS (VT-d 11.4.9.1).</summary>
+/// <summary>FSTS (VT-d 11.4.7.1).</summary>
 internal static class FaultStatusBits
 {
     internal const uint Overflow = 1u << 0;
@@ -43,7 +43,7 @@ internal static class FaultStatusBits
     internal const uint FirstRecordMask = 0xFF00;
 }
 
-/// <summary>Upper half of a fault record (VT-d 11.4.14).</summary>
+/// <summary>Upper half of a fault record (VT-d 11.4.7.6).</summary>
 internal static class FaultRecordBits
 {
     /// <summary>F.</summary>
@@ -53,20 +53,20 @@ internal static class FaultRecordBits
     internal const ulong Read = 1UL << 62;
 }
 
-/// <summary>FECTL and IECTL (VT-d 11.4.9.2, 11.4.10.6).</summary>
+/// <summary>FECTL and IECTL (VT-d 11.4.7.2, 11.4.9.5).</summary>
 internal static class EventControlBits
 {
     internal const uint Mask = 1u << 31;
     internal const uint Pending = 1u << 30;
 }
 
-/// <summary>ICS (VT-d 11.4.10.5).</summary>
+/// <summary>ICS (VT-d 11.4.9.4).</summary>
 internal static class CompletionStatusBits
 {
     internal const uint WaitCompleted = 1u << 0;
 }
 
-/// <summary>CCMD (VT-d 11.4.5.1).</summary>
+/// <summary>CCMD (VT-d 11.4.6.1).</summary>
 internal static class ContextCommandBits
 {
     internal const ulong Invalidate = 1UL << 63;
@@ -77,7 +77,7 @@ internal static class ContextCommandBits
     internal const ulong Device = 3;
 }
 
-/// <summary>IOTLB_REG and IVA_REG (VT-d 11.4.8).</summary>
+/// <summary>IOTLB_REG and IVA_REG (VT-d 11.4.6.2).</summary>
 internal static class IotlbCommandBits
 {
     internal const ulong Invalidate = 1UL << 63;
@@ -90,7 +90,7 @@ internal static class IotlbCommandBits
     internal const ulong AddressMaskMask = 0x3F;
 }
 
-/// <summary>IQA (VT-d 11.4.10.3).</summary>
+/// <summary>IQA (VT-d 11.4.9.3).</summary>
 internal static class QueueAddressBits
 {
     internal const ulong BaseMask = ~0xFFFUL;
@@ -101,11 +101,11 @@ internal static class QueueAddressBits
     /// <summary>QS: the queue has 2^QS pages.</summary>
     internal const ulong SizeMask = 7;
 
-    /// <summary>Bits 18:4 of IQH and IQT: the offset of a descriptor (11.4.10.1, 11.4.10.2).</summary>
+    /// <summary>Bits 18:4 of IQH and IQT: the offset of a descriptor (11.4.9.1, 11.4.9.2).</summary>
     internal const ulong OffsetMask = 0x7_FFF0;
 }
 
-/// <summary>IQERCD (VT-d 11.4.10.9).</summary>
+/// <summary>IQERCD (VT-d 11.4.9.9).</summary>
 internal static class QueueErrorBits
 {
     /// <summary>IQEI.</summary>
@@ -117,7 +117,7 @@ internal static class QueueErrorBits
     internal const ulong TimeoutSourceMask = 0xFFFFUL << TimeoutSourceShift;
 }
 
-/// <summary>IQEI: what was wrong with the queue (VT-d 11.4.10.9).</summary>
+/// <summary>IQEI: what was wrong with the queue (VT-d 11.4.9.9).</summary>
 internal enum QueueErrorInfo
 {
     /// <summary>Not told. Here: the work that one register write may cause was used up.</summary>
@@ -131,7 +131,7 @@ internal enum QueueErrorInfo
     TableModeInvalid = 7,
 }
 
-/// <summary>IRTA (VT-d 11.4.17).</summary>
+/// <summary>IRTA (VT-d 11.4.10).</summary>
 internal static class InterruptTableBits
 {
     internal const ulong BaseMask = ~0xFFFUL;
@@ -143,7 +143,7 @@ internal static class InterruptTableBits
     internal const ulong SizeMask = 0xF;
 }
 
-/// <summary>TTM, bits 11:10 of RTADDR (VT-d 11.4.6).</summary>
+/// <summary>TTM, bits 11:10 of RTADDR (VT-d 11.4.5).</summary>
 internal enum TableMode
 {
     Legacy = 0,
@@ -154,7 +154,7 @@ internal enum TableMode
     AbortDma = 3,
 }
 
-/// <summary>RTADDR (VT-d 11.4.6), as written or as latched by SRTP.</summary>
+/// <summary>RTADDR (VT-d 11.4.5), as written or as latched by SRTP.</summary>
 internal readonly record struct RootPointer(ulong Value)
 {
     /// <summary>Bits that a guest can write.</summary>

@@ -26,13 +26,13 @@ internal static class RegisterOffsets
     internal const int QueueErrorRecord = 0xB0;
     internal const int InterruptTable = 0xB8;
 
-    /// <summary>IVA; CAP tells it as IRO x 16 (11.4.8.1).</summary>
+    /// <summary>IVA; CAP tells it as IRO x 16 (11.4.6.4).</summary>
     internal const int InvalidateAddress = 0xF0;
 
-    /// <summary>IOTLB, 8 bytes after IVA (11.4.8.2).</summary>
+    /// <summary>IOTLB, 8 bytes after IVA (11.4.6.3).</summary>
     internal const int IotlbInvalidate = 0xF8;
 
-    /// <summary>First fault record; CAP.FRO x 16 (11.4.14).</summary>
+    /// <summary>First fault record; CAP.FRO x 16 (11.4.7.6).</summary>
     internal const int FaultRecords = 0x220;
 
     /// <summary>Number of 16-byte fault records; CAP.NFR + 1.</summary>

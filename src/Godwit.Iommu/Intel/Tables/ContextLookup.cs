@@ -97,7 +97,7 @@ internal sealed class ContextLookup(GuestTables tables, IntelIommuOptions option
         silent |= entry.FaultDisabled;
         if (!entry.IsPresent)
             return DeviceContext.Blocked(FaultReason.PasidEntryNotPresent, silent);
-        if (entry.HasReservedBits(GuestTables.HostWidthMask, options.SnoopControl))
+        if (entry.HasReservedBits(GuestTables.HostWidthMask, options.SnoopControl, options.FirstStage))
             return DeviceContext.Blocked(FaultReason.PasidEntryReserved, silent);
         return Judge(entry) is { } valid
             ? valid with { FaultDisabled = silent, Domain = entry.Domain, Pasid = pasid }
@@ -116,7 +116,7 @@ internal sealed class ContextLookup(GuestTables tables, IntelIommuOptions option
                 table = PageTable.SecondStage(TableStage.Second, entry.SecondStageTable, entry.AddressWidthCode, options);
                 break;
             // Five levels are offered with aw-bits=57 (CAP.FS5LP).
-            case PasidTranslation.FirstStage when entry.FirstStageMode == 0 || (entry.FirstStageMode == 1 && options.AddressWidth == 57):
+            case PasidTranslation.FirstStage when options.FirstStage && (entry.FirstStageMode == 0 || (entry.FirstStageMode == 1 && options.AddressWidth == 57)):
                 table = PageTable.FirstStage(entry.FirstStageTable, 4 + entry.FirstStageMode, options);
                 break;
             default:

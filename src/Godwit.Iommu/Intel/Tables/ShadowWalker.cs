@@ -31,7 +31,7 @@ internal enum WalkEnd
 /// </summary>
 /// <remarks>
 /// A device that is told of a mapping uses it without asking again, so first-stage entries are marked accessed, and writable leaves dirty,
-/// before they are announced (VT-d 3.6.3 lets a unit cache a translation only when it is marked). That may mark more than the device will
+/// before they are announced (VT-d 3.6.2 lets a unit cache a translation only when it is marked). That may mark more than the device will
 /// write, never less.
 /// </remarks>
 internal sealed class ShadowWalker(GuestTables tables, AddressSpace system)

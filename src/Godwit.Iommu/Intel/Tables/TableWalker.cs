@@ -115,20 +115,30 @@ internal sealed class TableWalker(GuestTables tables)
         // width does (docs/vtd.md).
         if (iova.Value >> table.InputBits != 0)
             return FaultReason.ScalableBeyondWidth;
+        // Nearly always an earlier walk has marked everything, and nothing need be remembered.
+        return TryWalkFirst(table, iova, wanted, [], out leaf) ?? WalkAndMark(table, iova, wanted, out leaf);
+    }
+
+    private FaultReason WalkAndMark(in PageTable table, Iova iova, AccessRights wanted, out Announcement leaf)
+    {
+        Span<Visited> visited = stackalloc Visited[5];
         for (int attempt = 0; attempt < MaxAttempts; attempt++)
         {
-            if (TryWalkFirst(table, iova, wanted, out leaf) is { } settled)
+            if (TryWalkFirst(table, iova, wanted, visited, out leaf) is { } settled)
                 return settled;
         }
 
+        leaf = default;
         return FaultReason.FirstStageUpdateFailed;
     }
 
-    /// <summary>Null when the guest changed an entry before it could be marked.</summary>
-    private FaultReason? TryWalkFirst(in PageTable table, Iova iova, AccessRights wanted, out Announcement leaf)
+    /// <summary>
+    /// Null when an entry has to be marked and <paramref name="visited"/>, which remembers the way to it, is empty; or when the guest changed one
+    /// before it could be marked.
+    /// </summary>
+    private FaultReason? TryWalkFirst(in PageTable table, Iova iova, AccessRights wanted, Span<Visited> visited, out Announcement leaf)
     {
         leaf = default;
-        Span<Visited> visited = stackalloc Visited[5];
         AccessRights rights = AccessRights.ReadWrite;
         ulong at = table.Root;
         ulong marked = ulong.MaxValue; // bits that all entries have
@@ -148,7 +158,8 @@ internal sealed class TableWalker(GuestTables tables)
             if (!entry.CanWrite)
                 rights = AccessRights.Read;
             marked &= value;
-            visited[level - 1] = new Visited(address.Value, value);
+            if (!visited.IsEmpty)
+                visited[level - 1] = new Visited(address.Value, value);
             if (!entry.IsLeaf(level))
             {
                 at = entry.Table;
@@ -161,10 +172,9 @@ internal sealed class TableWalker(GuestTables tables)
             bool write = (wanted & AccessRights.Write) != 0;
             if (!write && !entry.IsDirty)
                 leaf = leaf with { Rights = rights & AccessRights.Read };
-            // Nearly always an earlier walk has marked all of them.
-            return (marked & FirstStageEntry.AccessedBit) != 0 && (!write || entry.IsDirty)
-                ? FaultReason.None
-                : Mark(visited[(level - 1)..table.Levels], write);
+            if ((marked & FirstStageEntry.AccessedBit) != 0 && (!write || entry.IsDirty))
+                return FaultReason.None;
+            return visited.IsEmpty ? null : Mark(visited[(level - 1)..table.Levels], write);
         }
 
         return FaultReason.FirstStageReserved;

@@ -26,7 +26,7 @@ internal partial struct VtdUnit
 
     /// <summary>
     /// An entry of the table for an interrupt of the device <paramref name="source"/>, and the message that the device must send for it
-    /// (VT-d 5.1.2.2, 9.10). Fixed delivery, physical destination.
+    /// (VT-d 5.1.2.2, 9.9). Fixed delivery, physical destination.
     /// </summary>
     public MsiMessage AddInterrupt(GuestCpu cpu, ushort source, uint destination, byte vector, bool level = false)
     {

@@ -24,7 +24,7 @@ internal partial struct VtdUnit
     /// <summary>Entries of <see cref="InterruptTable"/> given to interrupts.</summary>
     public uint InterruptsUsed;
 
-    /// <summary>Scalable mode, with descriptors of 256 bits (VT-d 3.4.4, 6.5.2).</summary>
+    /// <summary>Scalable mode, with descriptors of 256 bits (VT-d 3.4.3, 6.5.2).</summary>
     public bool Scalable;
 
     /// <summary>Page tables are first-stage ones.</summary>

@@ -1,6 +1,6 @@
 namespace Godwit.Machine.Guests.Drivers.Spec;
 
-/// <summary>The VT-d registers and structures that a driver needs (VT-d 4.1; section beside each).</summary>
+/// <summary>The VT-d registers and structures that a driver needs (VT-d, revision 5.10; section beside each).</summary>
 internal static class VtdRegisters
 {
     public const ulong Capability = 0x08;              // 11.4.2
@@ -12,7 +12,7 @@ internal static class VtdRegisters
     public const ulong QueueHead = 0x80;               // 11.4.9.1
     public const ulong QueueTail = 0x88;               // 11.4.9.2
     public const ulong QueueAddress = 0x90;            // 11.4.9.3
-    public const ulong InterruptTableAddress = 0xB8;   // 11.4.17
+    public const ulong InterruptTableAddress = 0xB8;   // 11.4.10
 
     public const uint TranslationEnable = 1u << 31;    // GCMD.TE, GSTS.TES
     public const uint SetRootTable = 1u << 30;         // GCMD.SRTP, GSTS.RTPS
@@ -28,8 +28,8 @@ internal static class VtdRegisters
     public const ulong FaultRecordSize = 16;           // 11.4.7.6
     public const ulong FaultRecordValid = 1UL << 63;   // F, in the high half
 
-    public const ulong WideDescriptors = 1 << 11;      // IQA.DW, 11.4.10.3
-    public const ulong ScalableTables = 1 << 10;       // RTADDR.TTM = 01b, 11.4.6
+    public const ulong WideDescriptors = 1 << 11;      // IQA.DW, 11.4.9.3
+    public const ulong ScalableTables = 1 << 10;       // RTADDR.TTM = 01b, 11.4.5
 
     // Capability bits, 11.4.2 and 11.4.3.
     public const int MgawShift = 16;
@@ -72,7 +72,7 @@ internal static class VtdRegisters
     public const ulong EntryUser = 4;                  // U/S, first stage
     public const ulong EntryAddress = 0x000F_FFFF_FFFF_F000;
 
-    // Interrupt remapping: IRTA (11.4.17), entries (9.10), messages (5.1.2.2).
+    // Interrupt remapping: IRTA (11.4.10), entries (9.9), messages (5.1.2.2).
     public const uint InterruptEntries = 256;          // one page
     public const ulong InterruptTableSize = 7;         // S: 2^(S + 1) entries
     public const ulong ExtendedMode = 1 << 11;         // EIME
@@ -103,11 +103,11 @@ internal static class VtdRegisters
     public const ulong PasidIotlbInvalidate = 0x6;     // 6.5.2.4
     public const ulong PasidIotlbAll = 2 << 4;
     public const ulong PasidIotlbPages = 3 << 4;
-    public const ulong InterruptInvalidate = 0x4;      // 6.5.2.7
+    public const ulong InterruptInvalidate = 0x4;      // 6.5.2.8
     public const ulong InterruptSelective = 1 << 4;
     public const int InterruptMaskShift = 27;
     public const int InterruptIndexShift = 32;
-    public const ulong Wait = 0x5;                     // 6.5.2.8
+    public const ulong Wait = 0x5;                     // 6.5.2.9
     public const ulong WaitStatusWrite = 1 << 5;
     public const int WaitStatusShift = 32;
 }
