@@ -105,7 +105,7 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
     /// </summary>
     internal bool DefersReplay { get; set; }
 
-    /// <exception cref="NotSupportedException">Mappings cannot be announced.</exception>
+    /// <summary>Throws <see cref="NotSupportedException"/> when the unit cannot announce mappings.</summary>
     internal void RequireCachingMode()
     {
         if (!_unit.Options.CachingMode)
