@@ -57,8 +57,11 @@ public sealed partial class IntelIommu
 
     private static (Iova First, Iova Last) Everything => (default, new Iova(ulong.MaxValue));
 
+    /// <summary>Any mask that a descriptor can have: MAMV limits those of second-stage pages only (11.4.2).</summary>
     private static (Iova First, Iova Last) Pages(ulong address, int addressMask)
     {
+        if (addressMask >= 64 - RamPage.Shift)
+            return Everything;
         ulong bytes = (ulong)RamPage.Size << addressMask;
         ulong first = address & ~(bytes - 1);
         return (new Iova(first), new Iova(first + (bytes - 1)));
@@ -110,7 +113,7 @@ public sealed partial class IntelIommu
     private bool InvalidatePasidIotlb(in InvalidationDescriptor descriptor)
     {
         bool pages = descriptor.Granularity == 3;
-        if (descriptor.Granularity < 2 || (pages && descriptor.AddressMask > Capabilities.MaxAddressMask))
+        if (descriptor.Granularity < 2)
             return false;
         (Iova first, Iova last) = pages ? Pages(descriptor.Address, descriptor.AddressMask) : Everything;
         foreach (IntelDevice device in Volatile.Read(ref _devices))

@@ -93,7 +93,6 @@ public class QueueTests
         { "PASID cache with a second word", 7, 1, 4 },
         { "PASID-based IOTLB with granularity 0", 6, 0, 4 },
         { "PASID-based IOTLB with granularity 1", 6 | (1 << 4), 0, 4 },
-        { "PASID-based IOTLB beyond MAMV", 6 | (3 << 4), 19, 4 },
         { "PASID-based IOTLB with reserved bits", 6 | (2 << 4) | (1 << 6), 0, 4 },
         { "PASID-based IOTLB with reserved bits in the second word", 6 | (2 << 4), 1 << 7, 4 },
         { "IOTLB with granularity 0", 2, 0, 4 },

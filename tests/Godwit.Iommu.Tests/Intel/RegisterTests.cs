@@ -59,7 +59,7 @@ public class RegisterTests
         Assert.Equal(0ul, (ecap >> 32) & 0x7FF);                           // NWFS, EAFS, PSS, PASID, DIT, PDS
         Assert.Equal(Bit(options.ScalableMode), (ecap >> 43) & 1);         // SMTS
         Assert.Equal(0ul, (ecap >> 44) & 3);                               // VCS, SSADS
-        Assert.Equal(options.ScalableMode ? options.FirstStage ? 0xFul : 0xD : 0, (ecap >> 46) & 0xF); // SSTS, FSTS, SMPWC, RPS
+        Assert.Equal(options.ScalableMode ? options.FirstStage ? 0xFul : 0xD : 0, (ecap >> 46) & 0xF); // SSTS, FSTS, SMPWCS, RPS
         Assert.Equal(Bit(options.DmaTranslation), (ecap >> 52) & 1);       // ADMS
         Assert.Equal(0ul, ecap >> 53);                                     // RPRIVS and above
         guest.WriteRegister64(8, 0);

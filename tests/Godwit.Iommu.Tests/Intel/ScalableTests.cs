@@ -323,6 +323,9 @@ public class ScalableTests
         Expect([PasidIotlbPages(1, pasid, 0x1000, 0)], [true, false, false], [false, false, false]);
         Expect([PasidIotlbPages(1, pasid, 0, 1)], [true, false, false], [false, false, false]);
         Expect([PasidIotlbPages(1, pasid, 0, 2)], [true, false, false], [true, false, false]);
+        Expect([PasidIotlbPages(1, pasid, 0x7F_FFFF_F000, 27)], [true, false, false], [true, false, false]); // more than MAMV, which is not for these
+        Expect([PasidIotlbPages(1, pasid, 0xFFFF_FFFF_FFFF_F000, 63)], [true, false, false], [true, false, false]);
+        Expect([PasidIotlbPages(1, pasid, 0x80_0000_0000, 26)], [false, false, false], [false, false, false]);
         Expect([PasidIotlb(1, 5)], [false, false, false], [false, false, false]);   // no one has that PASID
         Expect([PasidIotlb(2, pasid)], [false, false, false], [false, false, false]); // not in that domain
         Expect([IotlbPages(1, 0x1000, 0)], [true, true, false], [true, true, false]); // all first-stage ones of the domain

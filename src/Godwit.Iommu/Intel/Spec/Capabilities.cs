@@ -37,7 +37,7 @@ internal static class Capabilities
     private const ulong ScalableMode = 1UL << 43;            // SMTS
     private const ulong SecondStage = 1UL << 46;             // SSTS
     private const ulong FirstStage = 1UL << 47;              // FSTS
-    private const ulong ScalableCoherent = 1UL << 48;        // SMPWC
+    private const ulong ScalableCoherent = 1UL << 48;        // SMPWCS
     private const ulong RidPasid = 1UL << 49;                // RPS
     private const ulong AbortDma = 1UL << 52;                // ADMS
 

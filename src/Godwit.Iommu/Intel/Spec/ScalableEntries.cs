@@ -71,7 +71,7 @@ internal readonly record struct PasidEntry(ulong Word0, ulong Word1, ulong Word2
 
     private const ulong SecondStageReserved = 0xE20;          // SSEE (5), SSADE (9) and 11:10: no execute requests, no second-stage A/D
     private const ulong DomainWordReserved = 0xFFFF_FFFF_FE7F_0000; // 86:80, and what belongs to memory types (MTS is 0)
-    private const ulong PageSnoopBit = 1UL << 24;             // PGSNP (88); PWSNP (87) is legal because walks are coherent (SMPWC)
+    private const ulong PageSnoopBit = 1UL << 24;             // PGSNP (88); PWSNP (87) is legal because walks are coherent (SMPWCS)
     private const ulong FirstStageBits = ~0xFFFUL | 0x1C;       // FSPTPTR, WPE (132) and FSPM (131:130): reserved when ECAP.FSTS is 0
     private const ulong FirstStageReservedBits = 0xF82;       // ERE (129), EAFE (135) and 139:136
 
