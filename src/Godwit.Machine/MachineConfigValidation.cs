@@ -1,3 +1,4 @@
+using Godwit.Machine.Guests.Edu;
 using Godwit.Machine.Guests.Stress;
 using Godwit.Vfio;
 
@@ -22,6 +23,8 @@ internal static class MachineConfigValidation
         BoardLayout layout = BoardLayout.For(config.MemoryBytes);
         string commandLine = CommandLine(options);
         _ = BootInfo.For(layout, commandLine).ToPage();
+        if (config.Guest == EduProgram.ProgramName)
+            EduOptions.Parse(commandLine).Check(layout);
         if (config.Guest != "nvme-stress")
             return;
         StressOptions stress = StressOptions.Parse(commandLine);

@@ -70,7 +70,9 @@ internal static class StatusCommand
         JsonElement name, JsonElement status, MigrationView migration, GuestView guest, JsonElement devices, IReadOnlyList<DirtyView> tracking, bool explain)
     {
         Console.WriteLine($"machine    {name.Text("name")}: {status.Text("status")}");
-        Console.WriteLine($"guest      {guest.Name}: {guest.Phase}; {guest.Io} I/Os, {guest.BlocksVerified} blocks verified, {guest.Mismatches} mismatches");
+        Console.WriteLine(
+            $"guest      {guest.Name}: {guest.Phase}; {guest.Io} I/Os, {guest.BlocksVerified} blocks verified, {guest.PagesVerified} pages verified, "
+            + $"{guest.Mismatches} mismatches");
         if (guest.Panic is not null)
         {
             Console.WriteLine($"           panic: {guest.Panic}");

@@ -17,6 +17,8 @@ internal sealed record GuestView
 
     public long BlocksVerified { get; private init; }
 
+    public long PagesVerified { get; private init; }
+
     public long Mismatches { get; private init; }
 
     public IReadOnlyList<string> MismatchDetails { get; private init; } = [];
@@ -48,6 +50,7 @@ internal sealed record GuestView
         Writes = reply.Long("writes"),
         OtherCommands = reply.Long("other-commands"),
         BlocksVerified = reply.Long("blocks-verified"),
+        PagesVerified = reply.Long("pages-verified"),
         Mismatches = reply.Long("mismatches"),
         MismatchDetails = reply.Texts("mismatch-details"),
         Maps = reply.Long("maps"),
@@ -67,6 +70,7 @@ internal sealed record GuestView
         Writes = Writes - earlier.Writes,
         OtherCommands = OtherCommands - earlier.OtherCommands,
         BlocksVerified = BlocksVerified - earlier.BlocksVerified,
+        PagesVerified = PagesVerified - earlier.PagesVerified,
         Maps = Maps - earlier.Maps,
         Unmaps = Unmaps - earlier.Unmaps,
         Interrupts = Interrupts - earlier.Interrupts,

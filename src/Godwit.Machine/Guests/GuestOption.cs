@@ -38,6 +38,22 @@ internal sealed record GuestOption(string Name, string Default, string Descripti
         return value;
     }
 
+    /// <summary>The value of each of <paramref name="definitions"/> on a command line of words <c>option=value</c>; absent ones have their defaults.</summary>
+    /// <exception cref="ArgumentException">It holds something else.</exception>
+    public static IReadOnlyDictionary<string, long> ParseLine(IReadOnlyList<GuestOption> definitions, string commandLine)
+    {
+        var given = new Dictionary<string, string>(StringComparer.Ordinal);
+        foreach (string word in commandLine.Split(' ', StringSplitOptions.RemoveEmptyEntries))
+        {
+            int equals = word.IndexOf('=', StringComparison.Ordinal);
+            if (equals < 0)
+                throw new ArgumentException($"'{word}' on the guest's command line is not of the form option=value.");
+            given[word[..equals]] = word[(equals + 1)..];
+        }
+
+        return definitions.ToDictionary(o => o.Name, o => o.Parse(given.GetValueOrDefault(o.Name, o.Default)), StringComparer.Ordinal);
+    }
+
     private bool TryParseNumber(string text, out long value)
     {
         int shift = 0;

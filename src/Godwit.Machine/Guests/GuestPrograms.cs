@@ -1,4 +1,5 @@
 using Godwit.Machine.Guests;
+using Godwit.Machine.Guests.Edu;
 using Godwit.Machine.Guests.Stress;
 using Godwit.Machine.Managed;
 
@@ -19,6 +20,9 @@ public static class GuestPrograms
         new("nvme-stress",
             "Drives every NVMe device through the vIOMMU without a pause, dirties memory, and verifies all it reads.",
             StressOptions.Definitions, static () => new StressProgram()),
+        new(EduProgram.ProgramName,
+            "Copies pages through an educational device, each mapped for its transfer alone, and verifies all pages over and over.",
+            EduOptions.Definitions, static () => new EduProgram()),
     ];
 
     /// <summary>Name and one-line description of each, with the options it takes.</summary>

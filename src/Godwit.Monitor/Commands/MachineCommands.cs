@@ -43,6 +43,7 @@ internal sealed class MachineCommands(VirtualMachine machine, TaskCompletionSour
         result.WriteNumber("writes", guest.Writes);
         result.WriteNumber("other-commands", guest.OtherCommands);
         result.WriteNumber("blocks-verified", guest.BlocksVerified);
+        result.WriteNumber("pages-verified", guest.PagesVerified);
         result.WriteNumber("mismatches", guest.Mismatches);
         result.WriteStartArray("mismatch-details");
         foreach (string detail in guest.MismatchDetails)

@@ -34,7 +34,7 @@ internal static class BootStage
         control.Heap = new BumpAllocator { Next = StressLayout.Heap, End = info.LowRamBase + info.LowRamSize };
         control.Frames = new FramePermutation { HighBase = info.HighRamBase, Frames = info.HighRamSize >> RamPage.Shift };
         control.Random = Patterns.SectorPattern.Mix(control.Options.Seed + 1);
-        cpu.Bus.Store(StressLayout.Log, 0U);
+        cpu.Bus.Store(GuestLayout.Log, 0U);
         cpu.Bus.Fill(StressLayout.RemoteInterrupts, StressLayout.MaxControllers * sizeof(ulong), 0);
         cpu.Registers.InterruptsEnabled = true;
         control.Phase = StressPhase.ScanPci;

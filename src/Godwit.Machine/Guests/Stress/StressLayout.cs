@@ -8,15 +8,7 @@ internal static class StressLayout
     public const int MaxControllers = 4;
 
     /// <summary><see cref="StressControl"/>.</summary>
-    public static Gpa Control => BoardLayout.FirmwareEnd;
-
-    /// <summary>Length (4 bytes) and UTF-8 of the panic text.</summary>
-    public static Gpa PanicText => Control + 0x800;
-
-    public const int MaxPanicText = 1024;
-
-    /// <summary><see cref="MismatchLog"/>.</summary>
-    public static Gpa Log => Control + 0x1000;
+    public static Gpa Control => GuestLayout.Control;
 
     /// <summary>For each controller, how many of its interrupts other CPUs than the first have taken: a word each, see <see cref="RemoteInterrupts"/>.</summary>
     public static Gpa RemoteInterrupts => Control + 0x6000;

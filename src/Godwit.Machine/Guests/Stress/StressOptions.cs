@@ -92,39 +92,25 @@ internal readonly record struct StressOptions
     /// <exception cref="ArgumentException">It holds something else.</exception>
     public static StressOptions Parse(string commandLine)
     {
-        var given = new Dictionary<string, string>(StringComparer.Ordinal);
-        foreach (string word in commandLine.Split(' ', StringSplitOptions.RemoveEmptyEntries))
-        {
-            int equals = word.IndexOf('=', StringComparison.Ordinal);
-            if (equals < 0)
-                throw new ArgumentException($"'{word}' on the guest's command line is not of the form option=value.");
-            given[word[..equals]] = word[(equals + 1)..];
-        }
-
-        long Value(string name)
-        {
-            GuestOption option = Definitions.First(o => o.Name == name);
-            return option.Parse(given.GetValueOrDefault(name, option.Default));
-        }
-
+        IReadOnlyDictionary<string, long> values = GuestOption.ParseLine(Definitions, commandLine);
         return new StressOptions
         {
-            QueueDepth = (int)Value("queue-depth"),
-            MaxBlocks = (int)(Value("io-size") / BlockSize),
-            ReadPercent = (int)Value("read-percent"),
-            RegionBlocks = (ulong)(Value("region") / BlockSize),
-            IoRate = (ulong)Value("io-rate"),
-            Map = (MapMode)Value("map"),
-            Iommu = (IommuMode)Value("iommu"),
-            Tables = (TableKind)Value("tables"),
-            DomainSwitches = (ulong)Value("domain-switches"),
-            RemapInterrupts = Value("intremap") == 0, // the index among the words
-            InterruptCpu = (int)Value("irq-cpu"),
-            InterruptMoves = (ulong)Value("irq-moves"),
-            Churn = (ulong)Value("churn"),
-            DirtyRate = (ulong)Value("dirty-rate"),
-            WorkingSetPages = (ulong)(Value("working-set") / BlockSize),
-            Seed = (ulong)Value("seed"),
+            QueueDepth = (int)values["queue-depth"],
+            MaxBlocks = (int)(values["io-size"] / BlockSize),
+            ReadPercent = (int)values["read-percent"],
+            RegionBlocks = (ulong)(values["region"] / BlockSize),
+            IoRate = (ulong)values["io-rate"],
+            Map = (MapMode)values["map"],
+            Iommu = (IommuMode)values["iommu"],
+            Tables = (TableKind)values["tables"],
+            DomainSwitches = (ulong)values["domain-switches"],
+            RemapInterrupts = values["intremap"] == 0, // the index among the words
+            InterruptCpu = (int)values["irq-cpu"],
+            InterruptMoves = (ulong)values["irq-moves"],
+            Churn = (ulong)values["churn"],
+            DirtyRate = (ulong)values["dirty-rate"],
+            WorkingSetPages = (ulong)(values["working-set"] / BlockSize),
+            Seed = (ulong)values["seed"],
         };
     }
 }

@@ -1,5 +1,4 @@
 using System.Runtime.InteropServices;
-using System.Text;
 using Godwit.Machine.Guests.Drivers;
 using Godwit.Machine.Managed;
 
@@ -86,22 +85,16 @@ internal sealed class StressProgram : GuestProgram
         StressState.StoreControl(cpu.Bus, control);
     }
 
-    public override void Panic(GuestCpu cpu, string text)
-    {
-        byte[] bytes = Encoding.UTF8.GetBytes(text);
-        int length = Math.Min(bytes.Length, StressLayout.MaxPanicText);
-        cpu.Bus.Store(StressLayout.PanicText + 4, bytes.AsSpan(0, length));
-        cpu.Bus.Store(StressLayout.PanicText, length); // last: whoever reads it finds the text complete
-    }
+    public override void Panic(GuestCpu cpu, string text) => PanicText.Store(cpu.Bus, text);
 
     public override GuestReport ReadReport(GuestBus memory)
     {
         Span<StressControl> copy = stackalloc StressControl[1];
         if (!memory.TryRead(StressLayout.Control, MemoryMarshal.AsBytes(copy)) || copy[0].Magic != StressControl.MagicValue)
-            return new GuestReport { Name = Name, Phase = "boot", Panic = ReadPanic(memory) };
+            return new GuestReport { Name = Name, Phase = "boot", Panic = PanicText.Read(memory) };
 
         ref readonly StressControl control = ref copy[0];
-        string? panic = ReadPanic(memory);
+        string? panic = PanicText.Read(memory);
         return new GuestReport
         {
             Name = Name,
@@ -122,15 +115,6 @@ internal sealed class StressProgram : GuestProgram
             DomainSwitches = (long)control.DomainSwitches,
             Panic = panic,
         };
-    }
-
-    private static string? ReadPanic(GuestBus memory)
-    {
-        Span<byte> bytes = stackalloc byte[4 + StressLayout.MaxPanicText];
-        if (!memory.TryRead(StressLayout.PanicText, bytes))
-            return null;
-        int length = MemoryMarshal.Read<int>(bytes);
-        return length is > 0 and <= StressLayout.MaxPanicText ? Encoding.UTF8.GetString(bytes.Slice(4, length)) : null;
     }
 
     private static string Describe(StressPhase phase) => phase switch

@@ -100,6 +100,26 @@ internal readonly ref struct PciConfig(GuestCpu cpu, Gpa ecam, ushort bdf)
     public void Enable() => Write16(PciRegisters.Command,
         (ushort)(Read16(PciRegisters.Command) | PciRegisters.CommandMemorySpace | PciRegisters.CommandBusMaster));
 
+    /// <summary>Enables MSI with one message. False: the function has none.</summary>
+    public bool EnableMsi(MsiMessage message)
+    {
+        int capability = FindCapability(PciRegisters.CapabilityMsi);
+        if (capability == 0)
+            return false;
+        ushort control = Read16(capability + PciRegisters.MsiControl);
+        int data = capability + PciRegisters.MsiData;
+        Write32(capability + PciRegisters.MsiAddress, message.Address);
+        if ((control & PciRegisters.MsiControlWide) != 0)
+        {
+            Write32(capability + PciRegisters.MsiUpperAddress, 0);
+            data += 4;
+        }
+
+        Write16(data, (ushort)message.Data);
+        Write16(capability + PciRegisters.MsiControl, (ushort)((control & ~PciRegisters.MsiControlMultiple) | PciRegisters.MsiControlEnable));
+        return true;
+    }
+
     /// <summary>
     /// Enables MSI-X with entry i sending <paramref name="messages"/>[i]. Fewer entries than messages: the last entry serves the rest.
     /// Returns the entries used, 0 without MSI-X.

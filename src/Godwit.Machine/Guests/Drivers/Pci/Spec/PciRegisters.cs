@@ -4,6 +4,7 @@ namespace Godwit.Machine.Guests.Drivers.Spec;
 internal static class PciRegisters
 {
     public const int VendorId = 0x00;                    // 6.2.1
+    public const int DeviceId = 0x02;                    // 6.2.1
     public const int Command = 0x04;                     // 6.2.2
     public const int Status = 0x06;                      // 6.2.3
     public const int ClassAndRevision = 0x08;            // 6.2.1
@@ -23,6 +24,15 @@ internal static class PciRegisters
     public const uint BarType64 = 2 << 1;
     public const uint BarMemoryMask = ~0xFu;
     public const int Bars = 6;
+
+    public const byte CapabilityMsi = 0x05;              // appendix H
+    public const int MsiControl = 2;                     // 6.8.1.3
+    public const int MsiAddress = 4;                     // 6.8.1.4
+    public const int MsiUpperAddress = 8;                // 6.8.1.5
+    public const int MsiData = 8;                        // 6.8.1.6: behind the upper address where there is one
+    public const ushort MsiControlEnable = 1 << 0;
+    public const ushort MsiControlMultiple = 7 << 4;
+    public const ushort MsiControlWide = 1 << 7;
 
     public const byte CapabilityMsix = 0x11;             // appendix H
     public const int MsixControl = 2;                    // 6.8.2.3

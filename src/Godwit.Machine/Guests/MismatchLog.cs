@@ -1,7 +1,7 @@
 using System.Runtime.InteropServices;
 using Godwit.Machine.Managed;
 
-namespace Godwit.Machine.Guests.Stress;
+namespace Godwit.Machine.Guests;
 
 /// <summary>What was not as it must be.</summary>
 internal enum MismatchKind : uint
@@ -16,6 +16,9 @@ internal enum MismatchKind : uint
     LostInterrupt,
     ControllerGone,
     IommuFault,
+    DmaContent,
+    WriteAfterUnmap,
+    WrongResult,
 }
 
 /// <summary>One entry of the log.</summary>
@@ -32,7 +35,7 @@ internal struct MismatchRecord
     public ulong Clock;
 }
 
-/// <summary>The first 63 mismatches, in guest RAM at <see cref="StressLayout.Log"/>: a count, then the records.</summary>
+/// <summary>The first 63 mismatches, in guest RAM at <see cref="GuestLayout.Log"/>: a count, then the records.</summary>
 internal static class MismatchLog
 {
     public const int Capacity = 63;
@@ -40,18 +43,18 @@ internal static class MismatchLog
 
     public static void Add(GuestBus bus, in MismatchRecord record)
     {
-        uint count = bus.Load<uint>(StressLayout.Log);
+        uint count = bus.Load<uint>(GuestLayout.Log);
         if (count >= Capacity)
             return;
-        bus.Store(StressLayout.Log + ((count + 1) * (ulong)RecordSize), record);
-        bus.Store(StressLayout.Log, count + 1);
+        bus.Store(GuestLayout.Log + ((count + 1) * (ulong)RecordSize), record);
+        bus.Store(GuestLayout.Log, count + 1);
     }
 
     /// <summary>Host side: the records as text, whatever RAM holds.</summary>
     public static IReadOnlyList<string> Describe(GuestBus memory)
     {
         Span<byte> bytes = stackalloc byte[(Capacity + 1) * RecordSize];
-        if (!memory.TryRead(StressLayout.Log, bytes))
+        if (!memory.TryRead(GuestLayout.Log, bytes))
             return [];
         uint count = Math.Min(MemoryMarshal.Read<uint>(bytes), Capacity);
         var result = new List<string>((int)count);
@@ -76,6 +79,10 @@ internal static class MismatchLog
             MismatchKind.LostInterrupt => $"a completion waited {r.Detail / 1_000_000} ms without an interrupt",
             MismatchKind.ControllerGone => "the controller is gone: its registers read all ones",
             MismatchKind.IommuFault => $"IOMMU fault: address 0x{r.Where:x}, record 0x{r.Actual:x16}",
+            MismatchKind.DmaContent =>
+                $"page {r.Place} at 0x{r.Where:x}: expected generation {r.Expected}, found {r.Actual}, {(r.Detail == 0 ? "at rest" : "after a transfer")}",
+            MismatchKind.WriteAfterUnmap => $"page {r.Place} at 0x{r.Where:x} was written after its unmap was complete",
+            MismatchKind.WrongResult => $"factorial of {r.Place}: expected {r.Expected}, found {r.Actual}",
             _ => $"record of unknown kind {(uint)r.Kind}",
         };
         return $"controller {r.Controller}: {text}, at {r.Clock / 1_000_000} ms of guest time";
