@@ -12,6 +12,8 @@ internal sealed class FakeHost : IDisposable
 
     public const ulong BarAddress = 0x9000_0000;
 
+    private const int NodeMajor = 511, NodeMinor = 3;
+
     private readonly ModelBoard _board;
     private readonly PciHostBridge _bridge;
 
@@ -42,7 +44,7 @@ internal sealed class FakeHost : IDisposable
     public static void Describe(FakeSysfs sysfs)
     {
         sysfs.Add(Address, 7, "vfio-pci");
-        sysfs.AddVfioNode(Address, "vfio0", 511, 3);
+        sysfs.AddVfioNode(Address, "vfio0", NodeMajor, NodeMinor);
     }
 
     /// <summary>Interrupt messages that arrived.</summary>
@@ -66,10 +68,20 @@ internal sealed class FakeHost : IDisposable
         KernelAttach.Open(new KernelDeviceOptions { Host = host, Iommu = kind }, Kernel, Kernel.Host);
 
     /// <summary>Attaches and plugs it, without a vIOMMU: IOVA is GPA.</summary>
-    public VfioPciFunction Plug(HostIommuKind kind = HostIommuKind.Auto, DirtyTrackingMode tracking = DirtyTrackingMode.Auto, int slot = 3)
+    public VfioPciFunction Plug(HostIommuKind kind = HostIommuKind.Auto, DirtyTrackingMode tracking = DirtyTrackingMode.Auto, int slot = 3) =>
+        Plug(new KernelDeviceOptions { Host = Address, Iommu = kind }, tracking, slot);
+
+    /// <summary>The same through a descriptor of its node that this process was started with.</summary>
+    public VfioPciFunction PlugInherited(DirtyTrackingMode tracking = DirtyTrackingMode.Auto)
     {
-        var options = new VfioDeviceOptions { Id = "dev0", Kernel = new KernelDeviceOptions { Host = Address, Iommu = kind }, DirtyTracking = tracking };
-        VfioPciFunction function = VfioPciFunction.Connect(options, Open(kind), null, _board.Topology, _board.Ram);
+        int number = Kernel.Inherit(new DeviceFile(Device, null), new InheritedDescriptor(true, NodeMajor, NodeMinor, CloseOnExec: false));
+        return Plug(new KernelDeviceOptions { Descriptor = number }, tracking, slot: 3);
+    }
+
+    private VfioPciFunction Plug(KernelDeviceOptions device, DirtyTrackingMode tracking, int slot)
+    {
+        var options = new VfioDeviceOptions { Id = "dev0", Kernel = device, DirtyTracking = tracking };
+        VfioPciFunction function = VfioPciFunction.Connect(options, KernelAttach.Open(device, Kernel, Kernel.Host), null, _board.Topology, _board.Ram);
         function.Notice += Notices.Enqueue;
         try
         {
