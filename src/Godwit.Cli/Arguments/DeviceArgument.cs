@@ -79,7 +79,9 @@ internal static class DeviceArgument
         ? number
         : throw new FormatException($"fd must be the number of a descriptor above 2, not '{value}'");
 
-    private static HostIommuKind HostIommu(string value) => value switch
+    /// <summary>How a device of the kernel is attached.</summary>
+    /// <exception cref="FormatException">No such way.</exception>
+    public static HostIommuKind HostIommu(string value) => value switch
     {
         "auto" => HostIommuKind.Auto,
         "type1" => HostIommuKind.Type1,

@@ -18,11 +18,15 @@ prepare() {
   printf 'QEMU %s, Linux %s\n' "$(folder_exec usr/bin/qemu-system-x86_64 --version | sed -n 's/.*version \([^ ]*\).*/\1/p')" "$KERNEL_VERSION"
 }
 
-prepare_tools() {
+prepare_tools() { prepare_packages mmdebstrap:mmdebstrap xz:xz-utils cc:gcc cc:libc6-dev; }
+
+# prepare_packages COMMAND:PACKAGE…: installs the packages whose command (or file) is missing. Returns 1 after saying why when that cannot be done.
+prepare_packages() {
+  local each
   local -a packages=()
-  command -v mmdebstrap >/dev/null || packages+=(mmdebstrap)
-  command -v xz >/dev/null || packages+=(xz-utils)
-  command -v cc >/dev/null || packages+=(gcc libc6-dev)
+  for each in "$@"; do
+    command -v "${each%%:*}" >/dev/null || [ -e "${each%%:*}" ] || packages+=("${each#*:}")
+  done
   [ ${#packages[@]} -gt 0 ] || return 0
   [ "$(id -u)" -eq 0 ] || { echo "install ${packages[*]} first, or run as root"; return 1; }
   apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null && return 0

@@ -17,6 +17,12 @@ internal static class CheckCommand
             Description = "Instead of a socket: address of a PCI device of this host that is bound to vfio-pci, as 0000:3b:00.2, or its path in sysfs.",
             HelpName = "ADDRESS",
         };
+        var iommu = new Option<string>("--host-iommu")
+        {
+            Description = "How a device of this host is attached. [default: auto]",
+            HelpName = "auto|type1|iommufd",
+        };
+        iommu.AcceptOnlyFromAmong("auto", "type1", "iommufd");
         var second = new Option<string?>("--second")
         {
             Description = "Path of another instance of the same device, into which saved state is restored. [default: the same one, after a reset]",
@@ -38,7 +44,7 @@ internal static class CheckCommand
               godwit device check --host 0000:3b:00.2
             """)
         {
-            socket, host, second, timeout, json,
+            socket, host, iommu, second, timeout, json,
         };
         command.Validators.Add(result =>
         {
@@ -50,13 +56,17 @@ internal static class CheckCommand
             {
                 result.AddError("--second is for devices with a socket");
             }
+            else if (result.GetValue(socket) is not null && result.GetValue(iommu) is not null)
+            {
+                result.AddError("--host-iommu is for devices of this host");
+            }
         });
         command.SetAction(parsed =>
         {
             bool asJson = parsed.GetValue(json);
             Action<CheckResult>? progress = asJson ? null : Print;
             ExaminationReport report = parsed.GetValue(host) is { } address
-                ? KernelExaminer.Run(new KernelDeviceOptions { Host = address }, progress)
+                ? KernelExaminer.Run(new KernelDeviceOptions { Host = address, Iommu = DeviceArgument.HostIommu(parsed.GetValue(iommu) ?? "auto") }, progress)
                 : DeviceExaminer.Run(
                     new DeviceExaminerOptions
                     {
