@@ -26,7 +26,6 @@ public static class iommufd
     public const uint IOMMU_HWPT_DATA_NONE = 0;
     public const ulong IOMMU_HW_CAP_DIRTY_TRACKING = 1 << 0;
     public const uint IOMMU_HWPT_DIRTY_TRACKING_ENABLE = 1;
-    public const uint IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR = 1;
 }
 
 /// <summary>struct iommu_destroy.</summary>

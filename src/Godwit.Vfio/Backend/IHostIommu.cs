@@ -18,18 +18,14 @@ internal interface IHostIommu
 
     /// <summary>
     /// ORs the dirty bits of <paramref name="range"/> into <paramref name="bitmap"/>, bit 0 being its first page of
-    /// <see cref="HostIommuTraits.PageBytes"/>.
+    /// <see cref="HostIommuTraits.PageBytes"/>, and clears them.
     /// </summary>
     /// <param name="range">
-    /// Begins and ends with a mapping. For <see cref="HostIommuShape.QueryThenUnmap"/> there is no hole in it.
-    /// </param>
-    /// <param name="clear">
-    /// Whether the bits are clear afterwards. False only for <see cref="HostIommuShape.QueryThenUnmap"/>, right before the range is unmapped
-    /// (IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR).
+    /// Begins and ends with a mapping. For <see cref="HostIommuShape.UnmapForgets"/> there is no hole in it.
     /// </param>
     /// <param name="bitmap">Clear, and long enough.</param>
     /// <exception cref="DeviceRefusedException">The kernel refuses; nothing is known of the range.</exception>
-    void QueryDirty(IovaPages range, bool clear, Span<ulong> bitmap);
+    void QueryDirty(IovaPages range, Span<ulong> bitmap);
 
     /// <summary>
     /// <see cref="IDmaMapper.QueueUnmap"/> that ORs the dirty bits of the mapping into <paramref name="bitmap"/>: for
@@ -45,8 +41,10 @@ internal enum HostIommuShape
     /// <summary>The unmap returns them (VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP). A query must not cut a mapping, and may span holes.</summary>
     UnmapWithBitmap,
 
-    /// <summary>They are read before (iommufd). A query must not span a hole.</summary>
-    QueryThenUnmap,
+    /// <summary>
+    /// No unmap returns them (iommufd), and what is read before it is not all: a device may write until the unmap is over. A query must not span a hole.
+    /// </summary>
+    UnmapForgets,
 }
 
 /// <summary>What a host IOMMU's dirty bits are like.</summary>

@@ -13,19 +13,12 @@ namespace Godwit.Vfio;
 /// A query never cuts a mapping: type1 refuses that, and a bit of a large IOMMU page that is cut would be cleared for the part that was not
 /// asked about. Threads as for <see cref="DmaLogTracker"/>.
 /// <para>
-/// With <see cref="HostIommuShape.QueryThenUnmap"/>, a write that comes between the query and the unmap of its page is not seen. A driver that
-/// lets its device write what it is unmapping has no defined contents there either. Mappings of up to <see cref="DefaultQueryThreshold"/> pages are
-/// counted as dirty without asking, and have no such window.
+/// With <see cref="HostIommuShape.UnmapForgets"/> a mapping that goes counts as written whole, whatever its size: a query before the unmap would miss
+/// what the device writes between the two, and after it there is nothing to ask.
 /// </para>
 /// </remarks>
 internal class HostIommuTracker : IDeviceDirtySource
 {
-    /// <summary>
-    /// Largest mapping, 2 MiB, that is marked instead of queried before an unmap, for <see cref="HostIommuShape.QueryThenUnmap"/>: its driver
-    /// unmaps it because the device has written it.
-    /// </summary>
-    internal const ulong DefaultQueryThreshold = 512;
-
     /// <summary>Longest bitmap of a query that joins mappings: 4 GiB of IOVA by 4 KiB. Bounds how long a vCPU may wait for the gate.</summary>
     internal const int QueryBytes = 128 * 1024;
 
@@ -136,36 +129,14 @@ internal class HostIommuTracker : IDeviceDirtySource
     {
         if (!_started || !mapping.Writable)
             return false;
-        if (!Fits(mapping.Iova))
-        {
-            _unread.Add(mapping);
-            return false;
-        }
-
-        if (_host.Traits.Shape == HostIommuShape.UnmapWithBitmap)
+        if (_host.Traits.Shape == HostIommuShape.UnmapWithBitmap && Fits(mapping.Iova))
         {
             _host.UnmapWithDirty(mapping.Iova, Prepare(mapping.Iova));
             Take(mapping);
             return true;
         }
 
-        if (mapping.Iova.Count <= QueryThreshold)
-        {
-            _unread.Add(mapping);
-            return false;
-        }
-
-        try
-        {
-            _host.QueryDirty(mapping.Iova, clear: false, Prepare(mapping.Iova));
-            Take(mapping);
-        }
-        catch (DeviceRefusedException)
-        {
-            // Perhaps it was never installed: its map is in the same batch and was refused. What is not known counts as dirty.
-            _unread.Add(mapping);
-        }
-
+        _unread.Add(mapping); // marked when the host has let go of it
         return false;
     }
 
@@ -197,9 +168,6 @@ internal class HostIommuTracker : IDeviceDirtySource
         TimeInSyncs = Stopwatch.GetElapsedTime(0, Volatile.Read(ref _ticks)),
     };
 
-    /// <summary>Largest mapping that is marked instead of queried, pages.</summary>
-    protected virtual ulong QueryThreshold => DefaultQueryThreshold;
-
     /// <summary>What was written between the loss of the bits and the new start is unknown.</summary>
     protected virtual void MarkAfterLoss() => MarkMapped();
 
@@ -220,7 +188,7 @@ internal class HostIommuTracker : IDeviceDirtySource
         try
         {
             Volatile.Write(ref _queries, _queries + 1);
-            _host.QueryDirty(run, clear: true, Prepare(run));
+            _host.QueryDirty(run, Prepare(run));
             ulong pages = _bitmap.CountPages();
             if (pages > 0)
             {

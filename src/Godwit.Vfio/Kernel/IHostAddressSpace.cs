@@ -43,7 +43,7 @@ internal interface IHostAddressSpace : IDisposable
     Errno SetDirtyTracking(bool on);
 
     /// <inheritdoc cref="IHostIommu.QueryDirty"/>
-    Errno QueryDirty(IovaPages range, bool clear, Span<ulong> bitmap);
+    Errno QueryDirty(IovaPages range, Span<ulong> bitmap);
 
     /// <inheritdoc cref="IHostIommu.UnmapWithDirty"/>
     Errno UnmapWithDirty(IovaPages mapping, Span<ulong> bitmap);

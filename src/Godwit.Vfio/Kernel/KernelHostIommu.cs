@@ -18,11 +18,11 @@ internal sealed class KernelHostIommu(IHostAddressSpace space, HostIommuTraits t
     public void StopDirtyTracking() => Throw("to set no more dirty bits", Guarded(() => space.SetDirtyTracking(false)));
 
     /// <inheritdoc/>
-    public void QueryDirty(IovaPages range, bool clear, Span<ulong> bitmap)
+    public void QueryDirty(IovaPages range, Span<ulong> bitmap)
     {
         try
         {
-            Throw("a query of dirty bits", space.QueryDirty(range, clear, bitmap));
+            Throw("a query of dirty bits", space.QueryDirty(range, bitmap));
         }
         catch (ObjectDisposedException e)
         {

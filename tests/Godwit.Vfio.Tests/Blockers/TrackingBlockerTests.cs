@@ -35,7 +35,7 @@ public sealed class TrackingBlockerTests : IDisposable
     [Fact]
     public void TheHostsIommuLetsADeviceWithoutALogMigrate()
     {
-        var device = new SeamBackend { LogsDma = false, Host = new ModelHostIommu(new() { Shape = HostIommuShape.QueryThenUnmap }, new Random(0)) };
+        var device = new SeamBackend { LogsDma = false, Host = new ModelHostIommu(new() { Shape = HostIommuShape.UnmapForgets }, new Random(0)) };
         using VfioPciFunction function = Plug(device);
         Assert.Empty(function.QueryBlockers(1));
         Assert.Equal(DirtySourceKind.HostIommu, function.DirtyTracking.Source);
@@ -75,7 +75,7 @@ public sealed class TrackingBlockerTests : IDisposable
         }
 
         _board.Iommu.Is = flat with { IsNested = true };
-        using VfioPciFunction behindHost = Plug(new SeamBackend { Host = new ModelHostIommu(new() { Shape = HostIommuShape.QueryThenUnmap }, new Random(0)) }, slot: 4);
+        using VfioPciFunction behindHost = Plug(new SeamBackend { Host = new ModelHostIommu(new() { Shape = HostIommuShape.UnmapForgets }, new Random(0)) }, slot: 4);
         Assert.Empty(behindHost.QueryBlockers(1));
         Assert.Equal(DirtySourceKind.HostIommu, behindHost.DirtyTracking.Source);
         using VfioPciFunction pessimistic = Plug(new SeamBackend(), DirtyTrackingMode.Pessimistic, slot: 5);
@@ -130,7 +130,7 @@ public sealed class TrackingBlockerTests : IDisposable
         var type1 = new HostIommuTraits { Shape = HostIommuShape.UnmapWithBitmap, MaxBitmapBits = (1UL << 31) - 1 };
         Assert.Equal((1UL << 31) - 1, HostIommuTracker.LargestMapping(type1));
         Assert.Equal(((1UL << 31) - 1) * 16, HostIommuTracker.LargestMapping(type1 with { PageBytes = 65536 }));
-        Assert.Equal(IovaPages.SpacePages, HostIommuTracker.LargestMapping(new HostIommuTraits { Shape = HostIommuShape.QueryThenUnmap }));
+        Assert.Equal(IovaPages.SpacePages, HostIommuTracker.LargestMapping(new HostIommuTraits { Shape = HostIommuShape.UnmapForgets }));
     }
 
     [Fact]

@@ -37,5 +37,5 @@ public sealed class DirtySourceChoiceTests
         Assert.Equal(DirtySourceKind.DeviceLog, DirtySourceChoice.Of("dev0", DirtyTrackingMode.Device, logsDma: true, Host(), nested: true).Kind);
     }
 
-    private static HostIommuTraits Host() => new() { Shape = HostIommuShape.QueryThenUnmap };
+    private static HostIommuTraits Host() => new() { Shape = HostIommuShape.UnmapForgets };
 }

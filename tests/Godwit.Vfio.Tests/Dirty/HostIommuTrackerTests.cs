@@ -35,43 +35,25 @@ public sealed class HostIommuTrackerTests
     }
 
     [Fact]
-    public void IommufdIsAskedWithoutClearingBeforeALargeMappingGoes()
+    public void IommufdCannotSayWhatWasWrittenUpToAnUnmapSoThatAllOfItCounts()
     {
-        using var rig = new HostRig(new() { Shape = HostIommuShape.QueryThenUnmap }, tracker: r => new SmallThreshold(r));
-        rig.Map(0x100, Gpa, 64);
-        rig.StartTracking();
-        Assert.True(rig.Host.Dma(0x120));
-        rig.Unmap(0x100, 64);
-        Assert.Equal(["query iova 0x100000-0x13ffff leaving bits", "unmap iova 0x100000-0x13ffff"], rig.Calls());
-        Assert.Equal([32UL], rig.Dirty());
-    }
-
-    [Fact]
-    public void IommufdIsNotAskedAboutASmallOneBecauseItsDeviceHasWrittenIt()
-    {
-        using var rig = new HostRig(new() { Shape = HostIommuShape.QueryThenUnmap });
+        using var rig = new HostRig(new() { Shape = HostIommuShape.UnmapForgets });
         rig.Map(0x100, Gpa, 4);
         rig.Map(0x200, Gpa + 8, 4, AccessRights.Read);
+        rig.Map(0x400, Gpa, ModelBoard.BlockPages);
         rig.StartTracking();
         rig.Unmap(0x100, 4);
         rig.Unmap(0x200, 4);
         Assert.Equal(["unmap iova 0x100000-0x103fff", "unmap iova 0x200000-0x203fff"], rig.Calls());
         Assert.Equal([0UL, 1UL, 2UL, 3UL], rig.Dirty());
-    }
-
-    [Fact]
-    public void WhatCannotBeReadAtAnUnmapCountsAsDirty()
-    {
-        using var rig = new HostRig(new() { Shape = HostIommuShape.QueryThenUnmap, QueryFailsPercent = 100 }, tracker: r => new SmallThreshold(r));
-        rig.Map(0x100, Gpa, 64);
-        rig.StartTracking();
-        rig.Unmap(0x100, 64);
-        Assert.Equal(64, rig.Dirty().Count);
+        rig.Unmap(0x400, ModelBoard.BlockPages);
+        Assert.Equal(["unmap iova 0x400000-0x5fffff"], rig.Calls());
+        Assert.Equal((int)ModelBoard.BlockPages, rig.Dirty().Count);
     }
 
     [Theory]
     [InlineData(HostIommuShape.UnmapWithBitmap, "query iova 0x100000-0x123fff")]
-    [InlineData(HostIommuShape.QueryThenUnmap, "query iova 0x100000-0x107fff|query iova 0x120000-0x123fff")]
+    [InlineData(HostIommuShape.UnmapForgets, "query iova 0x100000-0x107fff|query iova 0x120000-0x123fff")]
     public void ASyncJoinsMappingsAsFarAsTheKernelLetsIt(object shape, string queries)
     {
         using var rig = new HostRig(new() { Shape = (HostIommuShape)shape });
@@ -112,7 +94,7 @@ public sealed class HostIommuTrackerTests
     public void ALargePageOfTheTablesIsNeverCut()
     {
         // One bit stands for 512 pages. Asked about in parts, the first answer would clear it for the rest.
-        using var rig = new HostRig(new() { Shape = HostIommuShape.QueryThenUnmap, LargestIoPage = 512 });
+        using var rig = new HostRig(new() { Shape = HostIommuShape.UnmapForgets, LargestIoPage = 512 });
         rig.Map(0x200, Gpa, 512);
         rig.StartTracking();
         Assert.True(rig.Host.Dma(0x300));
@@ -199,12 +181,5 @@ public sealed class HostIommuTrackerTests
         Assert.Equal(DirtySourceKind.HostIommu, report.Source);
         Assert.True(report.Active);
         Assert.Equal((1L, 16L, 2L, 1L, 1L), (report.Reports, report.BitsAsked, report.PagesReported, report.Harvests, report.Syncs));
-    }
-
-    /// <summary>Asks about mappings above 8 pages, for tests have no room for large ones.</summary>
-    private sealed class SmallThreshold(HostRig rig)
-        : HostIommuTracker("dev0", rig.Host, rig.Shadow, new DirtyMarker(rig.Board.Ram.Dirty), rig.NoticeBoard)
-    {
-        protected override ulong QueryThreshold => 8;
     }
 }

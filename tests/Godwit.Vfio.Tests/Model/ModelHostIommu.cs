@@ -32,8 +32,8 @@ internal sealed record ModelHostIommuTraits
 
 /// <summary>
 /// A host IOMMU with the kernel's rules: mappings come and go whole; a dirty bit belongs to a page of the table and dies with its mapping; type1
-/// refuses to cut a mapping, iommufd refuses a hole; bitmaps have a limit; what is read without clearing is unmapped next. A device behind it
-/// writes through what is mapped. Nothing of the room under test is used in it.
+/// refuses to cut a mapping, iommufd refuses a hole; bitmaps have a limit. A device behind it writes through what is mapped, until the unmap is over.
+/// Nothing of the room under test is used in it.
 /// </summary>
 internal sealed class ModelHostIommu(ModelHostIommuTraits traits, Random random) : IDmaMapper, IHostIommu
 {
@@ -42,16 +42,15 @@ internal sealed class ModelHostIommu(ModelHostIommuTraits traits, Random random)
     private readonly List<(int Operation, Errno Errno)> _failures = [];
     private int _operations;
     private bool _tracking, _broken;
-    private IovaPages? _leaving;
 
     /// <summary>Called where a device may do DMA of its own: between operations, and before a query.</summary>
     public Action? Meanwhile { get; set; }
 
+    /// <summary>Called when an unmap has begun: a device may still write through the mapping.</summary>
+    public Action<IovaPages>? Leaving { get; set; }
+
     /// <summary>Called for each page that a DMA wrote, with its RAM page.</summary>
     public Action<RamPage>? Wrote { get; set; }
-
-    /// <summary>Queries asked, by whether they clear.</summary>
-    public (int Clearing, int Leaving) Queries { get; private set; }
 
     /// <summary>Everything asked of it, one line each; only while not null.</summary>
     public List<string>? Calls { get; set; }
@@ -75,9 +74,6 @@ internal sealed class ModelHostIommu(ModelHostIommuTraits traits, Random random)
     /// <summary>The device writes into the page at an IOVA; false when it faults.</summary>
     public bool Dma(ulong iovaPage)
     {
-        // A driver does not let its device write what it is unmapping (HostIommuTracker, remarks).
-        if (_leaving is { } leaving && leaving.First <= iovaPage && iovaPage < leaving.End)
-            return false;
         if (!TryFind(iovaPage, out ulong first, out var mapping) || !mapping.Writable)
             return false;
         Wrote?.Invoke(mapping.Ram + (iovaPage - first));
@@ -118,11 +114,8 @@ internal sealed class ModelHostIommu(ModelHostIommuTraits traits, Random random)
 
     public void QueueUnmap(IovaPages iova)
     {
-        Assert.True(_leaving is null || _leaving == iova, $"{_leaving} was read without clearing, and {iova} is unmapped");
-        Meanwhile?.Invoke();
-        _leaving = null;
-        Calls?.Add($"unmap {iova}");
-        _operations++;
+        Begin($"unmap {iova}");
+        Leaving?.Invoke(iova);
         Remove(iova);
     }
 
@@ -130,6 +123,7 @@ internal sealed class ModelHostIommu(ModelHostIommuTraits traits, Random random)
     {
         Begin($"unmap {mapping} with bitmap");
         Assert.Equal(HostIommuShape.UnmapWithBitmap, traits.Shape);
+        Leaving?.Invoke(mapping);
         if (!_tracking || mapping.Count / traits.GranulePages > traits.MaxBitmapBits)
         {
             _failures.Add((_operations - 1, Errno.EINVAL));
@@ -137,13 +131,12 @@ internal sealed class ModelHostIommu(ModelHostIommuTraits traits, Random random)
         }
 
         if (_mappings.ContainsKey(mapping.First))
-            Read(mapping, clear: true, bitmap);
+            Read(mapping, bitmap);
         Remove(mapping);
     }
 
     public void Flush(List<DmaFailure> failures)
     {
-        Assert.Null(_leaving);
         foreach ((int operation, Errno errno) in _failures)
             failures.Add(new DmaFailure(operation, errno));
         _failures.Clear();
@@ -166,13 +159,10 @@ internal sealed class ModelHostIommu(ModelHostIommuTraits traits, Random random)
         _dirty.Clear();
     }
 
-    public void QueryDirty(IovaPages range, bool clear, Span<ulong> bitmap)
+    public void QueryDirty(IovaPages range, Span<ulong> bitmap)
     {
         Meanwhile?.Invoke();
-        Calls?.Add($"query {range}{(clear ? "" : " leaving bits")}");
-        Queries = clear ? (Queries.Clearing + 1, Queries.Leaving) : (Queries.Clearing, Queries.Leaving + 1);
-        Assert.Null(_leaving);
-        Assert.True(clear || traits.Shape == HostIommuShape.QueryThenUnmap, "type1 cannot leave bits");
+        Calls?.Add($"query {range}");
         Assert.True((ulong)bitmap.Length * 64 >= range.Count / traits.GranulePages, "the bitmap is too short");
         Assert.Equal(0UL, (range.First | range.Count) & (traits.GranulePages - 1));
         if (!_tracking || range.Count / traits.GranulePages > traits.MaxBitmapBits)
@@ -185,9 +175,7 @@ internal sealed class ModelHostIommu(ModelHostIommuTraits traits, Random random)
             throw new DeviceRefusedException("a query", Errno.EIO);
         }
 
-        Read(range, clear, bitmap);
-        if (!clear)
-            _leaving = range;
+        Read(range, bitmap);
     }
 
     /// <summary>Whether the dirty bit of a 4 KiB page is set.</summary>
@@ -198,7 +186,6 @@ internal sealed class ModelHostIommu(ModelHostIommuTraits traits, Random random)
     {
         Meanwhile?.Invoke();
         Calls?.Add(call);
-        Assert.Null(_leaving);
         _operations++;
     }
 
@@ -214,7 +201,7 @@ internal sealed class ModelHostIommu(ModelHostIommuTraits traits, Random random)
         _dirty.RemoveWhere(p => p >= iova.First && p < iova.End);
     }
 
-    private void Read(IovaPages range, bool clear, Span<ulong> bitmap)
+    private void Read(IovaPages range, Span<ulong> bitmap)
     {
         foreach ((ulong first, (ulong pages, _, bool writable)) in Overlapping(range).ToList())
         {
@@ -225,8 +212,7 @@ internal sealed class ModelHostIommu(ModelHostIommuTraits traits, Random random)
                 if (!table.Overlaps(range) || !(_dirty.Contains(table.First) || (writable && !traits.TracksWrites)))
                     continue;
                 // The bit of the whole page is cleared, although only what lies in the range is told.
-                if (clear)
-                    _dirty.Remove(table.First);
+                _dirty.Remove(table.First);
                 for (ulong p = Math.Max(table.First, range.First); p < Math.Min(table.End, range.End); p++)
                 {
                     ulong bit = (p - range.First) / traits.GranulePages;

@@ -9,6 +9,9 @@ public enum HostIommuFault
     /// <summary>Bits die with their mapping, unread.</summary>
     DropUnmapHarvest,
 
+    /// <summary>With iommufd, bits are read before the unmap, and what is written between the two is forgotten.</summary>
+    QueryBeforeUnmap,
+
     /// <summary>Queries end where it suits them, also in the middle of a large page of the tables.</summary>
     CutMappings,
 
@@ -33,12 +36,11 @@ internal sealed class HostIommuLife : IDisposable
     {
         _random = new Random(seed);
         _stepsLeft = maxSteps;
-        ulong threshold = _random.Next(2) == 0 ? 8UL : 512;
-        bool type1 = fault != HostIommuFault.CutMappings && _random.Next(2) == 0;
+        bool type1 = fault is not (HostIommuFault.CutMappings or HostIommuFault.QueryBeforeUnmap) && _random.Next(2) == 0;
         _rig = new HostRig(
             new ModelHostIommuTraits
             {
-                Shape = type1 ? HostIommuShape.UnmapWithBitmap : HostIommuShape.QueryThenUnmap,
+                Shape = type1 ? HostIommuShape.UnmapWithBitmap : HostIommuShape.UnmapForgets,
                 GranulePages = _random.Next(4) == 0 ? 4UL : 1,
                 MaxBitmapBits = _random.Next(3) == 0 ? (ulong)_random.Next(8, 300) : ulong.MaxValue,
                 LargestIoPage = fault == HostIommuFault.CutMappings ? 512 : 1UL << _random.Next(10),
@@ -48,7 +50,7 @@ internal sealed class HostIommuLife : IDisposable
                 MaxMappings = _random.Next(4) == 0 ? 40 : 65535,
             },
             seed,
-            rig => new FaultyTracker(rig, fault, threshold));
+            rig => new FaultyTracker(rig, fault));
         _guest = new RandomGuest(_rig.Board, _random);
         _oracle = new DirtyOracle(_rig.Board);
         _rig.Host.Wrote = _oracle.Wrote;
@@ -56,6 +58,11 @@ internal sealed class HostIommuLife : IDisposable
         {
             if (!_quiet && _random.Next(3) == 0)
                 Dma(1);
+        };
+        _rig.Host.Leaving = iova =>
+        {
+            if (!_quiet && _random.Next(3) == 0 && _rig.Host.Dma(iova.First + (ulong)_random.NextInt64((long)iova.Count)))
+                LastMoments++;
         };
     }
 
@@ -67,8 +74,8 @@ internal sealed class HostIommuLife : IDisposable
 
     public int Failed { get; private set; }
 
-    /// <summary>Queries before unmaps.</summary>
-    public int Leaving => _rig.Host.Queries.Leaving;
+    /// <summary>DMA writes through a mapping while it was being unmapped.</summary>
+    public int LastMoments { get; private set; }
 
     /// <summary>Lives it, and when a page is lost, looks for the shortest beginning of the same life in which one is.</summary>
     public static string? Judge(int seed, HostIommuFault fault, out HostIommuLife life)
@@ -173,19 +180,41 @@ internal sealed class HostIommuLife : IDisposable
         }
     }
 
-    private sealed class FaultyTracker(HostRig rig, HostIommuFault fault, ulong threshold)
+    private sealed class FaultyTracker(HostRig rig, HostIommuFault fault)
         : HostIommuTracker("dev0", rig.Host, rig.Shadow, new DirtyMarker(rig.Board.Ram.Dirty), rig.NoticeBoard)
     {
-        protected override ulong QueryThreshold => threshold;
-
         protected override bool KeepsMappingsWhole => fault != HostIommuFault.CutMappings;
 
-        public override bool TryUnmap(in Mapping mapping) => fault != HostIommuFault.DropUnmapHarvest && base.TryUnmap(mapping);
+        public override bool TryUnmap(in Mapping mapping) => fault switch
+        {
+            HostIommuFault.DropUnmapHarvest => false,
+            HostIommuFault.QueryBeforeUnmap when mapping.Writable && TryQuery(mapping) => false,
+            _ => base.TryUnmap(mapping),
+        };
 
         protected override void MarkAfterLoss()
         {
             if (fault != HostIommuFault.ForgetAfterLoss)
                 base.MarkAfterLoss();
+        }
+
+        private bool TryQuery(in Mapping mapping)
+        {
+            ulong granule = rig.Host.Traits.PageBytes / 4096;
+            if (((mapping.Iova.First | mapping.Iova.Count) & (granule - 1)) != 0)
+                return false;
+            var bitmap = new LogBitmap((int)(mapping.Iova.Count / 8) + 8);
+            try
+            {
+                rig.Host.QueryDirty(mapping.Iova, bitmap.Prepare(mapping.Iova, granule));
+            }
+            catch (DeviceRefusedException)
+            {
+                return false;
+            }
+
+            bitmap.Attribute(mapping, new DirtyMarker(rig.Board.Ram.Dirty));
+            return true;
         }
     }
 }

@@ -11,7 +11,7 @@ namespace Godwit.Vfio;
 internal sealed unsafe partial class IommufdSpace
 {
     /// <inheritdoc/>
-    public HostIommuTraits? DirtyTraits => _pageTable == 0 ? null : new HostIommuTraits { Shape = HostIommuShape.QueryThenUnmap, PageBytes = RamPage.Size };
+    public HostIommuTraits? DirtyTraits => _pageTable == 0 ? null : new HostIommuTraits { Shape = HostIommuShape.UnmapForgets, PageBytes = RamPage.Size };
 
     /// <inheritdoc/>
     public Errno SetDirtyTracking(bool on)
@@ -26,7 +26,7 @@ internal sealed unsafe partial class IommufdSpace
     }
 
     /// <inheritdoc/>
-    public Errno QueryDirty(IovaPages range, bool clear, Span<ulong> bitmap)
+    public Errno QueryDirty(IovaPages range, Span<ulong> bitmap)
     {
         if ((range.Count + 63) / 64 > (ulong)bitmap.Length)
             throw new ArgumentException($"{range} has {range.Count} bits; the bitmap has room for {(long)bitmap.Length * 64}", nameof(bitmap));
@@ -37,7 +37,6 @@ internal sealed unsafe partial class IommufdSpace
             {
                 size = (uint)Marshal.SizeOf<iommu_hwpt_get_dirty_bitmap>(),
                 hwpt_id = _pageTable,
-                flags = clear ? 0 : iommufd.IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR,
                 iova = range.Iova.Value,
                 length = range.Bytes,
                 page_size = RamPage.Size,

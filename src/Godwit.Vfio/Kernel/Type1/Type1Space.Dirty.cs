@@ -32,7 +32,7 @@ internal sealed unsafe partial class Type1Space
     }
 
     /// <inheritdoc/>
-    public Errno QueryDirty(IovaPages range, bool clear, Span<ulong> bitmap)
+    public Errno QueryDirty(IovaPages range, Span<ulong> bitmap)
     {
         int head = Marshal.SizeOf<vfio_iommu_type1_dirty_bitmap>();
         Span<byte> request = stackalloc byte[head + Marshal.SizeOf<vfio_iommu_type1_dirty_bitmap_get>()];

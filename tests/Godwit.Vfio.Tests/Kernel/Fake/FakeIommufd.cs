@@ -12,9 +12,6 @@ internal sealed unsafe class IommufdFile(FakeKernel kernel, FakeIommufdTraits tr
     private readonly Dictionary<uint, (FakeVfioDevice Device, uint Attached)> _devices = [];
     private uint _next = 1;
 
-    /// <summary>Flags of every GET_DIRTY_BITMAP made.</summary>
-    public List<uint> DirtyQueries { get; } = [];
-
     public override string NameOf(uint request) => request switch
     {
         IOMMU_DESTROY => nameof(IOMMU_DESTROY),
@@ -194,15 +191,14 @@ internal sealed unsafe class IommufdFile(FakeKernel kernel, FakeIommufdTraits tr
         return Errno.None;
     }
 
-    /// <summary>Only over IOVAs that are mapped without a gap (io_pagetable.c, iopt_area_contig_done); clears what it reports unless told not to.</summary>
+    /// <summary>Only over IOVAs that are mapped without a gap (io_pagetable.c, iopt_area_contig_done); clears what it reports.</summary>
     private Errno GetDirty(iommu_hwpt_get_dirty_bitmap get)
     {
         const ulong Page = FakeAddressSpace.PageSize;
-        DirtyQueries.Add(get.flags);
         if (!_tables.TryGetValue(get.hwpt_id, out uint ioas))
             return Errno.ENOENT;
         FakeAddressSpace space = _spaces[ioas];
-        if ((get.flags & ~IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR) != 0)
+        if (get.flags != 0)
             return Errno.ENOTSUP;
         if (get.page_size != Page || get.length == 0 || ((get.iova | get.length) & (Page - 1)) != 0 || !space.TracksDirty)
             return Errno.EINVAL;
@@ -217,8 +213,7 @@ internal sealed unsafe class IommufdFile(FakeKernel kernel, FakeIommufdTraits tr
         foreach (ulong page in space.Dirty.Where(p => p >= first && p <= last).ToArray())
         {
             words[(int)((page - first) / 64)] |= 1UL << (int)((page - first) % 64);
-            if (get.flags == 0)
-                space.Dirty.Remove(page);
+            space.Dirty.Remove(page);
         }
 
         return Errno.None;
