@@ -50,6 +50,37 @@ public sealed class LimitedLogTests
     }
 
     [Fact]
+    public async Task A_log_is_started_anew_when_the_guest_maps_elsewhere_during_the_migration_and_no_page_differs()
+    {
+        // The guest moves its device between two translated domains, with mappings below 4 GiB, and pass-through, where all of RAM is mapped.
+        await using var stage = new Stage { Guest = "nvme-stress,queue-depth=8,dirty-rate=4,working-set=2M,region=8M,churn=100,domain-switches=5,seed=11" };
+        GodwitProcess a = await DeviceAsync(stage, "a", "64M");
+        GodwitProcess b = await DeviceAsync(stage, "b", "64M");
+        GodwitProcess source = await stage.SourceAsync();
+        GodwitProcess destination = await stage.DestinationAsync();
+        Qmp src = await stage.QmpAsync("src");
+        Qmp dst = await stage.QmpAsync("dst");
+        await src.GuestDoesIoAsync();
+
+        // Rounds go on until the log has been started anew, however long that takes.
+        await src.SetAsync(("x-verify-pages", "true"), ("x-min-precopy", "600000"), ("downtime-limit", "5000"));
+        await src.MigrateAsync($"unix:{stage.In("mig.sock")}");
+        await Qmp.UntilAsync(async () => (await src.ExecuteAsync("x-godwit-query-dirty"))[0].GetProperty("rearms").GetInt64() > 0, "the log is never started anew");
+        GodwitProcess status = stage.Start("status", "--dirty", "--monitor", stage.In("src.qmp"));
+        await status.SucceedAsync();
+        Assert.Matches(@"re-arms   [1-9]", status.Output.Single(line => line.Contains("re-arms ", StringComparison.Ordinal)));
+
+        await src.SetAsync(("x-min-precopy", "0"));
+        JsonElement migration = await src.MigratedAsync();
+        Assert.True(migration.GetProperty("status").GetString() == "completed", $"{migration}\n{source.All}\n{destination.All}\n{a.All}\n{b.All}");
+        JsonElement pages = migration.GetProperty("x-godwit").GetProperty("verification");
+        Assert.Equal((32768, 0), (pages.GetProperty("pages-compared").GetInt64(), pages.GetProperty("pages-differing").GetInt64()));
+        await dst.GuestDoesIoAsync();
+        JsonElement guest = await dst.GuestAsync();
+        Assert.Equal(0, guest.GetProperty("mismatches").GetInt64());
+    }
+
+    [Fact]
     public async Task Limits_that_cannot_be_are_refused()
     {
         await using var stage = new Stage();
@@ -72,11 +103,11 @@ public sealed class LimitedLogTests
         await pair.Src.GuestDoesIoAsync();
     }
 
-    private static async Task<GodwitProcess> DeviceAsync(Stage stage, string name)
+    private static async Task<GodwitProcess> DeviceAsync(Stage stage, string name, string span = "2M")
     {
         GodwitProcess device = stage.Start(
             "device", "nvme", "--socket", stage.In($"{name}.sock"), "--image", stage.In("disk.img"), "--size", "8M", "--serial", "e2e",
-            "--log-ranges", "2", "--log-span-max", "2M");
+            "--log-ranges", "2", "--log-span-max", span);
         await device.WaitForAsync("listening on");
         return device;
     }

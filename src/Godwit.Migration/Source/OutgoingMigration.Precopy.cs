@@ -95,7 +95,7 @@ internal sealed partial class OutgoingMigration : ISendPace
                 OutpacedRounds = history.OutpacedRounds,
                 OutpacedTime = history.OutpacedTime,
                 DowntimeLimit = live.DowntimeLimit,
-                MinimumPrecopy = _settings.MinimumPrecopy,
+                MinimumPrecopy = live.MinimumPrecopy,
                 MaxRounds = _settings.MaxRounds,
             };
             deviceBytes = input.DeviceBytes;

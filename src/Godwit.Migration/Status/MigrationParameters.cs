@@ -18,7 +18,7 @@ public sealed record MigrationParameters
     /// <summary>Rounds of pre-copy after which the migration gives up when it does not converge (<c>x-max-rounds</c>).</summary>
     public int MaxRounds { get; init; } = 100;
 
-    /// <summary>Shortest time of pre-copy before the switchover, to watch a guest under migration (<c>x-min-precopy</c>, milliseconds; at most a day).</summary>
+    /// <summary>Shortest time of pre-copy before the switchover, to watch a guest under migration (<c>x-min-precopy</c>, milliseconds; at most a day; counts at once).</summary>
     public TimeSpan MinimumPrecopy { get; init; }
 
     /// <summary>
