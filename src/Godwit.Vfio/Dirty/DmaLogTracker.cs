@@ -176,7 +176,7 @@ internal class DmaLogTracker : IDeviceDirtySource
     /// <summary>Behind a translating vIOMMU what is mapped may be little. By GPA it is all of RAM, and there is nothing to choose.</summary>
     private static bool CanPlanByUse(IReadOnlyList<CoveragePlan> plans) => plans.Count == 0 || plans.Any(p => p.Translated);
 
-    private static ulong EndOf(IReadOnlyList<CoveragePlan> plans) =>
+    private protected static ulong EndOf(IReadOnlyList<CoveragePlan> plans) =>
         plans.Count == 0 ? IovaPages.SpacePages - 1 : plans.Max(p => p.Ranges.Max(r => r.End));
 
     /// <summary>Finds out what the log accepts that has refused everything.</summary>

@@ -36,6 +36,9 @@ internal readonly record struct SyncStep(SyncStepKind Kind, IovaPages Range, Ram
 /// </param>
 internal readonly struct SyncSteps(ReadOnlyMemory<IovaPages> coverage, ulong windowPages, ulong granulePages, ulong budgetPages, ulong bridgePages)
 {
+    /// <summary>Mappings in a row, looked at one by one, from which on most of them are passed over.</summary>
+    private const int Dense = 16;
+
     /// <summary>
     /// The step for what lies at or above <paramref name="next"/>, which moves on behind it. The tables may be changing: what is in one of them
     /// throughout is in a step.
@@ -44,7 +47,7 @@ internal readonly struct SyncSteps(ReadOnlyMemory<IovaPages> coverage, ulong win
     {
         ReadOnlySpan<IovaPages> covered = coverage.Span;
         ulong start = 0, end = 0; // the run so far; none while end is 0
-        int inRange = -1;
+        int inRange = -1, inRow = 0;
         walk.Seek(next);
         while (walk.MoveNext(out Mapping mapping))
         {
@@ -77,11 +80,32 @@ internal readonly struct SyncSteps(ReadOnlyMemory<IovaPages> coverage, ulong win
                     return Finish(start, end, ref next);
                 from = piece;
             }
+
+            if (++inRow >= Dense && inRange >= 0)
+                inRow = TryPassOver(ref walk, Math.Min(covered[inRange].End, start + budgetPages), ref end) ? Dense : 0;
         }
 
         if (end > 0)
             return Finish(start, end, ref next);
         return default;
+    }
+
+    /// <summary>
+    /// Lengthens a report to where every gap that could lie in it is narrow enough to be in it anyway, instead of looking at each mapping there. What is
+    /// asked is the same but for gaps up to the end of the budget. False when nothing was passed over: the walk is behind <paramref name="end"/> then.
+    /// </summary>
+    private bool TryPassOver(ref MappingWalk walk, ulong limit, ref ulong end)
+    {
+        ulong far = IovaPages.Down(end + bridgePages / 2, windowPages);
+        if (far <= end || far > limit)
+            return false;
+        walk.Seek(far);
+        bool any = walk.MoveNext(out Mapping mapping);
+        bool passes = any && mapping.Writable && mapping.Iova.First <= end + bridgePages;
+        if (passes)
+            end = far;
+        walk.Seek(end);
+        return passes;
     }
 
     private static SyncStep Finish(ulong start, ulong end, ref ulong next)

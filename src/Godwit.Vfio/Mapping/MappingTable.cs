@@ -69,6 +69,9 @@ internal sealed class MappingTable
         /// <summary>The run stepped to.</summary>
         public readonly Mapping Current => Decode(_cursor.Current.Range, _cursor.Current.Value);
 
+        /// <summary>First page of it.</summary>
+        public readonly ulong First => _cursor.Current.First;
+
         /// <summary>Pages of each mapping in it.</summary>
         public readonly ulong MappingPages => _cursor.Current.RangePages;
 

@@ -4,39 +4,51 @@ namespace Godwit.Vfio;
 internal struct MappingWalk
 {
     private readonly MappingTable[] _tables;
-    private readonly (MappingTable.Cursor Cursor, bool More)[] _cursors;
+    private readonly MappingTable.Cursor[] _cursors; // the first _open are on a run that has not been handed out
+    private int _open;
 
     /// <summary>Walks through <paramref name="tables"/>.</summary>
     public MappingWalk(params ReadOnlySpan<MappingTable> tables)
     {
         _tables = [.. tables];
-        _cursors = new (MappingTable.Cursor, bool)[tables.Length];
+        _cursors = new MappingTable.Cursor[tables.Length];
     }
 
     /// <summary>Begins with what ends above <paramref name="page"/>.</summary>
-    public readonly void Seek(ulong page)
+    public void Seek(ulong page)
     {
-        for (int i = 0; i < _tables.Length; i++)
+        _open = 0;
+        foreach (MappingTable table in _tables)
         {
             // Tables of what was unmapped are empty most of the time.
-            _cursors[i].Cursor = _tables[i].Seek(page);
-            _cursors[i].More = _tables[i].RunCount > 0 && _cursors[i].Cursor.MoveNext();
+            if (table.RunCount == 0)
+                continue;
+            _cursors[_open] = table.Seek(page);
+            if (_cursors[_open].MoveNext())
+                _open++;
         }
     }
 
     /// <summary>The next run; false at the end.</summary>
-    public readonly bool MoveNext(out Mapping mapping)
+    public bool MoveNext(out Mapping mapping)
     {
-        int lowest = -1;
-        for (int i = 0; i < _cursors.Length; i++)
+        int lowest = 0;
+        for (int i = 1; i < _open; i++)
         {
-            if (_cursors[i].More && (lowest < 0 || _cursors[i].Cursor.Current.Iova.First < _cursors[lowest].Cursor.Current.Iova.First))
+            if (_cursors[i].First < _cursors[lowest].First)
                 lowest = i;
         }
 
-        mapping = lowest < 0 ? default : _cursors[lowest].Cursor.Current;
-        if (lowest >= 0)
-            _cursors[lowest].More = _cursors[lowest].Cursor.MoveNext();
-        return lowest >= 0;
+        if (_open == 0)
+        {
+            mapping = default;
+            return false;
+        }
+
+        ref MappingTable.Cursor cursor = ref _cursors[lowest];
+        mapping = cursor.Current;
+        if (!cursor.MoveNext())
+            cursor = _cursors[--_open];
+        return true;
     }
 }

@@ -10,11 +10,12 @@ public sealed class SyncStepsTests
     {
         ulong granule = 1UL << random.Next(0, 3);
         ulong window = granule * 64;
-        ulong budget = window * (ulong)random.Next(1, 9);
-        ulong bridge = window * (ulong)random.Next(0, 4);
+        bool dense = random.Next(3) == 0; // most mappings are passed over
+        ulong budget = window * (ulong)random.Next(1, dense ? 60 : 9);
+        ulong bridge = window * (ulong)random.Next(0, dense ? 9 : 4);
         IovaPages[] coverage = RandomRanges(random, 8000, random.Next(0, 5), granule);
         var table = new MappingTable();
-        foreach (IovaPages range in RandomRanges(random, 9000, random.Next(0, 60), 1))
+        foreach (IovaPages range in RandomRanges(random, dense ? 3000 : 9000, random.Next(0, dense ? 900 : 60), 1, longest: dense ? 4 : 400))
             table.TryInsert(new Mapping(range, new RamPage(range.First + 1_000_000), random.Next(4) != 0));
 
         var steps = new SyncSteps(coverage, window, granule, budget, bridge);
@@ -93,14 +94,14 @@ public sealed class SyncStepsTests
         }
     }
 
-    private static IovaPages[] RandomRanges(Random random, int space, int count, ulong alignment)
+    private static IovaPages[] RandomRanges(Random random, int space, int count, ulong alignment, int longest = 400)
     {
         List<IovaPages> result = [];
         ulong at = 0;
         for (int i = 0; i < count; i++)
         {
             ulong first = at + (ulong)random.Next(0, Math.Max(1, 2 * space / count / 2));
-            ulong length = (ulong)random.Next(1, random.Next(2) == 0 ? 4 : 400);
+            ulong length = (ulong)random.Next(1, random.Next(2) == 0 ? 4 : longest);
             first = (first + alignment - 1) / alignment * alignment;
             length = (length + alignment - 1) / alignment * alignment;
             result.Add(new IovaPages(first, length));

@@ -41,8 +41,8 @@ internal sealed class LifeDevice : IDisposable
         };
         var tracker = new OracleTracker(id, slot, model, shadow, world.Board.Ram.Dirty, notices, Plans, mutation, random.Next(4) switch { 0 => 0, 1 => 10, _ => HarvestQueue.DefaultLimit })
         {
-            KnownLimits = traits.StartFailsPercent == 0 ? world.KnownLimits : null,
-            Traits = traits with { MaxReportBytes = 0, MaxMappings = 0, ReportFailsPercent = 0, FailureSticks = false, ClearsWholeWords = false, WordsFromStart = false },
+            KnownLimits = traits.StartFailsPercent == 0 || random.Next(8) != 0 ? World.KnownLimits : null, // some are asked while they fail
+            Traits = traits with { MaxReportBytes = 0, MaxMappings = 0, ReportFailsPercent = 0, StartFailsPercent = 0, FailureSticks = false, ClearsWholeWords = false, WordsFromStart = false },
         };
         shadow.UnmapObserver = tracker;
         slot.Space.AddListener(shadow);
@@ -81,7 +81,7 @@ internal sealed class LifeDevice : IDisposable
         bool fails = mutation == Mutation.ForgetAfterLoss || random.Next(6) == 0;
         ModelDeviceTraits traits = new()
         {
-            LogPageSize = 4096UL << (random.Next(4) == 0 ? random.Next(1, 5) : 0),
+            LogPageSize = 4096UL << (random.Next(4) == 0 ? 1 + (3 * random.Next(2)) : 0),
             MaxReportBytes = 8 << random.Next(0, 10),
             MaxMappings = random.Next(5) == 0 ? 40 : 65535,
             ReportFailsPercent = fails ? random.Next(1, 20) : 0,
@@ -91,9 +91,9 @@ internal sealed class LifeDevice : IDisposable
         return random.Next(5) switch
         {
             0 => traits with { ClearsWholeWords = random.Next(2) == 0 }, // takes everything
-            1 => traits with { MaxSpan = Span(random), MinSpan = Least(random), CombinesTo = random.Next(1, 8), RoundsSpanUp = true, FailureSticks = true }, // mlx5
+            1 => traits with { MaxSpan = Span(random), MinSpan = Least(random), CombinesTo = 1 << random.Next(3), RoundsSpanUp = true, FailureSticks = true }, // mlx5
             2 => traits with { MaxSpan = Span(random), OneRegion = true, WordsFromStart = true, ClearsWholeWords = true }, // pds
-            3 => traits with { MaxSpan = Span(random), MaxRanges = random.Next(1, 6) }, // a server of one's own
+            3 => traits with { MaxSpan = Span(random), MaxRanges = 1 << random.Next(3) }, // a server of one's own
             _ => traits with
             {
                 ClearsWholeWords = random.Next(2) == 0,

@@ -1,3 +1,5 @@
+using System.Collections.Concurrent;
+using System.Numerics;
 using Godwit.Memory;
 
 namespace Godwit.Vfio.Tests;
@@ -76,7 +78,7 @@ internal sealed class OracleTracker : DmaLogTracker
     /// What devices like this one were found to accept before; null asks every one. A probe is some fifty refusals, which cost more than the rest of a
     /// life.
     /// </summary>
-    public Dictionary<ModelDeviceTraits, DeviceLogLimits>? KnownLimits { get; init; }
+    public ConcurrentDictionary<(ModelDeviceTraits Device, int EndBits), DeviceLogLimits>? KnownLimits { get; init; }
 
     /// <summary>Of the device, as far as a probe finds them out.</summary>
     public ModelDeviceTraits Traits { get; init; } = new();
@@ -164,15 +166,13 @@ internal sealed class OracleTracker : DmaLogTracker
 
     private protected override DeviceLogLimits ProbeLimits(IReadOnlyList<CoveragePlan> plans, DeviceRefusedException? refusal)
     {
-        if (KnownLimits is not null && plans.Count > 0 && KnownLimits.TryGetValue(Traits, out DeviceLogLimits? known))
-            return known;
+        if (KnownLimits is not null)
+            return KnownLimits.GetOrAdd((Traits, BitOperations.Log2(EndOf(plans))), key => new LogProbe(new ModelDevice(key.Device, new Random(0))).Run(1UL << key.EndBits, null));
         // A life goes on the same way whether the device was asked or not.
         Action? restarting = _device.Restarting;
         _device.Restarting = null;
         DeviceLogLimits limits = base.ProbeLimits(plans, refusal);
         _device.Restarting = restarting;
-        if (plans.Count > 0)
-            KnownLimits?.Add(Traits, limits);
         return limits;
     }
 

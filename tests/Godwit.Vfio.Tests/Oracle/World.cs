@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using Godwit.Memory;
 
 namespace Godwit.Vfio.Tests;
@@ -22,8 +23,8 @@ internal sealed class World : IDisposable
 
     public OracleRandom Random { get; } = new();
 
-    /// <summary>What devices of a kind were found to accept.</summary>
-    public Dictionary<ModelDeviceTraits, DeviceLogLimits> KnownLimits { get; } = [];
+    /// <summary>What devices of a kind were found to accept, in all worlds: there are some thousand kinds.</summary>
+    public static ConcurrentDictionary<(ModelDeviceTraits Device, int EndBits), DeviceLogLimits> KnownLimits { get; } = [];
 
     /// <summary>
     /// What <see cref="DirtyLog.Start"/> does, without its fence in every thread of the process, which costs more than a life: all of a life happens
