@@ -310,10 +310,11 @@ public sealed class DmaLogTrackerTests
         rig.StartTracking();
         rig.Tracker.Sync(final: false);
         Assert.NotEmpty(rig.Dirty());
-        long before = GC.GetAllocatedBytesForCurrentThread();
-        for (int i = 0; i < 100; i++)
-            rig.Tracker.Sync(final: false);
-        Assert.Equal(0, GC.GetAllocatedBytesForCurrentThread() - before);
+        Assert.Equal(0, Allocations.Of(() =>
+        {
+            for (int i = 0; i < 100; i++)
+                rig.Tracker.Sync(final: false);
+        }));
     }
 
     private sealed class EveryOtherPage : IDmaLog

@@ -170,10 +170,11 @@ public sealed class HarvestTests
     {
         var queue = new HarvestQueue();
         Round();
-        long before = GC.GetAllocatedBytesForCurrentThread();
-        for (int i = 0; i < 20; i++)
-            Round();
-        Assert.Equal(0, GC.GetAllocatedBytesForCurrentThread() - before);
+        Assert.Equal(0, Allocations.Of(() =>
+        {
+            for (int i = 0; i < 20; i++)
+                Round();
+        }));
 
         void Round()
         {
