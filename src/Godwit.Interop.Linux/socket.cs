@@ -16,6 +16,7 @@ public static unsafe partial class socket
     public const int SCM_RIGHTS = 1;
     public const int SHUT_RDWR = 2;
     public const int MSG_CTRUNC = 0x8;
+    public const int MSG_WAITALL = 0x100;
     public const int MSG_NOSIGNAL = 0x4000;
     public const int MSG_CMSG_CLOEXEC = 0x40000000;
 
@@ -264,17 +265,21 @@ public sealed unsafe class SocketHandle : FileDescriptor
         }
     }
 
-    /// <summary>As <see cref="Receive(Span{byte})"/>, into memory that the caller keeps valid during the call.</summary>
-    public int Receive(byte* buffer, int length)
+    /// <summary>
+    /// As <see cref="Receive(Span{byte})"/>, and waits until <paramref name="buffer"/> is full. Less comes at the end of the stream, after a
+    /// signal, when the receive timeout passed, and before bytes that carry descriptors (recv(2), MSG_WAITALL).
+    /// </summary>
+    public int ReceiveAll(Span<byte> buffer)
     {
-        nint received;
-        while ((received = socket.recv(this, buffer, (nuint)length, 0)) < 0)
+        // SAFETY: the span is pinned during the call, and the kernel writes at most its length.
+        fixed (byte* pointer = buffer)
         {
-            if ((Errno)Marshal.GetLastPInvokeError() != Errno.EINTR)
-                LinuxException.ThrowLast("recv");
+            return Receive(pointer, buffer.Length, socket.MSG_WAITALL);
         }
-        return (int)received;
     }
+
+    /// <summary>As <see cref="Receive(Span{byte})"/>, into memory that the caller keeps valid during the call.</summary>
+    public int Receive(byte* buffer, int length) => Receive(buffer, length, 0);
 
     /// <summary>
     /// As <see cref="Receive(Span{byte})"/>, and takes the descriptors that came with these bytes, all close-on-exec. The caller owns them.
@@ -314,6 +319,17 @@ public sealed unsafe class SocketHandle : FileDescriptor
             }
             return (int)received;
         }
+    }
+
+    private int Receive(byte* buffer, int length, int flags)
+    {
+        nint received;
+        while ((received = socket.recv(this, buffer, (nuint)length, flags)) < 0)
+        {
+            if ((Errno)Marshal.GetLastPInvokeError() != Errno.EINTR)
+                LinuxException.ThrowLast("recv");
+        }
+        return (int)received;
     }
 
     private static SocketHandle Create()

@@ -24,8 +24,8 @@ internal static class ProcessRun
         {
             Console.WriteLine($"Two processes over a unix socket, {time.TotalSeconds} s each, {Environment.ProcessorCount} processors. Times in microseconds; allocated bytes an operation, this side.");
             Console.WriteLine();
-            Console.WriteLine("operation                          |  a second | of floor |  median |    99 % |  99.9 % |  bytes");
-            Console.WriteLine("-----------------------------------|----------:|---------:|--------:|--------:|--------:|------:");
+            Console.WriteLine("operation                            |  a second | of floor |  median |    99 % |  99.9 % |  bytes");
+            Console.WriteLine("-------------------------------------|----------:|---------:|--------:|--------:|--------:|------:");
             using var echo = new OtherProcess("echo", Path.Combine(directory, "echo"));
             using var device = new OtherProcess("device", Path.Combine(directory, "device"));
             using SocketHandle socket = SocketHandle.Connect(Path.Combine(directory, "echo"));
@@ -65,13 +65,20 @@ internal static class ProcessRun
     {
         byte[] word = new byte[4];
         byte[] large = new byte[Large];
-        Sample small = Sample.Take(time, Ping(socket, Header + AccessBody, Header + AccessBody + 4));
-        small.Print("bare echo, 32 bytes for 36", null);
-        Sample.Take(time, () => client.ReadRegion(PciRegion.Bar0, 8, word)).Print("region read of 4", small);
-        Sample.Take(time, () => client.WriteRegion(PciRegion.Bar0, 8, word, posted: false)).Print("region write of 4, answered", small);
-        Sample big = Sample.Take(time, Ping(socket, Header + AccessBody, Header + AccessBody + Large));
-        big.Print("bare echo, 32 bytes for 64 KiB", null);
-        Sample.Take(time, () => client.ReadRegion(PciRegion.Bar0, 0, large)).Print("region read of 64 KiB", big);
+        Sample[] small = Sample.Take(
+            time,
+            Ping(socket, Header + AccessBody, Header + AccessBody + 4),
+            () => client.ReadRegion(PciRegion.Bar0, 8, word),
+            () => client.WriteRegion(PciRegion.Bar0, 8, word, posted: false));
+        small[0].Print("bare echo, 32 bytes for 36", null);
+        small[1].Print("region read of 4", small[0]);
+        small[2].Print("region write of 4, answered", small[0]);
+        Sample[] big = Sample.Take(
+            time,
+            Ping(socket, Header + AccessBody, Header + AccessBody + Large),
+            () => client.ReadRegion(PciRegion.Bar0, 0, large));
+        big[0].Print("bare echo, 32 bytes for 64 KiB", null);
+        big[1].Print("region read of 64 KiB", big[0]);
 
         Sample.Take(time, () => client.WriteRegion(PciRegion.Bar0, Doorbell, word, posted: true)).Print("doorbell by posted message", null);
         client.ReadRegion(PciRegion.Bar0, 8, word);
@@ -85,13 +92,21 @@ internal static class ProcessRun
     {
         using MemFd ram = MemFd.Create("ram", 64 << 20);
         DmaRange one = Page(0);
-        Sample floor = Sample.Take(time, Ping(socket, Header + 32, Header));
-        floor.Print("bare echo, 48 bytes for 16", null);
-        Sample.Take(time, () =>
-        {
-            client.DmaMap(one, ReadWrite, ram, 0);
-            client.DmaUnmap(one);
-        }).Print("map and unmap of 4 KiB (2 messages)", floor);
+        Action ping = Ping(socket, Header + 32, Header);
+        Sample[] pairs = Sample.Take(
+            time,
+            () =>
+            {
+                ping();
+                ping();
+            },
+            () =>
+            {
+                client.DmaMap(one, ReadWrite, ram, 0);
+                client.DmaUnmap(one);
+            });
+        pairs[0].Print("bare echo, 2 times 48 bytes for 16", null);
+        pairs[1].Print("map and unmap of 4 KiB (2 messages)", pairs[0]);
 
         int count = Math.Min(mappings, client.MaxDmaMaps);
         long start = Stopwatch.GetTimestamp();

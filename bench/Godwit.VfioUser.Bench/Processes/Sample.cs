@@ -5,45 +5,81 @@ namespace Godwit.VfioUser.Bench;
 /// <summary>How long each of many equal operations took, one after another, and what they allocated.</summary>
 internal readonly record struct Sample(double PerSecond, double Median, double P99, double P999, double AllocatedBytes)
 {
-    /// <summary>Most durations kept; a longer run keeps the first ones.</summary>
+    /// <summary>Most durations kept of one operation; a longer run ends there.</summary>
     private const int MaxKept = 4_000_000;
 
-    private static readonly long[] Kept = new long[MaxKept];
+    /// <summary>Operations that are compared take turns of this length, so that what else the machine does meets all of them.</summary>
+    private static readonly TimeSpan Turn = TimeSpan.FromMilliseconds(20);
 
     /// <summary>Does <paramref name="operation"/> for a while, after a shorter while of warming up.</summary>
-    public static Sample Take(TimeSpan time, Action operation)
+    public static Sample Take(TimeSpan time, Action operation) => Take(time, [operation])[0];
+
+    /// <summary>Does each of the operations for a while, in turns, after a shorter while of warming up.</summary>
+    public static Sample[] Take(TimeSpan time, params Action[] operations)
     {
-        for (long start = Stopwatch.GetTimestamp(); Stopwatch.GetElapsedTime(start) < time / 4;)
-            operation();
-        int count = 0;
-        long allocated = GC.GetTotalAllocatedBytes(precise: true);
-        long began = Stopwatch.GetTimestamp();
-        long last = began;
-        long end = began + (long)(time.TotalSeconds * Stopwatch.Frequency);
-        while (last < end && count < MaxKept)
+        foreach (Action operation in operations)
         {
-            operation();
-            long now = Stopwatch.GetTimestamp();
-            Kept[count++] = now - last;
-            last = now;
+            for (long start = Stopwatch.GetTimestamp(); Stopwatch.GetElapsedTime(start) < time / 4;)
+                operation();
         }
-        allocated = GC.GetTotalAllocatedBytes(precise: true) - allocated;
-        Span<long> durations = Kept.AsSpan(0, count);
-        durations.Sort();
-        return new Sample(
-            count / Stopwatch.GetElapsedTime(began, last).TotalSeconds,
-            Microseconds(durations[count / 2]),
-            Microseconds(durations[(int)(count * 0.99)]),
-            Microseconds(durations[(int)(count * 0.999)]),
-            (double)allocated / count);
+        var runs = new Run[operations.Length];
+        for (int i = 0; i < runs.Length; i++)
+            runs[i] = new Run(operations[i]);
+        while (runs.Any(run => run.Ticks < time.TotalSeconds * Stopwatch.Frequency && !run.IsFull))
+        {
+            foreach (Run run in runs)
+                run.Go(Turn);
+        }
+        return [.. runs.Select(run => run.Result())];
     }
 
     /// <summary>One row of the table.</summary>
     public void Print(string name, Sample? floor)
     {
         string ratio = floor is { } least ? $"{PerSecond / least.PerSecond * 100,5:F0} %" : "";
-        Console.WriteLine($"{name,-34} | {PerSecond,9:F0} | {ratio,8} | {Median,7:F1} | {P99,7:F1} | {P999,7:F1} | {AllocatedBytes,6:F2}");
+        Console.WriteLine($"{name,-36} | {PerSecond,9:F0} | {ratio,8} | {Median,7:F1} | {P99,7:F1} | {P999,7:F1} | {AllocatedBytes,6:F2}");
     }
 
     private static double Microseconds(long ticks) => ticks * 1e6 / Stopwatch.Frequency;
+
+    /// <summary>One operation's turns.</summary>
+    private sealed class Run(Action operation)
+    {
+        private readonly long[] _durations = new long[MaxKept];
+        private int _count;
+        private long _allocated;
+
+        public long Ticks { get; private set; }
+
+        public bool IsFull => _count == MaxKept;
+
+        public void Go(TimeSpan time)
+        {
+            long allocated = GC.GetTotalAllocatedBytes(precise: true);
+            long began = Stopwatch.GetTimestamp();
+            long last = began;
+            long end = began + (long)(time.TotalSeconds * Stopwatch.Frequency);
+            while (last < end && _count < MaxKept)
+            {
+                operation();
+                long now = Stopwatch.GetTimestamp();
+                _durations[_count++] = now - last;
+                last = now;
+            }
+            Ticks += last - began;
+            _allocated += GC.GetTotalAllocatedBytes(precise: true) - allocated;
+        }
+
+        public Sample Result()
+        {
+            Span<long> durations = _durations.AsSpan(0, _count);
+            durations.Sort();
+            return new Sample(
+                _count * (double)Stopwatch.Frequency / Ticks,
+                Microseconds(durations[_count / 2]),
+                Microseconds(durations[(int)(_count * 0.99)]),
+                Microseconds(durations[(int)(_count * 0.999)]),
+                (double)_allocated / _count);
+        }
+    }
 }

@@ -31,9 +31,10 @@ internal sealed unsafe partial class ClientConnection
     {
         if (!TryBeginReceiving())
             return false;
+        int ahead = slot.DataCapacity >= MessageReceiver.DirectSize ? MessageHeader.Size + slot.HeadSize : MessageReceiver.BufferSize;
         while (!slot.IsDone || _receiver.HasMessage)
         {
-            if (!ReceiveMessage())
+            if (!ReceiveMessage(ahead))
                 break; // the slot is complete: lost
         }
         EndReceiving(othersWait: Volatile.Read(ref _inFlight) > 1);
@@ -127,12 +128,12 @@ internal sealed unsafe partial class ClientConnection
     }
 
     /// <summary>Receives and handles one message; false when the connection has ended and everybody has been told.</summary>
-    private bool ReceiveMessage()
+    private bool ReceiveMessage(int ahead = MessageReceiver.BufferSize)
     {
         bool alive = false;
         try
         {
-            alive = HandleMessage();
+            alive = HandleMessage(ahead);
         }
         catch (LinuxException e)
         {
@@ -146,9 +147,9 @@ internal sealed unsafe partial class ClientConnection
         return alive;
     }
 
-    private bool HandleMessage()
+    private bool HandleMessage(int ahead)
     {
-        if (!_receiver.ReadHeader(out MessageHeader header, _files, out bool truncated))
+        if (!_receiver.ReadHeader(out MessageHeader header, _files, out bool truncated, ahead))
             return Ended();
         if (truncated)
             return Violation($"{header.Command.Name()} came with more than {WireLimits.MaxMessageFds} descriptors");

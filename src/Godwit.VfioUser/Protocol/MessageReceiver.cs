@@ -12,10 +12,10 @@ namespace Godwit.VfioUser;
 internal sealed class MessageReceiver(SocketHandle socket) : IDisposable
 {
     /// <summary>Room for some hundred maps or their answers. Larger bodies go where they belong without a stop here.</summary>
-    private const int BufferSize = 16 * 1024;
+    public const int BufferSize = 16 * 1024;
 
     /// <summary>From here on a piece of a body is received straight to its place.</summary>
-    private const int DirectSize = 2048;
+    public const int DirectSize = 2048;
 
     private readonly byte[] _buffer = GC.AllocateUninitializedArray<byte>(BufferSize);
     private readonly Queue<Arrival> _arrivals = new();
@@ -57,14 +57,18 @@ internal sealed class MessageReceiver(SocketHandle socket) : IDisposable
     /// <param name="header">The header, unchecked.</param>
     /// <param name="files">Receives the message's descriptors; the caller's.</param>
     /// <param name="truncated">The message came with more descriptors than are taken.</param>
-    public bool ReadHeader(out MessageHeader header, List<FileDescriptor> files, out bool truncated)
+    /// <param name="ahead">
+    /// Most bytes to take off the socket at once. Who expects a message with much data asks for what comes before that: the data then
+    /// goes to its place without a stop here.
+    /// </param>
+    public bool ReadHeader(out MessageHeader header, List<FileDescriptor> files, out bool truncated, int ahead = BufferSize)
     {
         header = default;
         truncated = false;
         _inMessage = _end != _start;
         while (_end - _start < MessageHeader.Size)
         {
-            if (!Fill())
+            if (!Fill(Math.Max(ahead, MessageHeader.Size)))
                 return false;
             _inMessage = true;
         }
@@ -95,13 +99,13 @@ internal sealed class MessageReceiver(SocketHandle socket) : IDisposable
             }
             else if (destination.Length < DirectSize)
             {
-                if (!Fill())
+                if (!Fill(BufferSize))
                     return false;
             }
             else
             {
                 // The buffer is empty and the rest is this message's, so nothing is read past its end.
-                int received = socket.Receive(destination);
+                int received = socket.ReceiveAll(destination);
                 if (received == 0)
                     return End();
                 _origin += received;
@@ -135,7 +139,7 @@ internal sealed class MessageReceiver(SocketHandle socket) : IDisposable
     }
 
     [SkipLocalsInit]
-    private bool Fill()
+    private bool Fill(int most)
     {
         if (_start == _end)
         {
@@ -150,7 +154,7 @@ internal sealed class MessageReceiver(SocketHandle socket) : IDisposable
             _start = 0;
         }
         Span<int> numbers = stackalloc int[WireLimits.MaxMessageFds];
-        int received = socket.Receive(_buffer.AsSpan(_end), numbers, out int count, out bool truncated);
+        int received = socket.Receive(_buffer.AsSpan(_end, Math.Min(most, BufferSize - _end)), numbers, out int count, out bool truncated);
         foreach (int number in numbers[..count])
             _files.Enqueue(FileDescriptor.Adopt(number));
         if (received == 0)
