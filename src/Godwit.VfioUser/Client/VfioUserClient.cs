@@ -61,7 +61,7 @@ public sealed partial class VfioUserClient : IDisposable
         ArgumentNullException.ThrowIfNull(options);
         ArgumentNullException.ThrowIfNull(dma);
         ArgumentOutOfRangeException.ThrowIfLessThanOrEqual(options.ReplyTimeout, TimeSpan.Zero);
-        SocketHandle socket = Open(path, options);
+        SocketHandle socket = DeviceSocket.Connect(path, options.ReplyTimeout);
         ClientConnection? connection = null;
         var files = new List<FileDescriptor>();
         try
@@ -180,19 +180,6 @@ public sealed partial class VfioUserClient : IDisposable
             }
             offset += (ulong)piece.Length;
             data = data[piece.Length..];
-        }
-    }
-
-    private static SocketHandle Open(string path, VfioUserClientOptions options)
-    {
-        try
-        {
-            return SocketHandle.Connect(path, options.ReplyTimeout);
-        }
-        catch (LinuxException e) when (e.Errno == Errno.ECONNREFUSED && stat.At(path) is { IsSocket: false })
-        {
-            // The kernel has one answer for a socket without a listener and for what is no socket at all.
-            throw new LinuxException("connect", $"{path}, which is no socket", Errno.ENOTSOCK);
         }
     }
 

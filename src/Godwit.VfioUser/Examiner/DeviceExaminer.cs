@@ -9,6 +9,12 @@ namespace Godwit.VfioUser;
 /// <remarks>Lives in this room because it says what no client would, for which it needs the wire; device authors get it with the package.</remarks>
 public static class DeviceExaminer
 {
+    /// <summary>
+    /// Checks in a row for which the device could not be made ready after which nobody asks it any more: one that hangs would take its time
+    /// for each of the others.
+    /// </summary>
+    internal const int Patience = 3;
+
     /// <summary>All checks in order; those that end connections come last, as some servers do not survive it.</summary>
     internal static IReadOnlyList<Check> Checks { get; } =
     [
@@ -47,20 +53,25 @@ public static class DeviceExaminer
             ExaminerPeer.Connect(options.Second, options.ReplyTimeout).Dispose();
         var results = new List<CheckResult>();
         using var examination = new Examination(options);
+        int unready = 0;
         foreach (Check check in checks)
         {
-            CheckResult result = Run(check, examination);
+            CheckResult result = unready < Patience
+                ? Run(check, examination, ref unready)
+                : new CheckResult(check.Name, check.Meaning, CheckOutcome.Fail, $"not looked at: for {Patience} checks in a row the device was not there or did not answer");
             results.Add(result);
             progress?.Invoke(result);
         }
         return new ExaminationReport(results);
     }
 
-    private static CheckResult Run(Check check, Examination examination)
+    private static CheckResult Run(Check check, Examination examination, ref int unready)
     {
         try
         {
+            unready++;
             examination.Settle();
+            unready = 0;
             check.Body(examination);
             return new CheckResult(check.Name, check.Meaning, CheckOutcome.Pass, null);
         }

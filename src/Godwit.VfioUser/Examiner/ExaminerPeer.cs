@@ -26,7 +26,7 @@ internal sealed class ExaminerPeer : IDisposable
     }
 
     /// <summary>Connects; nothing is said yet.</summary>
-    public static ExaminerPeer Connect(string path, TimeSpan timeout) => new(SocketHandle.Connect(path, timeout), timeout);
+    public static ExaminerPeer Connect(string path, TimeSpan timeout) => new(DeviceSocket.Connect(path, timeout), timeout);
 
     /// <summary>The bytes of a structure and what follows it.</summary>
     public static byte[] Bytes<T>(in T body, ReadOnlySpan<byte> rest = default)

@@ -86,6 +86,32 @@ public sealed class ExaminerTests
     public void Nobody_there_is_no_examination() =>
         Assert.Throws<LinuxException>(() => DeviceExaminer.Run(new DeviceExaminerOptions { Socket = "/nowhere/at/all" }));
 
+    [Fact]
+    public void A_device_that_hangs_is_soon_left_alone()
+    {
+        // It takes connections, as the kernel does for a listener, and never says a word.
+        string directory = Directory.CreateTempSubdirectory("gwve").FullName;
+        string path = Path.Combine(directory, "s");
+        using SocketHandle listener = SocketHandle.Listen(path, 128);
+        var results = new List<CheckResult>();
+        ExaminationReport report = DeviceExaminer.Run(new DeviceExaminerOptions { Socket = path, ReplyTimeout = TimeSpan.FromMilliseconds(10) }, results.Add);
+        Directory.Delete(directory, recursive: true);
+        Assert.Equal(report.Results, results);
+        Assert.Equal(DeviceExaminer.Checks.Count, results.Count);
+        Assert.All(results, result => Assert.Equal(CheckOutcome.Fail, result.Outcome));
+        Assert.All(results.Take(DeviceExaminer.Patience), result => Assert.Contains("VERSION within", result.Why, StringComparison.Ordinal));
+        Assert.All(results.Skip(DeviceExaminer.Patience), result => Assert.StartsWith("not looked at", result.Why, StringComparison.Ordinal));
+    }
+
+    [Fact]
+    public void What_is_no_socket_is_called_so()
+    {
+        string file = Path.GetTempFileName();
+        LinuxException e = Assert.Throws<LinuxException>(() => DeviceExaminer.Run(new DeviceExaminerOptions { Socket = file }));
+        Assert.Equal(Errno.ENOTSOCK, e.Errno);
+        File.Delete(file);
+    }
+
     private static void AssertPassed(ExaminationReport report, params string[] notOffered)
     {
         Assert.Equal([], report.Results.Where(result => result.Outcome == CheckOutcome.Fail).Select(result => $"{result.Name}: {result.Why}"));
