@@ -265,21 +265,17 @@ public sealed unsafe class SocketHandle : FileDescriptor
         }
     }
 
-    /// <summary>
-    /// As <see cref="Receive(Span{byte})"/>, and waits until <paramref name="buffer"/> is full. Less comes at the end of the stream, after a
-    /// signal, when the receive timeout passed, and before bytes that carry descriptors (recv(2), MSG_WAITALL).
-    /// </summary>
-    public int ReceiveAll(Span<byte> buffer)
-    {
-        // SAFETY: the span is pinned during the call, and the kernel writes at most its length.
-        fixed (byte* pointer = buffer)
-        {
-            return Receive(pointer, buffer.Length, socket.MSG_WAITALL);
-        }
-    }
-
     /// <summary>As <see cref="Receive(Span{byte})"/>, into memory that the caller keeps valid during the call.</summary>
-    public int Receive(byte* buffer, int length) => Receive(buffer, length, 0);
+    public int Receive(byte* buffer, int length)
+    {
+        nint received;
+        while ((received = socket.recv(this, buffer, (nuint)length, 0)) < 0)
+        {
+            if ((Errno)Marshal.GetLastPInvokeError() != Errno.EINTR)
+                LinuxException.ThrowLast("recv");
+        }
+        return (int)received;
+    }
 
     /// <summary>
     /// As <see cref="Receive(Span{byte})"/>, and takes the descriptors that came with these bytes, all close-on-exec. The caller owns them.
@@ -288,7 +284,11 @@ public sealed unsafe class SocketHandle : FileDescriptor
     /// <param name="descriptors">Where the descriptors' numbers go, at most <see cref="socket.SCM_MAX_FD"/>.</param>
     /// <param name="descriptorCount">How many came.</param>
     /// <param name="truncated">The peer sent more descriptors than fit, or the process has none left; the kernel dropped the rest.</param>
-    public int Receive(Span<byte> buffer, Span<int> descriptors, out int descriptorCount, out bool truncated)
+    /// <param name="all">
+    /// Waits until <paramref name="buffer"/> is full. Less comes at the end of the stream, after a signal, when the receive timeout passed, and
+    /// with descriptors (recv(2), MSG_WAITALL).
+    /// </param>
+    public int Receive(Span<byte> buffer, Span<int> descriptors, out int descriptorCount, out bool truncated, bool all = false)
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThan(descriptors.Length, socket.SCM_MAX_FD);
         descriptorCount = 0;
@@ -303,7 +303,7 @@ public sealed unsafe class SocketHandle : FileDescriptor
             do
             {
                 message = new socket.msghdr { msg_iov = &vector, msg_iovlen = 1, msg_control = control, msg_controllen = (nuint)room };
-                received = socket.recvmsg(this, &message, socket.MSG_CMSG_CLOEXEC);
+                received = socket.recvmsg(this, &message, socket.MSG_CMSG_CLOEXEC | (all ? socket.MSG_WAITALL : 0));
             }
             while (received < 0 && (Errno)Marshal.GetLastPInvokeError() == Errno.EINTR);
             if (received < 0)
@@ -319,17 +319,6 @@ public sealed unsafe class SocketHandle : FileDescriptor
             }
             return (int)received;
         }
-    }
-
-    private int Receive(byte* buffer, int length, int flags)
-    {
-        nint received;
-        while ((received = socket.recv(this, buffer, (nuint)length, flags)) < 0)
-        {
-            if ((Errno)Marshal.GetLastPInvokeError() != Errno.EINTR)
-                LinuxException.ThrowLast("recv");
-        }
-        return (int)received;
     }
 
     private static SocketHandle Create()

@@ -152,7 +152,7 @@ internal sealed unsafe partial class ClientConnection
         if (!_receiver.ReadHeader(out MessageHeader header, _files, out bool truncated, ahead))
             return Ended();
         if (truncated)
-            return Violation($"{header.Command.Name()} came with more than {WireLimits.MaxMessageFds} descriptors");
+            return TooManyFiles(header);
         if (header.Length is < MessageHeader.Size or > MessageHeader.Size + WireLimits.MaxBody)
             return Violation($"a message of {header.Length} bytes came; the limits are {MessageHeader.Size} and {MessageHeader.Size + WireLimits.MaxBody}");
         int length = (int)header.Length - MessageHeader.Size;
@@ -208,6 +208,10 @@ internal sealed unsafe partial class ClientConnection
             // SAFETY: the slot is pending, so its memory is valid for DataCapacity bytes, checked above.
             if (!_receiver.Read(slot.Head[..head]) || !_receiver.Read(new Span<byte>(slot.Data, length - head)))
                 return Ended();
+            bool truncated = false;
+            _receiver.TakeLate(_files, ref truncated);
+            if (truncated)
+                return TooManyFiles(header);
             if (slot.Files is { } wanted)
             {
                 wanted.AddRange(_files);
@@ -245,6 +249,9 @@ internal sealed unsafe partial class ClientConnection
         _dma.Enqueue(job);
         return true;
     }
+
+    private bool TooManyFiles(in MessageHeader header) =>
+        Violation($"{header.Command.Name()} came with more than {WireLimits.MaxMessageFds} descriptors");
 
     private bool Ended()
     {

@@ -124,13 +124,14 @@ internal sealed class ExaminerPeer : IDisposable
         try
         {
             _files.Clear();
-            if (!_receiver.ReadHeader(out MessageHeader header, _files, out _))
+            if (!_receiver.ReadHeader(out MessageHeader header, _files, out bool truncated))
                 throw Unusable($"the device closed the connection instead of answering {awaited.Name()}");
             if (header.Length is < MessageHeader.Size or > MessageHeader.Size + WireLimits.MaxBody)
                 throw Unusable($"the answer to {awaited.Name()} claims to have {header.Length} bytes");
             byte[] body = new byte[header.Length - MessageHeader.Size];
             if (!_receiver.Read(body))
                 throw Unusable($"the device closed the connection in the middle of its answer to {awaited.Name()}");
+            _receiver.TakeLate(_files, ref truncated);
             var reply = new ExaminerReply(header, body, [.. _files]);
             _files.Clear();
             return reply;

@@ -6,8 +6,8 @@ namespace Godwit.VfioUser;
 
 /// <summary>
 /// Takes messages off a socket, several with one system call where several are there. Used by one thread at a time. Descriptors belong
-/// to the message that their bytes begin: the kernel ends a receive after the piece that carries some, so that is the last message that
-/// begins in what was received.
+/// to the message that their bytes begin or go on with: the kernel ends a receive after the piece that carries some, so that is the last
+/// message that has begun in what was received.
 /// </summary>
 internal sealed class MessageReceiver(SocketHandle socket) : IDisposable
 {
@@ -25,6 +25,8 @@ internal sealed class MessageReceiver(SocketHandle socket) : IDisposable
     private long _origin; // place in the stream of the buffer's first byte
     private long _walked; // place of the first message that has not been looked at
     private long _lastBegun; // place of the last message that has begun
+    private long _current; // place of the message whose header was read last
+    private int _filesOfLast; // descriptors that came with the message at _lastBegun
     private bool _inMessage;
 
     /// <summary>Whether the end of the stream came in the middle of a message.</summary>
@@ -55,7 +57,7 @@ internal sealed class MessageReceiver(SocketHandle socket) : IDisposable
     /// Waits for the next header. The body before must have been read. False at the end of the stream.
     /// </summary>
     /// <param name="header">The header, unchecked.</param>
-    /// <param name="files">Receives the message's descriptors; the caller's.</param>
+    /// <param name="files">Receives the descriptors that are here by now, the caller's; see <see cref="TakeLate"/>.</param>
     /// <param name="truncated">The message came with more descriptors than are taken.</param>
     /// <param name="ahead">
     /// Most bytes to take off the socket at once. Who expects a message with much data asks for what comes before that: the data then
@@ -72,17 +74,34 @@ internal sealed class MessageReceiver(SocketHandle socket) : IDisposable
                 return false;
             _inMessage = true;
         }
-        long place = _origin + _start;
+        _current = _origin + _start;
         header = MemoryMarshal.Read<MessageHeader>(_buffer.AsSpan(_start));
         _start += MessageHeader.Size;
-        while (_arrivals.TryPeek(out Arrival arrival) && arrival.Place <= place)
+        while (_arrivals.TryPeek(out Arrival arrival) && arrival.Place < _current)
+        {
+            _arrivals.Dequeue(); // late ones that nobody took
+            for (int i = 0; i < arrival.Count; i++)
+                _files.Dequeue().Dispose();
+        }
+        TakeLate(files, ref truncated);
+        return true;
+    }
+
+    /// <summary>
+    /// Takes the descriptors that have come since the header was read: a peer may send what it says in pieces and its descriptors with any of
+    /// them. After the body was read, that is all of them.
+    /// </summary>
+    /// <param name="files">Receives them; the caller's.</param>
+    /// <param name="truncated">Set when the message came with more descriptors than are taken, else left alone.</param>
+    public void TakeLate(List<FileDescriptor> files, ref bool truncated)
+    {
+        while (_arrivals.TryPeek(out Arrival arrival) && arrival.Place == _current)
         {
             _arrivals.Dequeue();
             truncated |= arrival.Truncated;
             for (int i = 0; i < arrival.Count; i++)
                 files.Add(_files.Dequeue());
         }
-        return true;
     }
 
     /// <summary>Fills <paramref name="destination"/> with the next bytes. False at the end of the stream.</summary>
@@ -105,10 +124,11 @@ internal sealed class MessageReceiver(SocketHandle socket) : IDisposable
             else
             {
                 // The buffer is empty and the rest is this message's, so nothing is read past its end.
-                int received = socket.ReceiveAll(destination);
+                int received = Receive(destination, all: true, out int count, out bool truncated);
                 if (received == 0)
                     return End();
                 _origin += received;
+                Arrived(count, truncated);
                 destination = destination[received..];
             }
         }
@@ -138,7 +158,6 @@ internal sealed class MessageReceiver(SocketHandle socket) : IDisposable
         _arrivals.Clear();
     }
 
-    [SkipLocalsInit]
     private bool Fill(int most)
     {
         if (_start == _end)
@@ -153,17 +172,47 @@ internal sealed class MessageReceiver(SocketHandle socket) : IDisposable
             _end -= _start;
             _start = 0;
         }
-        Span<int> numbers = stackalloc int[WireLimits.MaxMessageFds];
-        int received = socket.Receive(_buffer.AsSpan(_end, Math.Min(most, BufferSize - _end)), numbers, out int count, out bool truncated);
-        foreach (int number in numbers[..count])
-            _files.Enqueue(FileDescriptor.Adopt(number));
+        int received = Receive(_buffer.AsSpan(_end, Math.Min(most, BufferSize - _end)), all: false, out int count, out bool truncated);
         if (received == 0)
             return End();
         _end += received;
         Walk();
-        if (count != 0 || truncated)
-            _arrivals.Enqueue(new Arrival(_lastBegun, count, truncated));
+        Arrived(count, truncated);
         return true;
+    }
+
+    /// <summary>Receives; descriptors go to the end of <see cref="_files"/>.</summary>
+    [SkipLocalsInit]
+    private int Receive(Span<byte> destination, bool all, out int count, out bool truncated)
+    {
+        Span<int> numbers = stackalloc int[WireLimits.MaxMessageFds];
+        int received = socket.Receive(destination, numbers, out count, out truncated, all);
+        foreach (int number in numbers[..count])
+            _files.Enqueue(FileDescriptor.Adopt(number));
+        return received;
+    }
+
+    /// <summary>Notes whose the descriptors are that came last. Pieces of one message bring no more than one message may.</summary>
+    private void Arrived(int count, bool truncated)
+    {
+        if (count == 0 && !truncated)
+            return;
+        if (_filesOfLast > WireLimits.MaxMessageFds - count)
+        {
+            // They are the last of the queue, which turns once round to lose them.
+            for (int i = _files.Count; i > 0; i--)
+            {
+                FileDescriptor file = _files.Dequeue();
+                if (i > count)
+                    _files.Enqueue(file);
+                else
+                    file.Dispose();
+            }
+            count = 0;
+            truncated = true;
+        }
+        _filesOfLast += count;
+        _arrivals.Enqueue(new Arrival(_lastBegun, count, truncated));
     }
 
     /// <summary>Finds where the last message begins.</summary>
@@ -172,6 +221,8 @@ internal sealed class MessageReceiver(SocketHandle socket) : IDisposable
         long end = _origin + _end;
         while (_walked < end)
         {
+            if (_lastBegun != _walked)
+                _filesOfLast = 0;
             _lastBegun = _walked;
             if (end - _walked < MessageHeader.Size)
                 return; // looked at again when the rest of its header is here

@@ -25,9 +25,10 @@ public sealed class MessageReceiverTests
             {
                 (byte[] message, int[] with, _) = Next(random, i);
                 Assert.True(receiver.ReadHeader(out MessageHeader header, got, out bool truncated), $"seed {seed}, message {i}");
-                Assert.False(truncated);
                 byte[] body = new byte[header.Length - MessageHeader.Size];
                 Assert.True(receiver.Read(body));
+                receiver.TakeLate(got, ref truncated);
+                Assert.False(truncated);
                 Assert.True(message.AsSpan().SequenceEqual(RawPeer.Bytes(header, body)), $"seed {seed}, message {i}");
                 Assert.Equal(with.Select(f => ((ulong)f + 1) * 4096), got.Select(f => stat.Of(f).Size));
                 got.ForEach(file => file.Dispose());
@@ -63,15 +64,56 @@ public sealed class MessageReceiverTests
         }
     }
 
+    [Theory]
+    [InlineData(64)] // through the buffer
+    [InlineData(100_000)] // to its place
+    public void Pieces_bring_no_more_descriptors_than_one_message_may(int size)
+    {
+        (SocketHandle near, SocketHandle far) = SocketHandle.CreatePair();
+        using (near)
+        using (far)
+        {
+            using MemFd file = MemFd.Create("f", 4096);
+            int before = OpenFiles.Count();
+            using (var receiver = new MessageReceiver(far))
+            {
+                byte[] message = RawPeer.Message(default, new byte[size]);
+                FileDescriptor[] ten = [.. Enumerable.Repeat(file, 10)];
+                Background sender = Background.Run(() =>
+                {
+                    near.Send(message.AsSpan(0, 20), [], ten);
+                    near.Send(message.AsSpan(20, 40), [], ten);
+                    near.Send(message.AsSpan(60));
+                    near.Send(message, [], ten);
+                });
+                var got = new List<FileDescriptor>();
+                for (int i = 0; i < 2; i++)
+                {
+                    Assert.True(receiver.ReadHeader(out _, got, out bool truncated));
+                    Assert.True(receiver.Read(new byte[size]));
+                    receiver.TakeLate(got, ref truncated);
+                    Assert.Equal(i == 0, truncated); // the first alone
+                    Assert.Equal(10, got.Count);
+                    got.ForEach(each => each.Dispose());
+                    got.Clear();
+                }
+                sender.Join();
+            }
+            OpenFiles.AssertReturnsTo(before);
+        }
+    }
+
     private static void Send(SocketHandle socket, Random random, MemFd[] files, int count)
     {
         for (int i = 0; i < count; i++)
         {
             (byte[] message, int[] with, int cut) = Next(random, i);
             FileDescriptor[] descriptors = [.. with.Select(f => files[f])];
-            socket.Send(message.AsSpan(0, cut), [], descriptors);
+            // Some with the first piece, the rest with the second, if there are two.
+            int early = cut == message.Length ? descriptors.Length : i % (descriptors.Length + 1);
+            socket.Send(message.AsSpan(0, cut), [], descriptors.AsSpan(0, early));
             if (cut < message.Length)
-                socket.Send(message.AsSpan(cut));
+                socket.Send(message.AsSpan(cut), [], descriptors.AsSpan(early));
         }
     }
 

@@ -9,6 +9,27 @@ public sealed unsafe class DmaTests
     private const DmaAccess ReadWrite = DmaAccess.Read | DmaAccess.Write;
 
     [Fact]
+    public void A_map_that_comes_in_pieces_with_its_file_at_the_last_is_a_map_of_that_file()
+    {
+        using var server = new TestServer();
+        using MemFd ram = MemFd.Create("ram", 0x1000);
+        using RawPeer peer = RawPeer.ConnectAndNegotiate(server.Path);
+        IDeviceHost host = TestServer.Take(server.Device.Connections);
+        byte[] message = RawPeer.Message(
+            new MessageHeader { Id = 7, Command = Command.DmaMap }, RawPeer.Bytes(new DmaMapBody { ArgSize = 32, Flags = 3, Address = 0x5000, Size = 0x1000 }));
+        peer.SendBytes(message.AsSpan(0, 20));
+        peer.SendBytes(message.AsSpan(20), ram);
+        using (RawMessage reply = peer.Receive())
+            Assert.Equal((7, Errno.None), (reply.Header.Id, reply.Header.ReplyErrno));
+        Assert.True(host.Write(new DmaAddress(0x5010), [1, 2, 3]));
+        using MemoryMapping seen = MemoryMapping.MapShared(ram, 0, 0x1000, writable: false);
+        unsafe
+        {
+            Assert.Equal([1, 2, 3], new Span<byte>(seen.Address + 0x10, 3).ToArray());
+        }
+    }
+
+    [Fact]
     public void Unmap_waits_for_pinned_pieces_and_their_marks()
     {
         using var server = new TestServer();

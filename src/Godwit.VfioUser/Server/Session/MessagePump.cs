@@ -353,7 +353,6 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
     {
         if (!_receiver.ReadHeader(out MessageHeader header, message.Files, out bool truncated))
             return Ended();
-        message.TooManyFiles = truncated;
         message.Header = header;
         if (header.Length is < MessageHeader.Size or > MessageHeader.Size + WireLimits.MaxBody)
         {
@@ -370,7 +369,11 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
             return false;
         }
         message.Prepare(length);
-        return _receiver.Read(message.Body) || Ended();
+        if (!_receiver.Read(message.Body))
+            return Ended();
+        _receiver.TakeLate(message.Files, ref truncated);
+        message.TooManyFiles = truncated;
+        return true;
     }
 
     /// <summary>Answers a command with an error, unless it wants no answer. For the thread that received it.</summary>
