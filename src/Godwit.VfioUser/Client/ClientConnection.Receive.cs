@@ -175,9 +175,9 @@ internal sealed unsafe partial class ClientConnection
             _closed = true;
             Monitor.PulseAll(_slotsGate);
         }
-        foreach (RequestSlot slot in _slots)
+        foreach (RequestSlot? slot in _slots)
         {
-            if (slot.IsPending)
+            if (slot is { IsPending: true })
                 Complete(slot, Errno.None, 0, lost: true);
         }
         _dma.Stop();
@@ -187,8 +187,8 @@ internal sealed unsafe partial class ClientConnection
 
     private bool ReceiveReply(MessageHeader header, int length)
     {
-        RequestSlot slot = _slots[header.Id & (RequestSlot.Count - 1)];
-        if (!slot.IsPending || slot.Id != header.Id)
+        RequestSlot? slot = _slots[header.Id & (RequestSlot.Count - 1)];
+        if (slot is not { IsPending: true } || slot.Id != header.Id)
             return Violation($"a reply to {header.Command.Name()} with unknown id {header.Id} came");
         if (slot.Command != header.Command)
             return Violation($"{slot.Command.Name()} was answered with {header.Command.Name()}");

@@ -18,7 +18,7 @@ internal sealed unsafe partial class ClientConnection : IMessageSender, IDisposa
     private readonly Lock _flushing = new();
     private readonly MessageReceiver _receiver;
     private readonly object _slotsGate = new();
-    private readonly RequestSlot[] _slots = new RequestSlot[RequestSlot.Count];
+    private readonly RequestSlot?[] _slots = new RequestSlot?[RequestSlot.Count]; // made when first used: most clients never have many under way
     private readonly Stack<int> _freeSlots = new(RequestSlot.Count);
     private readonly TaskCompletionSource<string> _lost = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly Thread _background;
@@ -35,10 +35,7 @@ internal sealed unsafe partial class ClientConnection : IMessageSender, IDisposa
         Path = path;
         socket.SetSendTimeout(options.ReplyTimeout);
         for (int i = RequestSlot.Count - 1; i >= 0; i--)
-        {
-            _slots[i] = new RequestSlot(i);
             _freeSlots.Push(i);
-        }
         _dma = new DmaMessageWorker(this, answers);
         _receiver = new MessageReceiver(socket);
         _background = new Thread(ReceiveInBackground) { IsBackground = true, Name = $"vfio-user {System.IO.Path.GetFileName(path)}" };
@@ -220,7 +217,7 @@ internal sealed unsafe partial class ClientConnection : IMessageSender, IDisposa
                 if (_freeSlots.TryPop(out int index))
                 {
                     Volatile.Write(ref _inFlight, RequestSlot.Count - _freeSlots.Count);
-                    return _slots[index];
+                    return _slots[index] ??= new RequestSlot(index);
                 }
                 Monitor.Wait(_slotsGate);
             }
@@ -258,9 +255,9 @@ internal sealed unsafe partial class ClientConnection : IMessageSender, IDisposa
     {
         if (Watch?.Invoke() is { } complaint)
             Fail(complaint, protocol: true);
-        foreach (RequestSlot slot in _slots)
+        foreach (RequestSlot? slot in _slots)
         {
-            if (slot.IsPending && _options.Clock.GetElapsedTime(slot.StartedAt) > _options.ReplyTimeout)
+            if (slot is { IsPending: true } && _options.Clock.GetElapsedTime(slot.StartedAt) > _options.ReplyTimeout)
             {
                 Fail($"no reply to {slot.Command.Name()} within {_options.ReplyTimeout}");
                 return;
