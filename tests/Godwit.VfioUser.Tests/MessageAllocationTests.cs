@@ -47,6 +47,24 @@ public sealed class MessageAllocationTests
         Assert.True(allocated < Noise, $"{Messages} operations have allocated {allocated} bytes");
     }
 
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void Memory_by_message(bool write)
+    {
+        using var server = new TestServer();
+        using VfioUserClient client = server.Connect(out IDeviceHost host, new ArrayDma(0, 0x10000));
+        client.DmaMap(new DmaRange(new DmaAddress(0), 0x10000), DmaAccess.Read | DmaAccess.Write, null, 0);
+        Action operation = write
+            ? () => Assert.True(host.Write(new DmaAddress(0x100), Word))
+            : () => Assert.True(host.Read(new DmaAddress(0x100), Word));
+        Repeat(operation, 200);
+        long before = GC.GetTotalAllocatedBytes(precise: true);
+        Repeat(operation, Messages);
+        long allocated = GC.GetTotalAllocatedBytes(precise: true) - before;
+        Assert.True(allocated < Noise, $"{Messages} operations have allocated {allocated} bytes");
+    }
+
     private static void Repeat(Action operation, int times)
     {
         for (int i = 0; i < times; i++)

@@ -250,7 +250,7 @@ internal sealed unsafe partial class ClientConnection
         return true;
     }
 
-    private bool TooManyFiles(in MessageHeader header) =>
+    private bool TooManyFiles(MessageHeader header) =>
         Violation($"{header.Command.Name()} came with more than {WireLimits.MaxMessageFds} descriptors");
 
     private bool Ended()

@@ -24,6 +24,6 @@ public sealed record VfioUserServerOptions
     /// </summary>
     public bool OfferWriteMultiple { get; init; }
 
-    /// <summary>Clock for <see cref="DmaReplyTimeout"/>.</summary>
+    /// <summary>Clock for <see cref="DmaReplyTimeout"/> and <see cref="HandshakeTimeout"/>.</summary>
     public TimeProvider Clock { get; init; } = TimeProvider.System;
 }

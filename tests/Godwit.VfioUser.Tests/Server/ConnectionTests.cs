@@ -65,8 +65,13 @@ public sealed class ConnectionTests
     [Fact]
     public void A_client_that_never_says_its_version_is_put_out()
     {
-        using var server = new TestServer(configure: o => o with { HandshakeTimeout = TimeSpan.FromMilliseconds(50) });
+        var clock = new ManualClock();
+        using var server = new TestServer(configure: o => o with { HandshakeTimeout = TimeSpan.FromHours(1), Clock = clock });
         using RawPeer silent = RawPeer.Connect(server.Path);
+        clock.AwaitTimer();
+        clock.Advance(TimeSpan.FromMinutes(59));
+        Assert.DoesNotContain(server.Log, line => line.Contains("in time", StringComparison.Ordinal));
+        clock.Advance(TimeSpan.FromMinutes(1));
         Assert.Null(silent.TryReceive());
         using VfioUserClient client = server.Connect();
         client.Reset();

@@ -256,7 +256,7 @@ public sealed unsafe class DmaTests
     [Fact]
     public void A_dma_message_without_an_answer_fails_and_the_late_answer_is_dropped()
     {
-        using var server = new TestServer(configure: o => o with { DmaReplyTimeout = TimeSpan.FromMilliseconds(50) });
+        using var server = new TestServer(configure: o => o with { DmaReplyTimeout = TimeSpan.FromHours(1), Clock = new LeapingClock(TimeSpan.FromHours(2)) });
         using RawPeer peer = RawPeer.ConnectAndNegotiate(server.Path);
         IDeviceHost host = TestServer.Take(server.Device.Connections);
         Assert.Equal(Errno.None, peer.Try(Command.DmaMap, RawPeer.Bytes(new DmaMapBody { ArgSize = 32, Flags = 3, Address = 0x1000, Size = 0x1000 })));

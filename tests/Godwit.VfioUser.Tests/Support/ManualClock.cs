@@ -32,6 +32,13 @@ internal sealed class ManualClock : TimeProvider
             timer.Fire();
     }
 
+    /// <summary>Waits until somebody has set a timer.</summary>
+    public void AwaitTimer() => Assert.True(SpinWait.SpinUntil(() =>
+    {
+        lock (_gate)
+            return _timers.Count != 0;
+    }, TestServer.Patience));
+
     private sealed class ManualTimer(ManualClock clock, Action fire) : ITimer
     {
         private long _dueAt;
@@ -39,7 +46,7 @@ internal sealed class ManualClock : TimeProvider
 
         public bool Change(TimeSpan dueTime, TimeSpan period)
         {
-            _dueAt = clock.GetTimestamp() + dueTime.Ticks;
+            _dueAt = dueTime == Timeout.InfiniteTimeSpan ? long.MaxValue : clock.GetTimestamp() + dueTime.Ticks;
             _period = period.Ticks;
             return true;
         }
@@ -48,7 +55,7 @@ internal sealed class ManualClock : TimeProvider
         {
             if (now < _dueAt)
                 return false;
-            _dueAt = now + _period;
+            _dueAt = _period < 0 ? long.MaxValue : now + _period; // once
             return true;
         }
 
@@ -66,4 +73,14 @@ internal sealed class ManualClock : TimeProvider
             return ValueTask.CompletedTask;
         }
     }
+}
+
+/// <summary>Time that leaps whenever somebody looks: every limit has passed at the first look.</summary>
+internal sealed class LeapingClock(TimeSpan leap) : TimeProvider
+{
+    private long _now;
+
+    public override long TimestampFrequency => TimeSpan.TicksPerSecond;
+
+    public override long GetTimestamp() => Interlocked.Add(ref _now, leap.Ticks);
 }

@@ -29,6 +29,7 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
     private readonly Queue<IncomingMessage> _commands = new();
     private readonly Stack<IncomingMessage> _spare = new();
     private readonly Dictionary<ushort, DmaRequest> _requests = [];
+    private readonly Stack<DmaRequest> _spareRequests = new();
     private int _heldBytes;
     private long _queuedBytes;
     private ushort _nextId;
@@ -99,13 +100,13 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
         // SAFETY: pinned until the request has left the table and nobody receives into it.
         fixed (byte* pointer = destination)
         {
-            return Request(new DmaRequest(Command.DmaRead, address, destination.Length, pointer), []);
+            return Request(Command.DmaRead, address, destination.Length, pointer, []);
         }
     }
 
     /// <summary>DMA_WRITE by message.</summary>
     public Errno DmaWrite(ulong address, ReadOnlySpan<byte> data) =>
-        Request(new DmaRequest(Command.DmaWrite, address, data.Length, null), data);
+        Request(Command.DmaWrite, address, data.Length, null, data);
 
     /// <summary>Sends a whole message, <paramref name="first"/> beginning with the header.</summary>
     public void Send(ReadOnlySpan<byte> first, ReadOnlySpan<byte> second, ReadOnlySpan<FileDescriptor> files)
@@ -195,13 +196,17 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
         }
     }
 
-    private Errno Request(DmaRequest request, ReadOnlySpan<byte> data)
+    private Errno Request(Command command, ulong address, int count, byte* into, ReadOnlySpan<byte> data)
     {
         ushort id;
+        DmaRequest? request;
         lock (_gate)
         {
             if (_closed is not null)
                 return Errno.ENOTCONN;
+            if (!_spareRequests.TryPop(out request))
+                request = new DmaRequest();
+            request.Prepare(command, address, count, into);
             do
                 id = _nextId++;
             while (_requests.ContainsKey(id) && _requests.Count <= ushort.MaxValue);
@@ -220,7 +225,13 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
             Body = new DmaAccessBody { Address = request.Address, Count = (ulong)request.Count },
         };
         Send(MemoryMarshal.AsBytes(new ReadOnlySpan<RequestMessage>(in message)), data, []);
-        return Await(id, request);
+        Errno result = Await(id, request);
+        lock (_gate)
+        {
+            if (_spareRequests.Count < MaxSpare)
+                _spareRequests.Push(request); // done, so nobody else has it any more
+        }
+        return result;
     }
 
     private Errno Await(ushort id, DmaRequest request)
@@ -453,19 +464,29 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
     }
 
     /// <summary>A DMA message under way. In the table, anybody may complete it under the lock; out of it, only who took it out.</summary>
-    private sealed class DmaRequest(Command command, ulong address, int count, byte* data)
+    private sealed class DmaRequest
     {
-        public Command Command { get; } = command;
+        public Command Command { get; private set; }
 
-        public ulong Address { get; } = address;
+        public ulong Address { get; private set; }
 
-        public int Count { get; } = count;
+        public int Count { get; private set; }
 
-        public byte* Data { get; } = data;
+        public byte* Data { get; private set; }
 
         public Errno Error { get; private set; }
 
         public bool IsDone { get; private set; }
+
+        public void Prepare(Command command, ulong address, int count, byte* data)
+        {
+            Command = command;
+            Address = address;
+            Count = count;
+            Data = data;
+            Error = Errno.None;
+            IsDone = false;
+        }
 
         public void Complete(Errno error)
         {

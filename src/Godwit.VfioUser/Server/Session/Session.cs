@@ -101,7 +101,9 @@ internal sealed partial class Session : IDisposable
 
     private bool Negotiate()
     {
-        _socket.SetReceiveTimeout(_options.HandshakeTimeout);
+        // From VERSION on the client may be silent as long as it likes.
+        using ITimer limit = _options.Clock.CreateTimer(
+            static state => ((MessagePump)state!).Close("the client did not say what it speaks in time"), _pump, _options.HandshakeTimeout, Timeout.InfiniteTimeSpan);
         if (_pump.Next() is not { } message)
             return false;
         try
@@ -163,7 +165,6 @@ internal sealed partial class Session : IDisposable
                 _replyFiles.Add(far);
             }
             byte[] answer = mine.Format();
-            _socket.SetReceiveTimeout(Timeout.InfiniteTimeSpan); // from here on the client may be silent as long as it likes
             Span<byte> body = ReserveReply(Unsafe.SizeOf<VersionBody>() + answer.Length);
             Wire.Put(body, new VersionBody { Major = WireLimits.Major, Minor = Math.Min(theirs.Minor, WireLimits.Minor) });
             answer.CopyTo(body[Unsafe.SizeOf<VersionBody>()..]);
