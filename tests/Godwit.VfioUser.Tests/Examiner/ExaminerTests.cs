@@ -49,6 +49,29 @@ public sealed class ExaminerTests
         }
     }
 
+    /// <summary>Limits of the log are the device's right; what cannot be looked at within them is not looked at.</summary>
+    [Theory]
+    [InlineData(1, 0UL, 2UL << 20, 4096UL)]
+    [InlineData(256, 1UL << 30, 4UL << 30, 4096UL, "logging.outside", "dirty.ranges")]
+    [InlineData(256, 0UL, ulong.MaxValue, 65536UL, "logging.outside", "dirty.ranges")]
+    [InlineData(2, 0UL, 65536UL, 4096UL, "logging.report", "dirty.marks", "dirty.once", "dirty.page-sizes", "dirty.restart", "dirty.stopped")]
+    public void A_device_whose_log_has_limits_passes(int ranges, ulong least, ulong most, ulong page, params string[] notOffered)
+    {
+        using var device = new ServedDevice(new EduDevice(), new DmaLogLimits { MaxRanges = ranges, MinSpan = least, MaxSpan = most, PageSize = page });
+        Check[] checks = [.. DeviceExaminer.Checks.Where(check => check.Name.Split('.')[0] is "logging" or "dirty")];
+        AssertPassed(DeviceExaminer.Run(new DeviceExaminerOptions { Socket = device.Path, ReplyTimeout = TestServer.Patience }, checks), notOffered);
+    }
+
+    [Fact]
+    public void A_device_that_offers_a_log_and_takes_nothing_fails()
+    {
+        using var device = new ServedDevice(new EduDevice(), new DmaLogLimits { MinSpan = 8192, MaxSpan = 4096 });
+        Check check = DeviceExaminer.Checks.Single(each => each.Name == "logging.start-stop");
+        CheckResult result = DeviceExaminer.Run(new DeviceExaminerOptions { Socket = device.Path, ReplyTimeout = TestServer.Patience }, [check]).Results[0];
+        Assert.Equal(CheckOutcome.Fail, result.Outcome);
+        Assert.Contains("whatever is asked for", result.Why, StringComparison.Ordinal);
+    }
+
     [Theory]
     [MemberData(nameof(CheckNames))]
     public void A_device_that_is_wrong_in_it_fails_the_check(string name)

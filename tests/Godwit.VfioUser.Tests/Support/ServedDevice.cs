@@ -8,12 +8,12 @@ internal sealed class ServedDevice : IDisposable
     private readonly Background _server;
     private readonly IDisposable _device;
 
-    public ServedDevice(IVfioUserDevice device)
+    public ServedDevice(IVfioUserDevice device, DmaLogLimits? logLimits = null)
     {
         _device = (IDisposable)device;
         Path = System.IO.Path.Combine(_directory, "s");
         using var listening = new ManualResetEventSlim();
-        _server = Background.Run(() => VfioUserServer.Run(device, new VfioUserServerOptions { SocketPath = Path, OfferWriteMultiple = true, Log = _ => listening.Set() }, _stop.Token));
+        _server = Background.Run(() => VfioUserServer.Run(device, new VfioUserServerOptions { SocketPath = Path, OfferWriteMultiple = true, LogLimits = logLimits ?? new DmaLogLimits(), Log = _ => listening.Set() }, _stop.Token));
         Assert.True(listening.Wait(TestServer.Patience));
     }
 

@@ -13,11 +13,14 @@ internal static class DirtyChecks
     private const ulong Base = 0x100_0000;
     private const int Pages = 256;
 
+    /// <summary>Largest page of a log with which these checks tell pages apart.</summary>
+    private const ulong LargestGranule = 16 * Page;
+
     public static IReadOnlyList<Check> All { get; } =
     [
         new("dirty.marks", "what the device writes is marked, all of it and nothing else", static e => Run(e, static run =>
         {
-            LoggingChecks.Start(run.Examination, Page);
+            run.StartLog();
             run.Forget();
             run.Write(3);
             run.Write(70);
@@ -25,7 +28,7 @@ internal static class DirtyChecks
         })),
         new("dirty.once", "a mark is told once, and again after another write", static e => Run(e, static run =>
         {
-            LoggingChecks.Start(run.Examination, Page);
+            run.StartLog();
             run.Forget();
             run.Write(9);
             run.ExpectMarks(Page, 9);
@@ -35,7 +38,7 @@ internal static class DirtyChecks
         })),
         new("dirty.ranges", "writes inside of the logged ranges are marked, writes outside are not", static e => Run(e, static run =>
         {
-            LoggingChecks.Start(run.Examination, Page, (Base + 8 * Page, 8 * Page));
+            LoggingChecks.StartExactly(run.Examination, Base + 8 * Page, 8 * Page);
             run.Forget();
             run.Write(7);
             run.Write(8);
@@ -45,7 +48,7 @@ internal static class DirtyChecks
         })),
         new("dirty.page-sizes", "a report in larger pages than the log's marks the page around", static e => Run(e, static run =>
         {
-            LoggingChecks.Start(run.Examination, Page);
+            run.StartLog();
             run.Forget();
             run.Write(5);
             run.Write(30);
@@ -53,16 +56,16 @@ internal static class DirtyChecks
         })),
         new("dirty.restart", "a log that is stopped forgets, and the next one begins empty", static e => Run(e, static run =>
         {
-            LoggingChecks.Start(run.Examination, Page);
+            run.StartLog();
             run.Write(4);
             LoggingChecks.Stop(run.Examination);
-            LoggingChecks.Start(run.Examination, Page);
+            run.StartLog();
             run.ExpectMarks(Page);
         })),
         new("dirty.stopped", "a stopped device writes nothing more, and what it wrote before is marked", static e => Run(e, static run =>
         {
             run.Examination.Migration();
-            LoggingChecks.Start(run.Examination, Page);
+            run.StartLog();
             run.Forget();
             run.Write(12);
             run.Begin(13); // may be done or not
@@ -91,6 +94,7 @@ internal static class DirtyChecks
         private readonly IExaminerDriver _driver;
         private readonly ulong _base;
         private readonly int _pages;
+        private ulong _granule = Page; // of the log
 
         public DirtyRun(Examination examination, ulong start, int pages)
         {
@@ -110,6 +114,16 @@ internal static class DirtyChecks
         public Examination Examination { get; }
 
         private int Looked => _pages - 16;
+
+        /// <summary>Starts the log over the memory, and perhaps more.</summary>
+        public void StartLog()
+        {
+            _granule = LoggingChecks.StartAround(Examination, Page, _base, (ulong)_pages * Page);
+            if (_granule <= LargestGranule)
+                return;
+            LoggingChecks.Stop(Examination);
+            throw Examination.Absent($"its log has pages of {_granule} bytes; this looks at {Looked} pages of {Page}");
+        }
 
         /// <summary>Has the device write a page and waits until it has.</summary>
         public void Write(int page)
@@ -141,7 +155,10 @@ internal static class DirtyChecks
         {
             byte[] marks = Marks(pageSize);
             int[] found = [.. Enumerable.Range(0, marks.Length * 8).Where(i => (marks[i / 8] >> (i % 8) & 1) != 0)];
-            Examination.Require(found.SequenceEqual(pages), $"marked are [{string.Join(", ", found)}] instead of [{string.Join(", ", pages)}]");
+            // A log with larger pages marks all around.
+            int each = (int)Math.Max(_granule / pageSize, 1);
+            int[] expected = [.. pages.Select(page => page / each).Distinct().SelectMany(page => Enumerable.Range(page * each, each)).Where(page => page < (int)((ulong)Looked * Page / pageSize))];
+            Examination.Require(found.SequenceEqual(expected), $"marked are [{string.Join(", ", found)}] instead of [{string.Join(", ", expected)}]");
         }
 
         public void Dispose()

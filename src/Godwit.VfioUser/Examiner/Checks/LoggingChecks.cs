@@ -1,3 +1,4 @@
+using System.Numerics;
 using System.Runtime.CompilerServices;
 using Godwit.Interop.Linux;
 
@@ -9,6 +10,9 @@ internal static class LoggingChecks
     public const ulong Page = WireLimits.PageSize;
     private const ulong Base = 0x4000_0000;
 
+    /// <summary>Up to here a least span is looked for: 57 bits, the widest aperture of an IOMMU.</summary>
+    private const ulong LargestTried = 1UL << 57;
+
     public static IReadOnlyList<Check> All { get; } =
     [
         new("logging.start-stop", "logging starts and stops, and starts anew", static e =>
@@ -16,15 +20,15 @@ internal static class LoggingChecks
             e.NeedsLogging();
             for (int i = 0; i < 3; i++)
             {
-                Start(e, Page);
+                StartAround(e, Page, Base, Page);
                 Stop(e);
             }
         }),
         new("logging.start-twice", "a second start with another page size is refused, and the first goes on", static e =>
         {
             e.NeedsLogging();
-            Start(e, Page);
-            Examination.Require(TryStart(e, 4 * Page) != Errno.None, "it is not refused");
+            StartAround(e, Page, Base, 16 * Page);
+            Examination.Require(TryStart(e, 4 * Page, out _, (Base, 4 * Page)) != Errno.None, "it is not refused");
             Report(e, Base, 16 * Page, Page);
             Stop(e);
         }),
@@ -35,7 +39,7 @@ internal static class LoggingChecks
             Refused(e, "a range that wraps", Page, (ulong.MaxValue - Page + 1, 2 * Page));
             Refused(e, "an empty range", Page, (Base, 0));
             Refused(e, "half a page", Page, (Base, Page / 2));
-            Start(e, Page, (Base, 4 * Page));
+            StartAround(e, Page, Base, 4 * Page);
             Stop(e);
         }),
         new("logging.too-many", "more ranges than come, or than anybody can log, are refused", static e =>
@@ -57,7 +61,7 @@ internal static class LoggingChecks
         {
             e.NeedsLogging();
             e.Refused(Command.DeviceFeature, "a report before the start", ReportBody(Base, 16 * Page, Page));
-            Start(e, Page);
+            StartAround(e, Page, Base, 16 * Page);
             Stop(e);
             e.Refused(Command.DeviceFeature, "a report after the stop", ReportBody(Base, 16 * Page, Page));
         }),
@@ -65,7 +69,7 @@ internal static class LoggingChecks
         {
             e.NeedsLogging();
             DmaChecks.Map(e, Base, 512 * Page, null);
-            Start(e, Page);
+            StartAround(e, Page, Base, 512 * Page);
             foreach (ulong pages in (ulong[])[1, 63, 64, 65, 512])
                 Report(e, Base, pages * Page, Page);
             e.Refused(Command.DeviceFeature, "a report of nothing", ReportBody(Base, 0, Page));
@@ -79,17 +83,48 @@ internal static class LoggingChecks
         {
             e.NeedsLogging();
             DmaChecks.Map(e, Base, 64 * Page, null);
-            Start(e, Page, (Base, 16 * Page));
+            StartExactly(e, Base, 16 * Page);
             using ExaminerReply reply = e.Peer.Call(Command.DeviceFeature, ReportBody(Base + 32 * Page, 16 * Page, Page));
             Examination.Require(reply.Error != Errno.None || reply.Body.AsSpan(Math.Min(reply.Body.Length, 32)).IndexOfAnyExcept((byte)0) < 0, "pages outside of the logged ranges are marked");
         }),
     ];
 
-    /// <summary>Starts to log; everything without ranges.</summary>
-    public static void Start(Examination e, ulong pageSize, params (ulong Start, ulong Length)[] ranges)
+    /// <summary>
+    /// Starts to log everything, or what the device takes around some addresses when it has limits; returns the size of the log's pages, which may be
+    /// larger than what is asked for. A device that offers a log and takes not even a page is wrong.
+    /// </summary>
+    public static ulong StartAround(Examination e, ulong pageSize, ulong start, ulong length)
     {
-        Errno error = TryStart(e, pageSize, ranges);
+        Errno error = TryStart(e, pageSize, out ulong granted);
+        // The log may be smaller than all addresses, and may want more than is needed here.
+        for (ulong size = BitOperations.RoundUpToPowerOf2(length); IsLimit(error) && size <= LargestTried; size *= 2)
+            error = TryStart(e, pageSize, out granted, (start & ~(size - 1), size));
+        if (IsLimit(error) && TryStart(e, pageSize, out _, (start, pageSize)) == Errno.None)
+        {
+            Stop(e);
+            throw Examination.Absent($"its log does not take 0x{length:x} bytes at once");
+        }
+
+        Examination.Require(error == Errno.None, $"DMA_LOGGING_START is refused with {error}, whatever is asked for");
+        return granted;
+    }
+
+    /// <summary>Starts to log a range and no more; ends the check when the device has a limit that it does not meet, or logs by larger pages.</summary>
+    public static void StartExactly(Examination e, ulong start, ulong length)
+    {
+        Errno error = TryStart(e, Page, out ulong granted, (start, length));
+        if (IsLimit(error))
+        {
+            StartAround(e, Page, start, length); // it takes something
+            Stop(e);
+            throw Examination.Absent($"its log does not take 0x{length:x} bytes alone ({error})");
+        }
+
         Examination.Require(error == Errno.None, $"DMA_LOGGING_START is refused with {error}");
+        if (granted == Page)
+            return;
+        Stop(e);
+        throw Examination.Absent($"its log has pages of {granted} bytes");
     }
 
     /// <summary>Stops logging.</summary>
@@ -105,16 +140,23 @@ internal static class LoggingChecks
         return reply[32..];
     }
 
-    private static Errno TryStart(Examination e, ulong pageSize, params (ulong Start, ulong Length)[] ranges)
+    /// <summary>How drivers say that a request is within the interface and beyond the device (mlx5, pds; linux/vfio.h leaves the limits to them).</summary>
+    private static bool IsLimit(Errno error) => error is Errno.ENOTSUP or Errno.E2BIG or Errno.ENOMEM or Errno.ENOSPC;
+
+    private static Errno TryStart(Examination e, ulong pageSize, out ulong granted, params (ulong Start, ulong Length)[] ranges)
     {
         byte[] spans = [.. ranges.SelectMany(range => ExaminerPeer.Bytes(new SpanBody { Start = range.Start, Length = range.Length }))];
         byte[] body = ExaminerPeer.Bytes(new LogControlBody { PageSize = pageSize, RangeCount = (uint)ranges.Length }, spans);
-        return e.Try(Command.DeviceFeature, Examination.Feature(Feature.DmaLoggingStart, FeatureFlags.Set, (uint)(8 + body.Length), body));
+        using ExaminerReply reply = e.Peer.Call(Command.DeviceFeature, Examination.Feature(Feature.DmaLoggingStart, FeatureFlags.Set, (uint)(8 + body.Length), body));
+        // A server may answer with the request, in which the page size is what it chose, or with less.
+        granted = Wire.TryTake(reply.Body.AsSpan(Math.Min(Unsafe.SizeOf<FeatureBody>(), reply.Body.Length)), out LogControlBody control, out _) ? control.PageSize : pageSize;
+        Examination.Require(reply.Error != Errno.None || BitOperations.IsPow2(granted), $"DMA_LOGGING_START is answered with a page size of {granted}");
+        return reply.Error;
     }
 
     private static void Refused(Examination e, string what, ulong pageSize, params (ulong Start, ulong Length)[] ranges)
     {
-        if (TryStart(e, pageSize, ranges) != Errno.None)
+        if (TryStart(e, pageSize, out _, ranges) != Errno.None)
             return;
         Stop(e);
         throw Examination.Wrong($"{what}: not refused");
