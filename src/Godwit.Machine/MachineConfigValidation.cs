@@ -18,6 +18,7 @@ internal static class MachineConfigValidation
         CheckMemory(config);
         CheckVcpus(config);
         CheckDevices(config.Devices);
+        CheckShadowing(config);
 
         IReadOnlyList<KeyValuePair<string, string>> options = GuestPrograms.Resolve(config.Guest, config.GuestOptions);
         BoardLayout layout = BoardLayout.For(config.MemoryBytes);
@@ -31,6 +32,8 @@ internal static class MachineConfigValidation
         StressSizing.Check(stress, layout, Math.Max(config.Devices.Count, 1));
         if (stress.InterruptCpu >= config.Vcpus)
             throw new ArgumentException($"Guest option irq-cpu is {stress.InterruptCpu}; the machine has {config.Vcpus} vCPUs, with APIC ids from 0 on.");
+        if (stress.Tables == Guests.Drivers.TableKind.FirstStage && !(config.Iommu == IommuKind.Intel && config.Intel is { ScalableMode: true, FirstStage: true }))
+            throw new ArgumentException("Guest option tables is first; the vIOMMU has no first-stage tables without scalable-mode=on, nor with first-stage=off.");
     }
 
     /// <summary>How the firmware passes options to the guest.</summary>
@@ -91,6 +94,16 @@ internal static class MachineConfigValidation
             if (!ids.Add(device.Id))
                 throw new ArgumentException($"Device id '{device.Id}' is used twice.");
             CheckPlace(device);
+        }
+    }
+
+    /// <summary>A device that the unit cannot tell of the guest's mappings would have no access to memory as soon as the guest translated its DMA.</summary>
+    private static void CheckShadowing(MachineConfig config)
+    {
+        if (config is { Iommu: IommuKind.Intel, Intel: { DmaTranslation: true, CachingMode: false }, Devices.Count: > 0 })
+        {
+            throw new ArgumentException(
+                $"caching-mode=off and device '{config.Devices[0].Id}' exclude each other: the unit would not learn what the guest maps for a passthrough device.");
         }
     }
 
