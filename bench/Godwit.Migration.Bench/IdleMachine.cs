@@ -47,6 +47,10 @@ internal sealed class IdleMachine : IMigrationHost, IDisposable
     {
     }
 
+    public void ThrottleVcpus(int percent)
+    {
+    }
+
     public void ResumeAfterFailure()
     {
     }

@@ -45,6 +45,12 @@ internal static class MigrateCommand
         DefaultedOption<string> compression = CommonOptions.Choice(
             "--compress", "Compress pages where that makes the migration faster; needs Debian's liblz4-1 or libzstd1 on both hosts.", "none",
             ("none", "none"), ("lz4", "lz4"), ("zstd", "zstd"));
+        DefaultedOption<string> onStall = CommonOptions.Choice(
+            "--on-stall", "What to do when memory is dirtied faster than it is sent: fail, raise the downtime limit, or slow the guest's vCPUs.", "give-up",
+            ("give-up", "give-up"), ("raise-downtime", "raise-downtime"), ("throttle", "throttle"));
+        DefaultedOption<TimeSpan?> maxDowntime = CommonOptions.Time(
+            "--max-downtime", "How far --on-stall raise-downtime goes. A bare number is milliseconds.",
+            TimeSpan.FromSeconds(5), TimeSpan.FromMilliseconds(1), TimeSpan.FromMilliseconds(1), TimeSpan.FromSeconds(2000));
         var pause = new Option<bool>("--pause-before-switchover")
         {
             Description = "Stop the guest and then wait for 'godwit migrate-continue'.",
@@ -70,7 +76,7 @@ internal static class MigrateCommand
               godwit migrate --monitor /tmp/src.qmp "exec:ssh host socat - UNIX-CONNECT:/tmp/mig.sock"
             """)
         {
-            monitor, uri, downtime, bandwidth, verify, precopy, channels, compression, pause, json, report,
+            monitor, uri, downtime, bandwidth, verify, precopy, channels, compression, onStall, maxDowntime, pause, json, report,
         };
         command.Validators.Add(result =>
         {
@@ -89,10 +95,17 @@ internal static class MigrateCommand
                 client, parsed.Value(downtime), parsed.Value(bandwidth), parsed.GetValue(verify), parsed.Value(precopy));
             int count = parsed.GetValue(channels);
             string method = parsed.Value(compression);
+            string action = parsed.Value(onStall);
+            TimeSpan? longest = parsed.Value(maxDowntime);
             await client.ExecuteAsync("migrate-set-parameters", writer =>
             {
                 writer.WriteNumber("multifd-channels", count);
                 writer.WriteString("multifd-compression", method);
+                writer.WriteString("x-on-stall", action);
+                if (longest is { } most)
+                {
+                    writer.WriteNumber("x-max-downtime", (long)most.TotalMilliseconds);
+                }
             });
             await SetPauseAsync(client, parsed.GetValue(pause));
             string target = parsed.GetRequiredValue(uri);

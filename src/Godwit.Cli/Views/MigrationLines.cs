@@ -17,6 +17,7 @@ internal static class MigrationLines
         $"{view.Status}: round {view.Rounds}, {ByteSize.Rounded(view.RamRemaining)} remain, {ByteSize.Rounded(view.BytesPerSecond)}/s, "
         + $"dirtied/s vCPU {view.DirtyVcpu:0} device {view.DirtyDevice:0} VMM {view.DirtyVmm:0} pages, "
         + $"downtime {(view.ExpectedDowntime is { } expected ? Duration.Rounded(expected) : "not known")} of {Duration.Rounded(view.DowntimeLimit)}"
+        + (view.ThrottlePercent > 0 ? $", vCPUs slowed by {view.ThrottlePercent} %" : string.Empty)
         + string.Concat(view.DeviceStates.Select(device => $", {device.Key} {device.Value}"))
         + (view.OutpacedRounds > 0 ? $", NO PROGRESS for {view.OutpacedRounds} rounds: {Obstacle(view.Obstacle)}" : string.Empty);
 

@@ -17,6 +17,9 @@ internal sealed record MigrationView
 
     public TimeSpan DowntimeLimit { get; private init; }
 
+    /// <summary>Per cent of the time in which vCPUs do not execute, so that pre-copy converges.</summary>
+    public long ThrottlePercent { get; private init; }
+
     public long RamTotal { get; private init; }
 
     public long RamRemaining { get; private init; }
@@ -104,6 +107,7 @@ internal sealed record MigrationView
             SetupTime = TimeSpan.FromMilliseconds(reply.Long("setup-time")),
             ExpectedDowntime = reply.MaybeLong("expected-downtime") is { } expected ? TimeSpan.FromMilliseconds(expected) : null,
             DowntimeLimit = TimeSpan.FromMilliseconds(extras.Long("downtime-limit")),
+            ThrottlePercent = reply.Long("cpu-throttle-percentage"),
             RamTotal = reply.Long("ram", "total"),
             RamRemaining = reply.Long("ram", "remaining"),
             RamTransferred = reply.Long("ram", "transferred"),

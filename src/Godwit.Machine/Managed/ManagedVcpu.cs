@@ -12,6 +12,9 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
     /// <summary>A step and its MMIO exits are shallow; a machine may have a thousand of these threads.</summary>
     private const int StackBytes = 1 << 20;
 
+    /// <summary>How long a throttled vCPU executes at a time: long beside a step, short beside what a guest's watchdogs allow.</summary>
+    private static readonly TimeSpan Slice = TimeSpan.FromMilliseconds(10);
+
     private readonly GuestProgram _program;
     private readonly IInterruptSink _apics;
     private readonly TimeProvider _time;
@@ -31,6 +34,8 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
     private bool _disposed;
     private int _stopWaiters;
     private long _wakes;
+    private int _throttle;
+    private bool _pausing;
 
     public ManagedVcpu(
         uint apicId, GuestProgram program, GuestBus bus, IInterruptSink apics, TimeProvider time, Action<ManagedVcpu> panicked) : base(bus)
@@ -87,6 +92,8 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
         lock (_gate)
         {
             Volatile.Write(ref _runWanted, 0);
+            if (_pausing)
+                Monitor.PulseAll(_gate);
             if (!IsResting)
                 return;
             StopClock();
@@ -121,6 +128,17 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
                 Monitor.Wait(_gate);
             _stopWaiters--;
             return IsStopped;
+        }
+    }
+
+    public void Throttle(int percent)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(percent);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(percent, 99);
+        lock (_gate)
+        {
+            Volatile.Write(ref _throttle, percent);
+            Monitor.PulseAll(_gate);
         }
     }
 
@@ -224,9 +242,15 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
     {
         try
         {
+            long sliceBegan = _time.GetTimestamp();
             while (Volatile.Read(ref _runWanted) != 0)
             {
-                if (_registers.InterruptsEnabled && _registers.TryTakeInterrupt(out byte vector))
+                if (Volatile.Read(ref _throttle) is var throttle and not 0 && _time.GetElapsedTime(sliceBegan) >= Slice)
+                {
+                    Pause(throttle);
+                    sliceBegan = _time.GetTimestamp();
+                }
+                else if (_registers.InterruptsEnabled && _registers.TryTakeInterrupt(out byte vector))
                 {
                     _registers.Halted = false;
                     _registers.InterruptsEnabled = false;
@@ -290,6 +314,29 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
                 return;
             _timerFired = true;
             Monitor.PulseAll(_gate);
+        }
+    }
+
+    /// <summary>Throttled, after a slice: executes nothing for the time that makes it <paramref name="percent"/> of both.</summary>
+    private void Pause(int percent)
+    {
+        bool over = false;
+        using ITimer timer = _time.CreateTimer(
+            _ =>
+            {
+                lock (_gate)
+                {
+                    over = true;
+                    Monitor.PulseAll(_gate);
+                }
+            },
+            null, Slice * percent / (100 - percent), Timeout.InfiniteTimeSpan);
+        lock (_gate)
+        {
+            _pausing = true;
+            while (!over && Volatile.Read(ref _runWanted) != 0 && Volatile.Read(ref _throttle) == percent)
+                Monitor.Wait(_gate);
+            _pausing = false;
         }
     }
 

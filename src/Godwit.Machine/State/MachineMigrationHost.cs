@@ -33,6 +33,12 @@ internal sealed class MachineMigrationHost(VirtualMachine machine) : IMigrationH
         state.MoveTo(RunState.FinishMigrate);
     });
 
+    public void ThrottleVcpus(int percent)
+    {
+        foreach (IVcpu vcpu in machine.Vcpus.All)
+            vcpu.Throttle(percent);
+    }
+
     public void ResumeAfterFailure() => machine.Change(state =>
     {
         if (_before is not { } before || state.Current != RunState.FinishMigrate)

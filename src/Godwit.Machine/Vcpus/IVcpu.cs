@@ -26,6 +26,9 @@ internal interface IVcpu : IDisposable
     /// </summary>
     bool WaitStopped(TimeSpan deadline);
 
+    /// <summary>From now on executes nothing for <paramref name="percent"/> of the time, 0 to 99. Stops and interrupts come as before.</summary>
+    void Throttle(int percent);
+
     /// <summary>Raises a vector at its local APIC; wakes it when halted.</summary>
     void Interrupt(byte vector);
 

@@ -42,10 +42,15 @@ internal static class Convergence
                 input.PrecopyTime >= input.MinimumPrecopy ? ConvergenceStep.SwitchOver : ConvergenceStep.Hold, expected);
         }
 
-        ConvergenceOutlook outlook = Look(input, expected);
+        ConvergenceObstacle obstacle = FindObstacle(input);
+        Relief? next = Relief.Next(input, obstacle);
+        ConvergenceOutlook outlook = Look(input, expected, obstacle, hopes: next is null);
         bool hopeless = outlook.OutpacedRounds >= HopelessRounds && input.OutpacedTime >= HopelessTime;
         bool stalled = input.RoundsSinceBest >= StalledRounds && input.TimeSinceBest >= StalledTime;
         bool tooMany = input.UnconvergedRounds >= input.MaxRounds;
+        bool held = outlook.Outpaced && input.OutpacedTime >= Relief.After;
+        if ((held || stalled) && !tooMany && input.PrecopyTime >= input.MinimumPrecopy && next is { } relief)
+            return new ConvergenceDecision(ConvergenceStep.Continue, expected, outlook, Relief: relief);
         // While the user wants pre-copy to go on anyway, the guest gets its chance to calm down.
         if ((hopeless || stalled || tooMany) && input.PrecopyTime >= input.MinimumPrecopy)
         {
@@ -60,14 +65,14 @@ internal static class Convergence
         return new ConvergenceDecision(ConvergenceStep.Continue, expected, outlook);
     }
 
-    private static ConvergenceOutlook Look(in ConvergenceInput input, TimeSpan expected)
+    private static ConvergenceOutlook Look(in ConvergenceInput input, TimeSpan expected, ConvergenceObstacle obstacle, bool hopes)
     {
-        ConvergenceObstacle obstacle = FindObstacle(input);
         bool written = obstacle is ConvergenceObstacle.DeviceWrites or ConvergenceObstacle.GuestWrites;
-        // What is written may become less by chance when it is near the limit; what is there whatever is written does not.
+        // What is written may become less by chance when it is near the limit; what is there whatever is written does not. While something can
+        // be done about it, chance is not waited for.
         bool outpaced = input.RemainingBytes >= input.RoundBytes * Progress
             && input.DeviceBytes >= input.RoundDeviceBytes - Math.Min(input.RoundDeviceBytes * (1 - Progress), DeviceProgress)
-            && (!written || expected > input.DowntimeLimit * Luck);
+            && (!written || !hopes || expected > input.DowntimeLimit * Luck);
         return outpaced ? new ConvergenceOutlook(input.OutpacedRounds + 1, obstacle) : default;
     }
 
@@ -97,8 +102,11 @@ internal static class Convergence
         string unharvested = input.UnharvestedBytes > 0
             ? string.Create(CultureInfo.InvariantCulture, $", {input.UnharvestedBytes / 1e6:0.0} MB unmapped and not looked at yet")
             : string.Empty;
+        string throttled = input.Throttle > 0
+            ? string.Create(CultureInfo.InvariantCulture, $", although the vCPUs are slowed by {input.Throttle} %")
+            : string.Empty;
         return string.Create(CultureInfo.InvariantCulture, $"""
-            Pre-copy does not converge {when}: memory is dirtied at {input.Rates.Total / PagesPerMegabyte:0.0} MB/s (vCPUs {input.Rates.Vcpu / PagesPerMegabyte:0.0}, devices {input.Rates.Device / PagesPerMegabyte:0.0}, VMM {input.Rates.Vmm / PagesPerMegabyte:0.0}) and sent at {input.BytesPerSecond / 1e6:0.0} MB/s; {input.RemainingBytes / 1e6:0.0} MB of RAM{uncovered}{unharvested} and {input.DeviceBytes / 1e6:0.0} MB of device state remain, an expected downtime of {expected.TotalMilliseconds:0} ms where {input.DowntimeLimit.TotalMilliseconds:0} ms are allowed. {WayOut(FindObstacle(input))}
+            Pre-copy does not converge {when}: memory is dirtied at {input.Rates.Total / PagesPerMegabyte:0.0} MB/s (vCPUs {input.Rates.Vcpu / PagesPerMegabyte:0.0}, devices {input.Rates.Device / PagesPerMegabyte:0.0}, VMM {input.Rates.Vmm / PagesPerMegabyte:0.0}) and sent at {input.BytesPerSecond / 1e6:0.0} MB/s; {input.RemainingBytes / 1e6:0.0} MB of RAM{uncovered}{unharvested} and {input.DeviceBytes / 1e6:0.0} MB of device state remain, an expected downtime of {expected.TotalMilliseconds:0} ms where {input.DowntimeLimit.TotalMilliseconds:0} ms are allowed{throttled}. {WayOut(FindObstacle(input))}
             """);
     }
 
@@ -139,9 +147,11 @@ internal sealed class ConvergenceHistory(TimeProvider clock)
     {
         if (OutpacedRounds == 0)
             _outpacedAt = clock.GetTimestamp();
-        OutpacedRounds = decision.Outlook.OutpacedRounds;
+        OutpacedRounds = decision.Relief is null ? decision.Outlook.OutpacedRounds : 0;
         if (decision.Step == ConvergenceStep.Continue)
             UnconvergedRounds++;
+        if (decision.Relief is not null)
+            _best = TimeSpan.MaxValue; // another guest, or another aim: its progress counts from here
         if (decision.ExpectedDowntime < _best)
         {
             _best = decision.ExpectedDowntime;

@@ -48,7 +48,7 @@ internal readonly record struct ConvergenceInput
     /// <summary>Time since the first of them ended.</summary>
     public required TimeSpan OutpacedTime { get; init; }
 
-    /// <summary>Setting.</summary>
+    /// <summary>What is allowed: the setting, or more after a <see cref="Relief"/>.</summary>
     public required TimeSpan DowntimeLimit { get; init; }
 
     /// <summary>Setting.</summary>
@@ -56,6 +56,18 @@ internal readonly record struct ConvergenceInput
 
     /// <summary>Setting.</summary>
     public required int MaxRounds { get; init; }
+
+    /// <summary>Setting.</summary>
+    public StallAction OnStall { get; init; }
+
+    /// <summary>Setting; <see cref="DowntimeLimit"/> is what has come of it so far.</summary>
+    public TimeSpan MaxDowntime { get; init; }
+
+    /// <summary>Setting.</summary>
+    public int MaxThrottle { get; init; }
+
+    /// <summary>Per cent of the time in which vCPUs do not execute now.</summary>
+    public int Throttle { get; init; }
 }
 
 /// <summary>Pages newly dirtied a second.</summary>
@@ -88,5 +100,6 @@ internal enum ConvergenceStep
 /// <param name="ExpectedDowntime">If the guest were stopped now.</param>
 /// <param name="Outlook">Whether it is getting nearer, and what is in the way.</param>
 /// <param name="Reason">Why it gives up, for people; null otherwise.</param>
+/// <param name="Relief">What is changed before it continues; null for nothing.</param>
 internal readonly record struct ConvergenceDecision(
-    ConvergenceStep Step, TimeSpan ExpectedDowntime, ConvergenceOutlook Outlook = default, string? Reason = null);
+    ConvergenceStep Step, TimeSpan ExpectedDowntime, ConvergenceOutlook Outlook = default, string? Reason = null, Relief? Relief = null);

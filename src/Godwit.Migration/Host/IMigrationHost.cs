@@ -29,6 +29,11 @@ public interface IMigrationHost
     /// </summary>
     void StopForSwitchover();
 
+    /// <summary>
+    /// Source: from now on vCPUs do not execute for <paramref name="percent"/> of the time, 0 to 99; 0 ends it. A stop is not delayed by it.
+    /// </summary>
+    void ThrottleVcpus(int percent);
+
     /// <summary>Source: back to the run state before <see cref="StopForSwitchover"/>. Does nothing when not stopped for it.</summary>
     void ResumeAfterFailure();
 

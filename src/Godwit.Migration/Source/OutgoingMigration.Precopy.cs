@@ -29,6 +29,7 @@ internal sealed partial class OutgoingMigration : ISendPace
     private long _metered;
     private TimeSpan _ackTime = TimeSpan.MaxValue; // the shortest so far: a round trip
     private TimeSpan _syncTime;
+    private TimeSpan _raisedLimit; // by relief; the setting counts where it is higher
     private long _pagesBefore; // the progress when the round began
     private long _zerosBefore;
     private long _remainingBefore;
@@ -77,6 +78,7 @@ internal sealed partial class OutgoingMigration : ISendPace
             TimeSpan time = _clock.GetElapsedTime(roundBegan);
             DirtyMarks marked = DirtyMarks.Of(_host.Ram.Dirty).Since(before);
             MigrationParameters live = _live();
+            TimeSpan limit = live.DowntimeLimit > _raisedLimit ? live.DowntimeLimit : _raisedLimit;
             var input = new ConvergenceInput
             {
                 PrecopyTime = _clock.GetElapsedTime(began),
@@ -94,7 +96,11 @@ internal sealed partial class OutgoingMigration : ISendPace
                 TimeSinceBest = history.TimeSinceBest,
                 OutpacedRounds = history.OutpacedRounds,
                 OutpacedTime = history.OutpacedTime,
-                DowntimeLimit = live.DowntimeLimit,
+                DowntimeLimit = limit,
+                OnStall = live.OnStall,
+                MaxDowntime = live.MaxDowntime,
+                MaxThrottle = live.MaxThrottle,
+                Throttle = _progress.ThrottlePercent,
                 MinimumPrecopy = live.MinimumPrecopy,
                 MaxRounds = _settings.MaxRounds,
             };
@@ -104,9 +110,11 @@ internal sealed partial class OutgoingMigration : ISendPace
             _progress.RamRemainingBytes = remaining;
             _progress.Rates = input.Rates;
             _progress.ExpectedDowntime = decision.ExpectedDowntime;
-            _progress.DowntimeLimit = live.DowntimeLimit;
+            _progress.DowntimeLimit = limit;
             _progress.Outlook = decision.Outlook;
             AddRound(sent, marked, sync, time, input, decision.ExpectedDowntime);
+            if (decision.Relief is { } relief)
+                Relieve(relief);
 
             switch (decision.Step)
             {
@@ -125,6 +133,17 @@ internal sealed partial class OutgoingMigration : ISendPace
                     break;
             }
         }
+    }
+
+    private void Relieve(in Relief relief)
+    {
+        _phase = "slowing the vCPUs";
+        _raisedLimit = relief.DowntimeLimit;
+        if (relief.Throttle != _progress.ThrottlePercent)
+            _undo.Throttle(relief.Throttle);
+        _progress.ThrottlePercent = relief.Throttle;
+        _progress.DowntimeLimit = relief.DowntimeLimit;
+        _progress.Publish();
     }
 
     private void WaitAfterRound(TimeSpan time)
@@ -278,6 +297,8 @@ internal sealed partial class OutgoingMigration : ISendPace
             BytesPerSecond = sent.Time > TimeSpan.Zero ? sent.Bytes / sent.Time.TotalSeconds : 0,
             LinkBytesPerSecond = _rate.BytesPerSecond,
             ExpectedDowntime = expected,
+            DowntimeLimit = estimate?.DowntimeLimit ?? TimeSpan.Zero,
+            ThrottlePercent = estimate?.Throttle ?? 0,
         });
 
     private static long PageBytes(ulong pages) => (long)pages * RamPage.Size;

@@ -12,6 +12,7 @@ internal sealed class SourceUndo(IMigrationHost host)
     private readonly List<IMigratableDevice> _devices = [];
     private bool _log;
     private bool _stopping;
+    private bool _throttled;
 
     /// <summary>Starts the dirty log and then the trackers: all, or (by <see cref="TakeBack"/>) none.</summary>
     internal void StartTracking()
@@ -32,6 +33,13 @@ internal sealed class SourceUndo(IMigrationHost host)
         device.BeginSave();
     }
 
+    /// <summary>Slows the vCPUs.</summary>
+    internal void Throttle(int percent)
+    {
+        _throttled = true;
+        host.ThrottleVcpus(percent);
+    }
+
     /// <summary>Stops the vCPUs. Trying counts: resuming a machine that was not stopped does nothing.</summary>
     internal void StopForSwitchover()
     {
@@ -46,6 +54,7 @@ internal sealed class SourceUndo(IMigrationHost host)
         foreach (IMigratableDevice device in Enumerable.Reverse(_devices))
             Try(problems, $"recovering {device.Id}", device.Recover);
         StopTracking(problems);
+        EndThrottle(problems);
         if (_stopping)
             Try(problems, "resuming the machine", host.ResumeAfterFailure);
         return problems;
@@ -59,7 +68,14 @@ internal sealed class SourceUndo(IMigrationHost host)
         foreach (IMigratableDevice device in _devices)
             Try(problems, $"ending the transfer of {device.Id}", device.EndSave);
         StopTracking(problems);
+        EndThrottle(problems);
         return problems;
+    }
+
+    private void EndThrottle(List<string> problems)
+    {
+        if (_throttled)
+            Try(problems, "letting the vCPUs run at full speed", () => host.ThrottleVcpus(0));
     }
 
     private void StopTracking(List<string> problems)

@@ -15,6 +15,15 @@ public sealed record MigrationParameters
     /// </summary>
     public bool VerifyPages { get; init; }
 
+    /// <summary>What is done about a pre-copy that does not converge (<c>x-on-stall</c>).</summary>
+    public StallAction OnStall { get; init; }
+
+    /// <summary>How far <see cref="StallAction.RaiseDowntime"/> goes (<c>x-max-downtime</c>, milliseconds; 1 ms to 2000 s).</summary>
+    public TimeSpan MaxDowntime { get; init; } = TimeSpan.FromSeconds(5);
+
+    /// <summary>How far <see cref="StallAction.Throttle"/> goes (<c>max-cpu-throttle</c>): per cent of the time in which vCPUs do not execute, 1 to 99.</summary>
+    public int MaxThrottle { get; init; } = 99;
+
     /// <summary>Rounds of pre-copy after which the migration gives up when it does not converge (<c>x-max-rounds</c>).</summary>
     public int MaxRounds { get; init; } = 100;
 
@@ -49,6 +58,9 @@ public sealed record MigrationParameters
     {
         ArgumentOutOfRangeException.ThrowIfNegative(MaxBandwidth, "max-bandwidth");
         CheckTime(DowntimeLimit, TimeSpan.FromMilliseconds(1), TimeSpan.FromSeconds(2000), "downtime-limit");
+        CheckTime(MaxDowntime, TimeSpan.FromMilliseconds(1), TimeSpan.FromSeconds(2000), "x-max-downtime");
+        if (MaxThrottle is < 1 or > 99)
+            throw new ArgumentOutOfRangeException("max-cpu-throttle", MaxThrottle, "max-cpu-throttle must be 1 to 99");
         CheckTime(MinimumPrecopy, TimeSpan.Zero, TimeSpan.FromDays(1), "x-min-precopy");
         PageCodec.Require(Compression);
         if (Channels is < 1 or > StreamFormat.MaxChannels)

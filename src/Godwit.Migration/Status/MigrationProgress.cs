@@ -42,6 +42,8 @@ internal sealed class MigrationProgress
 
     internal TimeSpan DowntimeLimit { get; set; }
 
+    internal int ThrottlePercent { get; set; }
+
     internal DowntimeParts? Downtime { get; set; }
 
     internal long RamTotalBytes { get; }
@@ -125,6 +127,7 @@ internal sealed class MigrationProgress
             SetupTime = SetupTime,
             ExpectedDowntime = ExpectedDowntime,
             DowntimeLimit = DowntimeLimit,
+            ThrottlePercent = ThrottlePercent,
             Downtime = Downtime,
             RamTotalBytes = RamTotalBytes,
             RamRemainingBytes = Math.Max(0, RamRemainingBytes),

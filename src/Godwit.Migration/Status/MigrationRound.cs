@@ -21,5 +21,7 @@ public sealed record MigrationRound
     public required double BytesPerSecond { get; init; }
     public double LinkBytesPerSecond { get; init; }
     public required TimeSpan ExpectedDowntime { get; init; }
+    public TimeSpan DowntimeLimit { get; init; }
+    public int ThrottlePercent { get; init; }
 #pragma warning restore CS1591
 }

@@ -11,6 +11,7 @@ public sealed record MigrationStatus
     public TimeSpan SetupTime { get; init; }
     public TimeSpan? ExpectedDowntime { get; init; }
     public TimeSpan DowntimeLimit { get; init; }
+    public int ThrottlePercent { get; init; }
     public DowntimeParts? Downtime { get; init; }
     public long RamTotalBytes { get; init; }
     public long RamRemainingBytes { get; init; }

@@ -35,6 +35,9 @@ internal sealed class MigrationCommands(VirtualMachine machine)
             "x-min-precopy",
             "multifd-channels",
             "multifd-compression",
+            "x-on-stall",
+            "x-max-downtime",
+            "max-cpu-throttle",
             "x-tls-directory",
             "x-tls-peers");
         commands.Add("query-migrate-parameters", QueryParameters);
@@ -76,6 +79,9 @@ internal sealed class MigrationCommands(VirtualMachine machine)
 
         long? channels = arguments.FindInteger("multifd-channels", 1, StreamFormat.MaxChannels);
         PageCompression? compression = arguments.FindString("multifd-compression") is { } method ? Compression(method) : null;
+        StallAction? onStall = arguments.FindString("x-on-stall") is { } action ? QmpNames.ToStallAction(action) : null;
+        long? maxDowntime = arguments.FindInteger("x-max-downtime", 1, LongestDowntimeMilliseconds);
+        long? maxThrottle = arguments.FindInteger("max-cpu-throttle", 1, 99);
         string? tlsDirectory = arguments.FindString("x-tls-directory");
         string? tlsPeers = arguments.FindString("x-tls-peers");
 
@@ -87,6 +93,9 @@ internal sealed class MigrationCommands(VirtualMachine machine)
             {
                 Channels = (int?)channels ?? now.Channels,
                 Compression = compression ?? now.Compression,
+                OnStall = onStall ?? now.OnStall,
+                MaxDowntime = maxDowntime is { } most ? TimeSpan.FromMilliseconds(most) : now.MaxDowntime,
+                MaxThrottle = (int?)maxThrottle ?? now.MaxThrottle,
                 Tls = tlsDirectory is null && tlsPeers is null ? now.Tls : Tls(now.Tls, tlsDirectory, tlsPeers),
                 MaxBandwidth = bandwidth ?? now.MaxBandwidth,
                 DowntimeLimit = downtime is { } limit ? TimeSpan.FromMilliseconds(limit) : now.DowntimeLimit,
@@ -126,6 +135,9 @@ internal sealed class MigrationCommands(VirtualMachine machine)
         result.WriteNumber("x-min-precopy", (long)now.MinimumPrecopy.TotalMilliseconds);
         result.WriteNumber("multifd-channels", now.Channels);
         result.WriteString("multifd-compression", now.Compression.ToString().ToLowerInvariant());
+        result.WriteString("x-on-stall", QmpNames.Of(now.OnStall));
+        result.WriteNumber("x-max-downtime", (long)now.MaxDowntime.TotalMilliseconds);
+        result.WriteNumber("max-cpu-throttle", now.MaxThrottle);
         result.WriteString("x-tls-directory", now.Tls?.Directory ?? "");
         result.WriteString("x-tls-peers", string.Join(',', now.Tls?.Peers ?? []));
         result.WriteEndObject();

@@ -63,6 +63,11 @@ internal static class MigrationStatusWriter
             writer.WriteNumber("expected-downtime", Milliseconds(expected));
         }
 
+        if (status.ThrottlePercent > 0)
+        {
+            writer.WriteNumber("cpu-throttle-percentage", status.ThrottlePercent);
+        }
+
         if (status.Downtime is { } downtime)
         {
             writer.WriteNumber("downtime", Milliseconds(downtime.Total));
@@ -244,6 +249,8 @@ internal static class MigrationStatusWriter
             writer.WriteNumber("bytes-per-second", Number(round.BytesPerSecond));
             writer.WriteNumber("link-bytes-per-second", Number(round.LinkBytesPerSecond));
             writer.WriteNumber("expected-downtime-microseconds", Microseconds(round.ExpectedDowntime));
+            writer.WriteNumber("downtime-limit", Milliseconds(round.DowntimeLimit));
+            writer.WriteNumber("cpu-throttle-percentage", round.ThrottlePercent);
             writer.WriteEndObject();
         }
 

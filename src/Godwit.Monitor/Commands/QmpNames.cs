@@ -56,6 +56,24 @@ internal static class QmpNames
         _ => "none",
     };
 
+    /// <summary>Name of what is done about a pre-copy that does not converge.</summary>
+    public static string Of(StallAction action) => action switch
+    {
+        StallAction.RaiseDowntime => "raise-downtime",
+        StallAction.Throttle => "throttle",
+        _ => "give-up",
+    };
+
+    /// <summary>What <paramref name="name"/> says is done about it.</summary>
+    /// <exception cref="QmpException">It is none of the names.</exception>
+    public static StallAction ToStallAction(string name) => name switch
+    {
+        "give-up" => StallAction.GiveUp,
+        "raise-downtime" => StallAction.RaiseDowntime,
+        "throttle" => StallAction.Throttle,
+        _ => throw new QmpException($"Argument 'x-on-stall' is '{name}'; it must be give-up, raise-downtime or throttle"),
+    };
+
     /// <summary>Name of what keeps a migration from converging.</summary>
     public static string Of(ConvergenceObstacle obstacle) => obstacle switch
     {

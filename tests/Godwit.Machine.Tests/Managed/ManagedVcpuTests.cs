@@ -99,6 +99,44 @@ public sealed class ManagedVcpuTests : IDisposable
         set.Stop(Deadline.Generous);
     }
 
+    [Theory]
+    [InlineData(50, 10)]
+    [InlineData(99, 990)]
+    public void A_throttled_vCPU_rests_after_each_slice_and_stops_at_once_all_the_same(int percent, int rest)
+    {
+        var time = new ManualTime();
+        // Each step takes a millisecond, and nothing else takes any.
+        ManagedVcpu vcpu = Create(
+            new Program(cpu =>
+            {
+                cpu.Bus.Store(Counter, ++cpu.Registers.General[0]);
+                time.Advance(TimeSpan.FromMilliseconds(1));
+            }),
+            time: time);
+        vcpu.Throttle(percent);
+        vcpu.Run();
+        for (ulong slice = 1; slice <= 3; slice++)
+        {
+            Assert.True(time.Armed.Wait(Deadline.Generous), "the vCPU does not rest");
+            Assert.Equal(slice * 10, _ram.Bus.Load<ulong>(Counter));
+            if (slice < 3)
+            {
+                time.Advance(TimeSpan.FromMilliseconds(rest));
+            }
+        }
+
+        // It rests now, and no time passes.
+        vcpu.RequestStop();
+        Assert.True(SpinWait.SpinUntil(() => vcpu.WaitStopped(TimeSpan.Zero), Deadline.Generous), "it does not stop while it rests");
+        Assert.Equal(30UL, _ram.Bus.Load<ulong>(Counter));
+
+        vcpu.Throttle(0);
+        vcpu.Run();
+        Assert.True(SpinWait.SpinUntil(() => _ram.Bus.Load<ulong>(Counter) > 1000, Deadline.Generous), "it still rests");
+        Assert.Throws<ArgumentOutOfRangeException>(() => vcpu.Throttle(100));
+        Assert.Throws<ArgumentOutOfRangeException>(() => vcpu.Throttle(-1));
+    }
+
     [Fact]
     public void A_halted_vCPU_wakes_for_an_interrupt_and_the_handler_runs_with_interrupts_disabled()
     {

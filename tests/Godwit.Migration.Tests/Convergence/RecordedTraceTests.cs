@@ -13,12 +13,72 @@ public sealed class RecordedTraceTests
     public void A_recorded_migration_is_decided_as_it_was(string name, int? reportedInRound)
     {
         JsonElement trace = Read(name);
+        int? reported = null;
+        ConvergenceDecision last = Play(trace, StallAction.GiveUp, (round, _, decision, final) =>
+        {
+            if (decision.Outlook.Outpaced)
+                reported ??= round.GetProperty("number").GetInt32();
+            Assert.Equal(Microseconds(round, "expected-downtime-microseconds").TotalMilliseconds, decision.ExpectedDowntime.TotalMilliseconds, tolerance: 0.1);
+            Assert.True(final || decision.Step == ConvergenceStep.Continue, $"{decision.Step} after round {round.GetProperty("number")}");
+        });
+
+        Assert.Equal(trace.GetProperty("ends").GetString(), last.Step.ToString());
+        Assert.Equal(trace.GetProperty("obstacle").GetString(), last.Outlook.Obstacle.ToString());
+        Assert.Equal(reportedInRound, reported);
+    }
+
+    [Fact]
+    public void The_downtime_is_raised_on_a_recorded_migration_until_it_is_enough()
+    {
+        // Some 2.2 s are expected after each of its rounds, of some 2 s.
+        var limits = new List<double>();
+        Play(Read("guest-faster-than-link"), StallAction.RaiseDowntime, (_, input, decision, _) =>
+        {
+            limits.Add(input.DowntimeLimit.TotalMilliseconds);
+            Assert.NotEqual(ConvergenceStep.GiveUp, decision.Step);
+        });
+        Assert.Equal([300, 600], limits.Distinct());
+    }
+
+    [Fact]
+    public void The_guest_is_slowed_on_a_recorded_migration_that_gave_up()
+    {
+        var throttles = new List<int>();
+        Play(Read("guest-faster-than-link"), StallAction.Throttle, (_, input, decision, _) =>
+        {
+            throttles.Add(input.Throttle);
+            Assert.Equal(ConvergenceStep.Continue, decision.Step);
+        });
+        Assert.Equal([0, 20], throttles.Distinct());
+    }
+
+    [Fact]
+    public void What_cannot_become_less_by_a_slower_guest_is_given_up()
+    {
+        ConvergenceDecision last = Play(
+            Read("uncovered-above-limit"), StallAction.Throttle, (_, input, _, _) => Assert.Equal(0, input.Throttle));
+        Assert.Equal(ConvergenceStep.GiveUp, last.Step);
+    }
+
+    /// <summary>Decides after each round of a trace; the last decision.</summary>
+    /// <param name="trace">The rounds.</param>
+    /// <param name="action">Setting.</param>
+    /// <param name="seen">Told of each round, what the decision was made from, the decision, and whether it was the last.</param>
+    private static ConvergenceDecision Play(
+        JsonElement trace, StallAction action, Action<JsonElement, ConvergenceInput, ConvergenceDecision, bool> seen)
+    {
         JsonElement[] rounds = [.. trace.GetProperty("rounds").EnumerateArray()];
         var clock = new ManualClock();
         var history = new ConvergenceHistory(clock);
         TimeSpan time = TimeSpan.Zero;
         long deviceBytes = 0;
-        int? reported = null;
+        var settings = new ConvergenceInput
+        {
+            PrecopyTime = default, RoundBytes = 0, RemainingBytes = 0, DeviceBytes = 0, BytesPerSecond = 0, FixedTime = default, Rates = default,
+            UnconvergedRounds = 0, RoundsSinceBest = 0, TimeSinceBest = default, OutpacedRounds = 0, OutpacedTime = default,
+            DowntimeLimit = TimeSpan.FromMilliseconds(trace.GetProperty("downtime-limit-ms").GetInt32()), MinimumPrecopy = default, MaxRounds = 100,
+            OnStall = action, MaxDowntime = TimeSpan.FromSeconds(10), MaxThrottle = 99,
+        };
         ConvergenceDecision decision = default;
         for (int i = 0; i < rounds.Length; i++)
         {
@@ -27,7 +87,7 @@ public sealed class RecordedTraceTests
             clock.Advance(duration);
             time += duration;
             long device = round.GetProperty("device-bytes").GetInt64();
-            decision = Convergence.Decide(new ConvergenceInput
+            ConvergenceInput input = settings with
             {
                 PrecopyTime = time,
                 RoundBytes = Pages(round, "pages") + Pages(round, "zero-pages"),
@@ -47,21 +107,16 @@ public sealed class RecordedTraceTests
                 TimeSinceBest = history.TimeSinceBest,
                 OutpacedRounds = history.OutpacedRounds,
                 OutpacedTime = history.OutpacedTime,
-                DowntimeLimit = TimeSpan.FromMilliseconds(trace.GetProperty("downtime-limit-ms").GetInt32()),
-                MinimumPrecopy = TimeSpan.Zero,
-                MaxRounds = 100,
-            });
+            };
+            decision = Convergence.Decide(input);
+            seen(round, input, decision, i == rounds.Length - 1);
             history.Add(decision);
             deviceBytes = device;
-            if (decision.Outlook.Outpaced)
-                reported ??= round.GetProperty("number").GetInt32();
-            Assert.Equal(Microseconds(round, "expected-downtime-microseconds").TotalMilliseconds, decision.ExpectedDowntime.TotalMilliseconds, tolerance: 0.1);
-            Assert.True(i == rounds.Length - 1 || decision.Step == ConvergenceStep.Continue, $"{decision.Step} after round {round.GetProperty("number")}");
+            if (decision.Relief is { } relief)
+                settings = settings with { DowntimeLimit = relief.DowntimeLimit, Throttle = relief.Throttle };
         }
 
-        Assert.Equal(trace.GetProperty("ends").GetString(), decision.Step.ToString());
-        Assert.Equal(trace.GetProperty("obstacle").GetString(), decision.Outlook.Obstacle.ToString());
-        Assert.Equal(reportedInRound, reported);
+        return decision;
     }
 
     private static long Pages(JsonElement round, string name) => round.GetProperty(name).GetInt64() * RamPage.Size;

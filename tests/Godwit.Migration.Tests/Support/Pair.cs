@@ -34,6 +34,9 @@ internal sealed class Pair : IDisposable
 
     public TestMachine DestinationMachine { get; }
 
+    /// <summary>Whether the destination's machine goes on after this.</summary>
+    public bool KeepsDestination { get; init; }
+
     public MigrationController Source { get; }
 
     public MigrationController Destination { get; }
@@ -77,7 +80,8 @@ internal sealed class Pair : IDisposable
         Source.Dispose();
         Destination.Dispose();
         SourceMachine.Dispose();
-        DestinationMachine.Dispose();
+        if (!KeepsDestination)
+            DestinationMachine.Dispose();
         _directory.Dispose();
     }
 }

@@ -11,6 +11,7 @@ internal sealed class TestMachine : IMigrationHost, IDisposable
     private readonly ReaderWriterLockSlim _barrier = new();
     private volatile bool _end;
     private bool _wasRunning;
+    private int _throttle;
 
     public TestMachine(ulong mebibytes = 4, int devices = 1, bool running = true, bool twoBlocks = false)
     {
@@ -78,6 +79,15 @@ internal sealed class TestMachine : IMigrationHost, IDisposable
         Calls.Add("StopForSwitchover");
         _wasRunning = _run.IsSet;
         StopVcpus();
+    }
+
+    /// <summary>Per cent of the time in which the vCPUs rest.</summary>
+    public int Throttle => Volatile.Read(ref _throttle);
+
+    public void ThrottleVcpus(int percent)
+    {
+        Calls.Add($"ThrottleVcpus({percent})");
+        Volatile.Write(ref _throttle, percent);
     }
 
     public void ResumeAfterFailure()
