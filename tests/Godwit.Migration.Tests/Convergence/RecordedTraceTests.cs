@@ -74,10 +74,24 @@ public sealed class RecordedTraceTests
         long deviceBytes = 0;
         var settings = new ConvergenceInput
         {
-            PrecopyTime = default, RoundBytes = 0, RemainingBytes = 0, DeviceBytes = 0, BytesPerSecond = 0, FixedTime = default, Rates = default,
-            UnconvergedRounds = 0, RoundsSinceBest = 0, TimeSinceBest = default, OutpacedRounds = 0, OutpacedTime = default,
-            DowntimeLimit = TimeSpan.FromMilliseconds(trace.GetProperty("downtime-limit-ms").GetInt32()), MinimumPrecopy = default, MaxRounds = 100,
-            OnStall = action, MaxDowntime = TimeSpan.FromSeconds(10), MaxThrottle = 99,
+            PrecopyTime = default,
+            RoundBytes = 0,
+            RemainingBytes = 0,
+            DeviceBytes = 0,
+            BytesPerSecond = 0,
+            FixedTime = default,
+            Rates = default,
+            UnconvergedRounds = 0,
+            RoundsSinceBest = 0,
+            TimeSinceBest = default,
+            OutpacedRounds = 0,
+            OutpacedTime = default,
+            DowntimeLimit = TimeSpan.FromMilliseconds(trace.GetProperty("downtime-limit-ms").GetInt32()),
+            MinimumPrecopy = default,
+            MaxRounds = 100,
+            OnStall = action,
+            MaxDowntime = TimeSpan.FromSeconds(10),
+            MaxThrottle = 99,
         };
         ConvergenceDecision decision = default;
         for (int i = 0; i < rounds.Length; i++)

@@ -112,23 +112,16 @@ public sealed class ReliefTests
     [InlineData(StallAction.RaiseDowntime)]
     public void A_guest_that_outpaces_the_link_arrives(StallAction action)
     {
-        using var pair = new Pair(new TestMachine(mebibytes: 32, devices: 0), new TestMachine(mebibytes: 32, devices: 0, running: false));
+        using var pair = new Pair(new TestMachine(mebibytes: 32), new TestMachine(mebibytes: 32, running: false));
         TestMachine source = pair.SourceMachine;
-        // All of 16 MiB between any two looks, unless it is slowed to half: a round of it takes 0.25 s, far above the limit.
-        byte[] word = new byte[8];
-        ulong page = 0;
-        source.AddVcpu(_ =>
-        {
-            if (source.Throttle >= 50)
-                return;
-            page = (page + 1) % 4096;
-            word[0]++;
-            word[1] = 1;
-            source.Ram.Blocks[0].Write((page * 4096) + 8, word, Memory.DirtySource.Vcpu);
-        });
+        // All of 16 MiB in every round, unless it is slowed to half: a round of it takes 0.25 s, far above the limit.
+        source.Calls.On("log0.Sync", () => WriteAll(source, unlessSlowedBy: 50));
         pair.Source.Parameters = new MigrationParameters
         {
-            OnStall = action, MaxBandwidth = 64 << 20, DowntimeLimit = TimeSpan.FromMilliseconds(50), MaxDowntime = TimeSpan.FromSeconds(2000),
+            OnStall = action,
+            MaxBandwidth = 64 << 20,
+            DowntimeLimit = TimeSpan.FromMilliseconds(50),
+            MaxDowntime = TimeSpan.FromSeconds(2000),
             VerifyPages = true,
         };
         pair.Migrate();
@@ -154,22 +147,21 @@ public sealed class ReliefTests
     [Fact]
     public void A_slowed_guest_that_stays_runs_at_full_speed_again()
     {
-        using var pair = new Pair(new TestMachine(mebibytes: 32, devices: 0), new TestMachine(mebibytes: 32, devices: 0, running: false));
+        using var pair = new Pair(new TestMachine(mebibytes: 32), new TestMachine(mebibytes: 32, running: false));
         TestMachine source = pair.SourceMachine;
-        byte[] word = new byte[8];
-        ulong page = 0;
-        source.AddVcpu(_ =>
-        {
-            page = (page + 1) % 4096;
-            word[0]++;
-            word[1] = 1;
-            source.Ram.Blocks[0].Write((page * 4096) + 8, word, Memory.DirtySource.Vcpu);
-        });
+        source.Calls.On("log0.Sync", () => WriteAll(source, unlessSlowedBy: 100));
         source.Calls.On("ThrottleVcpus(20)", pair.Source.Cancel);
-        pair.Source.Parameters = new MigrationParameters { OnStall = StallAction.Throttle, MaxBandwidth = 32 << 20, DowntimeLimit = TimeSpan.FromMilliseconds(50) };
+        pair.Source.Parameters = new MigrationParameters { OnStall = StallAction.Throttle, MaxBandwidth = 64 << 20, DowntimeLimit = TimeSpan.FromMilliseconds(50) };
         pair.Migrate();
         Assert.True(pair.Source.Status.State == MigrationState.Cancelled, pair.Source.Status.Error);
         Assert.True(source.Executing);
         Assert.Equal(0, source.Throttle);
+    }
+
+    /// <summary>A guest's work between two looks at its log.</summary>
+    private static void WriteAll(TestMachine machine, int unlessSlowedBy)
+    {
+        for (ulong page = 0; page < 4096 && machine.Throttle < unlessSlowedBy; page++)
+            machine.Ram.Blocks[0].Write(page * 4096, [1, 2, 3, 4, (byte)page], Memory.DirtySource.Vcpu);
     }
 }
