@@ -26,6 +26,7 @@ internal sealed unsafe class PageCodec : IDisposable
 
     /// <summary>Returns the bytes written, or 0 when they do not fit.</summary>
     /// <remarks>The caller vouches for both ranges, which nobody changes meanwhile.</remarks>
+    // SAFETY: both ranges are the caller's, of the lengths given; neither library reads or writes beyond them.
     internal int Compress(PageCompression compression, byte* source, int length, byte* destination, int capacity) => compression switch
     {
         PageCompression.Lz4 => lz4.LZ4_compress_default(source, destination, length, capacity),
@@ -36,6 +37,8 @@ internal sealed unsafe class PageCodec : IDisposable
     /// <remarks>The data may be anybody's: neither library writes more than the length.</remarks>
     internal bool Decompress(PageCompression compression, ReadOnlySpan<byte> data, byte* destination, int length)
     {
+        // SAFETY: the data is pinned for the call and read for its own length; the caller has length bytes at the destination, and both libraries bound
+        // what they write by it.
         fixed (byte* source = data)
         {
             int written = compression switch
