@@ -1,6 +1,11 @@
 namespace Godwit.Migration.Tests;
 
+/// <summary>Tests that count what the whole process holds: none runs beside them.</summary>
+[CollectionDefinition(nameof(Alone), DisableParallelization = true)]
+public sealed class Alone;
+
 /// <summary>One guest that moves again and again: what the engine takes for a migration, it gives back.</summary>
+[Collection(nameof(Alone))]
 public sealed class BackAndForthTests(ITestOutputHelper output)
 {
     private const int Moves = 30;
@@ -37,7 +42,7 @@ public sealed class BackAndForthTests(ITestOutputHelper output)
         machine.Dispose();
         Resources after = Resources.Now();
         output.WriteLine($"after {Moves / 3} moves {before}, after {Moves} {after}");
-        // Other tests run beside this one and have files and memory of their own; two thirds of the moves would leave far more than that.
+        // The runner and the runtime have files of their own, which come and go; what each of two thirds of the moves leaves is far more than that.
         const int Later = Moves - (Moves / 3);
         Assert.True(after.OwnFiles - before.OwnFiles < Later / 2, $"{before} → {after}");
         Assert.True(after.Threads - before.Threads < Later / 2, $"{before} → {after}");
