@@ -111,16 +111,7 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
         }
 
         bool expired = false;
-        using ITimer timer = _time.CreateTimer(
-            _ =>
-            {
-                lock (_gate)
-                {
-                    expired = true;
-                    Monitor.PulseAll(_gate);
-                }
-            },
-            null, deadline, Timeout.InfiniteTimeSpan);
+        using ITimer timer = After(deadline, () => expired = true);
         lock (_gate)
         {
             _stopWaiters++;
@@ -321,16 +312,7 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
     private void Pause(int percent)
     {
         bool over = false;
-        using ITimer timer = _time.CreateTimer(
-            _ =>
-            {
-                lock (_gate)
-                {
-                    over = true;
-                    Monitor.PulseAll(_gate);
-                }
-            },
-            null, Slice * percent / (100 - percent), Timeout.InfiniteTimeSpan);
+        using ITimer timer = After(Slice * percent / (100 - percent), () => over = true);
         lock (_gate)
         {
             _pausing = true;
@@ -339,6 +321,18 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
             _pausing = false;
         }
     }
+
+    /// <summary>Has <paramref name="action"/> done under the gate in some time, and who waits there look again.</summary>
+    private ITimer After(TimeSpan time, Action action) => _time.CreateTimer(
+        _ =>
+        {
+            lock (_gate)
+            {
+                action();
+                Monitor.PulseAll(_gate);
+            }
+        },
+        null, time, Timeout.InfiniteTimeSpan);
 
     private void StopClock()
     {

@@ -65,18 +65,11 @@ internal sealed unsafe class RamReceiver
     {
         PageRun run = reader.ReadPageHead(header, out StreamChecksum sum);
         RamBlock block = Check(header, run, out ulong first);
-        // Before reading: should the frame turn out damaged, the pages hold something all the same.
-        lock (_gate)
-            _holding.Add(first, run.Count);
+        Hold(first, run.Count);
         // SAFETY: Check has bounded the run by the block. Nothing runs here yet, so nobody else writes; of two connections that name the
         // same page in one round, which no source does, the last byte wins.
         reader.ReadPages(header, block.Pointer + (run.FirstPage << RamPage.Shift), sum);
-        lock (_gate)
-        {
-            _arrived.Add(first, run.Count);
-            Pages += run.Count;
-            _roundPages += run.Count;
-        }
+        Count(first, run.Count);
     }
 
     /// <summary>Takes a CompressedPages frame.</summary>
@@ -92,17 +85,29 @@ internal sealed unsafe class RamReceiver
         if (kind is not ((ulong)PageCompression.Lz4 or (ulong)PageCompression.Zstd))
             MigrationStreamException.Throw(header, "compression", kind, "it is 1 (lz4) or 2 (zstd)");
         PageCodec.Require((PageCompression)kind);
-        lock (_gate)
-            _holding.Add(first, run.Count);
+        Hold(first, run.Count);
         ReadOnlySpan<byte> data = payload[(PageRun.Size + StreamFormat.CompressedHead)..];
         // SAFETY: Check has bounded the run by the block, and no more than its bytes are written.
         if (!codec.Decompress((PageCompression)kind, data, block.Pointer + (run.FirstPage << RamPage.Shift), (int)run.Count * RamPage.Size))
             MigrationStreamException.Throw(header, "data", (ulong)data.Length, $"they do not give {run.Count} pages");
+        Count(first, run.Count);
+    }
+
+    /// <summary>Before pages are written: should their frame turn out damaged, they hold something all the same.</summary>
+    private void Hold(ulong first, ulong pages)
+    {
+        lock (_gate)
+            _holding.Add(first, pages);
+    }
+
+    /// <summary>After it: they have come.</summary>
+    private void Count(ulong first, ulong pages)
+    {
         lock (_gate)
         {
-            _arrived.Add(first, run.Count);
-            Pages += run.Count;
-            _roundPages += run.Count;
+            _arrived.Add(first, pages);
+            Pages += pages;
+            _roundPages += pages;
         }
     }
 

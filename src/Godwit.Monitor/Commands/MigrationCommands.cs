@@ -78,7 +78,7 @@ internal sealed class MigrationCommands(VirtualMachine machine)
         long? precopy = arguments.FindInteger("x-min-precopy", 0, LongestPrecopyMilliseconds);
 
         long? channels = arguments.FindInteger("multifd-channels", 1, StreamFormat.MaxChannels);
-        PageCompression? compression = arguments.FindString("multifd-compression") is { } method ? Compression(method) : null;
+        PageCompression? compression = arguments.FindString("multifd-compression") is { } method ? QmpNames.ToPageCompression(method) : null;
         StallAction? onStall = arguments.FindString("x-on-stall") is { } action ? QmpNames.ToStallAction(action) : null;
         long? maxDowntime = arguments.FindInteger("x-max-downtime", 1, LongestDowntimeMilliseconds);
         long? maxThrottle = arguments.FindInteger("max-cpu-throttle", 1, 99);
@@ -106,14 +106,6 @@ internal sealed class MigrationCommands(VirtualMachine machine)
         }
     }
 
-    private static PageCompression Compression(string method) => method switch
-    {
-        "none" => PageCompression.None,
-        "lz4" => PageCompression.Lz4,
-        "zstd" => PageCompression.Zstd,
-        _ => throw new QmpException($"Argument 'multifd-compression' is '{method}'; it must be none, lz4 or zstd"),
-    };
-
     /// <summary>What is not given stays; an empty directory turns TLS off.</summary>
     private static TlsCredentials? Tls(TlsCredentials? now, string? directory, string? peers)
     {
@@ -134,7 +126,7 @@ internal sealed class MigrationCommands(VirtualMachine machine)
         result.WriteNumber("x-max-rounds", now.MaxRounds);
         result.WriteNumber("x-min-precopy", (long)now.MinimumPrecopy.TotalMilliseconds);
         result.WriteNumber("multifd-channels", now.Channels);
-        result.WriteString("multifd-compression", now.Compression.ToString().ToLowerInvariant());
+        result.WriteString("multifd-compression", QmpNames.Of(now.Compression));
         result.WriteString("x-on-stall", QmpNames.Of(now.OnStall));
         result.WriteNumber("x-max-downtime", (long)now.MaxDowntime.TotalMilliseconds);
         result.WriteNumber("max-cpu-throttle", now.MaxThrottle);

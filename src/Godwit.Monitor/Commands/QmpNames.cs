@@ -56,6 +56,24 @@ internal static class QmpNames
         _ => "none",
     };
 
+    /// <summary>Name of how pages are compressed.</summary>
+    public static string Of(PageCompression compression) => compression switch
+    {
+        PageCompression.Lz4 => "lz4",
+        PageCompression.Zstd => "zstd",
+        _ => "none",
+    };
+
+    /// <summary>How <paramref name="name"/> says that pages are compressed.</summary>
+    /// <exception cref="QmpException">It is none of the names.</exception>
+    public static PageCompression ToPageCompression(string name) => name switch
+    {
+        "none" => PageCompression.None,
+        "lz4" => PageCompression.Lz4,
+        "zstd" => PageCompression.Zstd,
+        _ => throw new QmpException($"Argument 'multifd-compression' is '{name}'; it must be none, lz4 or zstd"),
+    };
+
     /// <summary>Name of what is done about a pre-copy that does not converge.</summary>
     public static string Of(StallAction action) => action switch
     {

@@ -108,18 +108,7 @@ public sealed class ChannelTests : IDisposable
         using var pair = new Pair(new TestMachine(), new TestMachine(running: false));
         using var second = new TestMachine();
         using var secondSource = new MigrationController(second, TimeProvider.System);
-        using var ended = new ManualResetEventSlim();
-        secondSource.StateChanged += state =>
-        {
-            if (state is MigrationState.Failed or MigrationState.Completed)
-                ended.Set();
-        };
-        pair.DestinationMachine.Calls.On("nvme0.BeginLoad", () =>
-        {
-            secondSource.Start(pair.ListenUri);
-            Assert.True(ended.Wait(Pair.Patience));
-        });
-        pair.Migrate();
+        pair.MigrateWhileAsking(secondSource);
         Assert.Equal(MigrationState.Completed, pair.Source.Status.State);
         Assert.Equal(MigrationState.Failed, secondSource.Status.State);
         Assert.Contains("busy", secondSource.Status.Error, StringComparison.Ordinal);

@@ -85,18 +85,7 @@ public sealed class TlsTests : IDisposable
         using var second = new TestMachine();
         using var secondSource = new MigrationController(second, TimeProvider.System);
         secondSource.Parameters = pair.Source.Parameters;
-        using var ended = new ManualResetEventSlim();
-        secondSource.StateChanged += state =>
-        {
-            if (state is MigrationState.Failed or MigrationState.Completed)
-                ended.Set();
-        };
-        pair.DestinationMachine.Calls.On("nvme0.BeginLoad", () =>
-        {
-            secondSource.Start(pair.ListenUri);
-            Assert.True(ended.Wait(Pair.Patience));
-        });
-        pair.Migrate();
+        pair.MigrateWhileAsking(secondSource);
         Assert.True(pair.Source.Status.State == MigrationState.Completed, pair.Source.Status.Error);
         Assert.Equal(MigrationState.Failed, secondSource.Status.State);
         Assert.Contains("busy", secondSource.Status.Error, StringComparison.Ordinal);

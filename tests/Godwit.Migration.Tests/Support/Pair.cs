@@ -60,6 +60,23 @@ internal sealed class Pair : IDisposable
         WaitForSource(MigrationState.Completed, MigrationState.Failed, MigrationState.Cancelled);
     }
 
+    /// <summary>Likewise, and has <paramref name="second"/> ask the same destination while it loads; returns when both have ended.</summary>
+    public void MigrateWhileAsking(MigrationController second)
+    {
+        using var ended = new ManualResetEventSlim();
+        second.StateChanged += state =>
+        {
+            if (state is MigrationState.Failed or MigrationState.Completed)
+                ended.Set();
+        };
+        DestinationMachine.Calls.On("nvme0.BeginLoad", () =>
+        {
+            second.Start(ListenUri);
+            Assert.True(ended.Wait(Patience));
+        });
+        Migrate();
+    }
+
     public MigrationState WaitForSource(params MigrationState[] states) => WaitFor(_sourceStates, states, Source, "source");
 
     public MigrationState WaitForDestination(params MigrationState[] states) => WaitFor(_destinationStates, states, Destination, "destination");

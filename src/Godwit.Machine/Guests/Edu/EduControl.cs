@@ -132,14 +132,6 @@ internal struct EduControl
     public readonly void SetContent(GuestBus bus, uint page, uint owner, ulong generation) =>
         bus.Store(Contents + (page * 8UL), ((ulong)owner << OwnerShift) | (generation & GenerationMask));
 
-    /// <summary>A random number below <paramref name="limit"/> (xorshift64*).</summary>
-    public uint NextRandom(uint limit)
-    {
-        ulong x = Random == 0 ? 0x9E37_79B9_7F4A_7C15 : Random;
-        x ^= x >> 12;
-        x ^= x << 25;
-        x ^= x >> 27;
-        Random = x;
-        return (uint)(((UInt128)(x * 0x2545_F491_4F6C_DD1D) * limit) >> 64);
-    }
+    /// <summary>A random number below <paramref name="limit"/>.</summary>
+    public uint NextRandom(uint limit) => (uint)GuestRandom.Next(ref Random, limit);
 }

@@ -1,4 +1,3 @@
-using System.Runtime.CompilerServices;
 using Godwit.Machine.Guests.Drivers;
 using Godwit.Machine.Guests.Drivers.Spec;
 using Godwit.Machine.Managed;
@@ -9,25 +8,23 @@ namespace Godwit.Machine.Guests.Edu;
 /// <summary>From power-on to a device that works.</summary>
 internal static class EduStart
 {
+    /// <summary>The vector of the device's interrupt.</summary>
     public const byte Vector = 0x40;
+
+    /// <summary>Id of the device's domain.</summary>
+    public const ushort Domain = 1;
 
     private const uint BootCpu = 0;
     private const uint DevicesPerBus = 32;
     private const uint PagesPerStep = 64;
-    /// <summary>Id of the device's domain.</summary>
-    public const ushort Domain = 1;
 
     /// <summary>Enough for what the device can reach: two leaves' worth of IOVAs live at once, in 28 bits.</summary>
     private const uint TablePages = 136;
 
     /// <summary>Reads what the firmware left.</summary>
-    [SkipLocalsInit]
     public static void Boot(GuestCpu cpu, ref EduControl control)
     {
-        Span<byte> page = stackalloc byte[BootInfo.PageSize];
-        cpu.Bus.Load(BoardLayout.BootInfo, page);
-        if (!BootInfo.TryParse(page, out BootInfo info))
-            throw new GuestPanicException($"no boot information at {BoardLayout.BootInfo}");
+        BootInfo info = Firmware.ReadBootInfo(cpu.Bus);
         AcpiTables acpi = AcpiTables.Read(cpu.Bus);
         control = default;
         control.Magic = EduControl.MagicValue;
@@ -36,7 +33,7 @@ internal static class EduStart
         control.MmioNext = info.MmioBase;
         control.MmioEnd = info.MmioBase + info.MmioSize;
         control.Unit.Registers = acpi.RemappingUnit ?? default;
-        control.Power = new PowerButton { IoApic = acpi.IoApic, Pin = acpi.PowerInterrupt, Events = acpi.PowerEvents, Control = acpi.PowerControl };
+        control.Power = acpi.PowerButton();
         control.PowerSource = acpi.IoApicSource;
         ulong end = Math.Min(info.LowRamBase.Value + info.LowRamSize, 1UL << EduRegisters.AddressBits); // for a device without a vIOMMU
         control.Heap = new BumpAllocator { Next = EduLayout.Heap, End = new Gpa(end) };

@@ -1,4 +1,3 @@
-using System.Runtime.CompilerServices;
 using Godwit.Machine.Guests.Drivers;
 using Godwit.Machine.Managed;
 using Godwit.Memory;
@@ -11,14 +10,9 @@ internal static class BootStage
     private const uint PagesPerStep = 256;
 
     /// <summary>Reads what the firmware left and lays out the program's memory.</summary>
-    [SkipLocalsInit]
     public static void Boot(GuestCpu cpu, ref StressControl control)
     {
-        Span<byte> page = stackalloc byte[BootInfo.PageSize];
-        cpu.Bus.Load(BoardLayout.BootInfo, page);
-        if (!BootInfo.TryParse(page, out BootInfo info))
-            throw new GuestPanicException($"no boot information at {BoardLayout.BootInfo}");
-
+        BootInfo info = Firmware.ReadBootInfo(cpu.Bus);
         AcpiTables acpi = AcpiTables.Read(cpu.Bus);
         control = default;
         control.Magic = StressControl.MagicValue;
@@ -29,7 +23,7 @@ internal static class BootStage
         control.MmioBase = control.MmioNext = info.MmioBase;
         control.MmioEnd = info.MmioBase + info.MmioSize;
         control.Unit.Registers = acpi.RemappingUnit ?? default;
-        control.Power = new PowerButton { IoApic = acpi.IoApic, Pin = acpi.PowerInterrupt, Events = acpi.PowerEvents, Control = acpi.PowerControl };
+        control.Power = acpi.PowerButton();
         control.PowerSource = acpi.IoApicSource;
         control.Heap = new BumpAllocator { Next = StressLayout.Heap, End = info.LowRamBase + info.LowRamSize };
         control.Frames = new FramePermutation { HighBase = info.HighRamBase, Frames = info.HighRamSize >> RamPage.Shift };

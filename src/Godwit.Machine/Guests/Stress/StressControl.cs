@@ -85,17 +85,9 @@ internal struct StressControl
     public ulong IommuFaults;
     public ulong DomainSwitches;
 
-    /// <summary>The next random number (xorshift64*).</summary>
-    public ulong NextRandom()
-    {
-        ulong x = Random == 0 ? 0x9E37_79B9_7F4A_7C15 : Random;
-        x ^= x >> 12;
-        x ^= x << 25;
-        x ^= x >> 27;
-        Random = x;
-        return x * 0x2545_F491_4F6C_DD1D;
-    }
+    /// <summary>The next random number.</summary>
+    public ulong NextRandom() => GuestRandom.Next(ref Random);
 
     /// <summary>A random number below <paramref name="limit"/> (1 to 2^32).</summary>
-    public ulong NextRandom(ulong limit) => (ulong)(((UInt128)NextRandom() * limit) >> 64);
+    public ulong NextRandom(ulong limit) => GuestRandom.Next(ref Random, limit);
 }

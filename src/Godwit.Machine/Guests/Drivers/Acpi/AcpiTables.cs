@@ -68,6 +68,9 @@ internal readonly record struct AcpiTables(
             : throw new GuestPanicException($"the ACPI tables lack something: {found}");
     }
 
+    /// <summary>The power button that they describe.</summary>
+    public PowerButton PowerButton() => new() { IoApic = IoApic, Pin = PowerInterrupt, Events = PowerEvents, Control = PowerControl };
+
     private static Gpa FindList(GuestBus bus)
     {
         for (ulong at = SearchFirst; at < SearchEnd; at += 16)
