@@ -56,9 +56,11 @@ public class FirstStageTests
         ulong* entry = (ulong*)(guest.Block.Pointer + address);
         const int Rounds = 60_000;
         ulong counted = 0;
+        long marked = 0;
         var counter = new Thread(() =>
         {
-            for (int round = 0; round < Rounds; round++)
+            // At least until the two have met: the other thread may not have run at all yet.
+            for (int round = 0; round < Rounds || Volatile.Read(ref marked) == 0; round++)
             {
                 // Add to bits 62:52 and take the marks away in one, as an operating system ages its pages.
                 ulong old;
@@ -69,12 +71,11 @@ public class FirstStageTests
             }
         });
         counter.Start();
-        long marked = 0;
         while (counter.IsAlive)
         {
             guest.Invalidate(PasidIotlbPages(1, PasidOf(guest.Sid()), 0x1000, 0));
             if (guest.DmaWrite(0x1000, 1) == MemoryResult.Ok)
-                marked++;
+                Volatile.Write(ref marked, marked + 1);
         }
 
         counter.Join();
