@@ -8,7 +8,7 @@ namespace Godwit.Iommu.Intel;
 public sealed partial class IntelIommu
 {
     private IInterruptTableOwner? _interrupts;
-    private ulong _interruptTable; // IRTA as latched by SIRTP; 0 before, which no valid use depends on: IRTPS says whether it counts
+    private ulong _interruptTable; // IRTA as latched by SIRTP, 0 before: IRTPS says whether it counts. Changed under both locks, read under either
 
     /// <summary>Makes <paramref name="owner"/> follow the guest's set-up for interrupts, beginning with what it is now. Once, while the machine is built.</summary>
     internal void Own(IInterruptTableOwner owner)

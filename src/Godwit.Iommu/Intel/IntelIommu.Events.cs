@@ -6,6 +6,11 @@ namespace Godwit.Iommu.Intel;
 // Faults and the two event interrupts (VT-d 7.2, 7.3, 6.5.2.10).
 public sealed partial class IntelIommu
 {
+    private IInterruptSink? _apics;
+
+    /// <summary>Where the unit's own two interrupts go, faults and completed waits; before, nowhere. Once, while the machine is built.</summary>
+    public void ConnectEvents(IInterruptSink apics) => _apics = apics;
+
     /// <summary>Records a fault of a DMA request and signals the fault event if it is due. Any thread, no lock held but the command lock.</summary>
     internal void RecordFault(ushort sourceId, Iova iova, FaultReason reason, bool write) =>
         Record(sourceId, iova.Value & LastIova.Value & ~0xFFFUL, reason, write);
@@ -62,8 +67,8 @@ public sealed partial class IntelIommu
 
     private void SendPendingEvent(int control)
     {
-        ulong address;
-        uint data;
+        uint data, address, upper;
+        bool extended;
         lock (_registerLock)
         {
             uint value = _registers.Get32(control);
@@ -71,14 +76,15 @@ public sealed partial class IntelIommu
                 return;
             _registers.Set32(control, value & ~EventControlBits.Pending);
             data = _registers.Get32(control + 4);
-            address = _registers.Get32(control + 8) | ((ulong)_registers.Get32(control + 12) << 32);
+            address = _registers.Get32(control + 8);
+            upper = _registers.Get32(control + 12);
+            extended = (_interruptTable & InterruptTableBits.Extended) != 0;
         }
 
-        // 11.4.7.4: the address is that of an interrupt message. Anything else is dropped: writes of the unit's own must not run the
-        // register handlers of other devices. The unit's own interrupts are not remapped (5.1.6), so they carry no requester id.
-        if (!InterruptRange.Contains(address))
-            return;
-        _topology.System.WriteUInt32(new BusAddress(address), data, TransactionAttributes.Vmm);
+        // 5.1.6: the address is that of an interrupt message, and the message is not remapped. Anything else is dropped: what the unit
+        // sends must not run the register handlers of other devices.
+        if (InterruptRange.Contains(address))
+            _apics?.Deliver(InterruptMessage.FromEvent(upper, address, data, extended));
     }
 
     private void ClearCompletionPending()

@@ -45,11 +45,11 @@ public sealed partial class IntelIommu : IMmioHandler
             {
                 _registers.Reset();
                 _faults.Next = 0;
+                _interruptTable = 0;
             }
 
             _translationEnabled = false;
             Volatile.Write(ref _rootPointer, 0);
-            _interruptTable = 0;
             _queue = default;
             Reevaluate(_ => true, alsoUnchanged: true);
             ConfigureInterrupts();
@@ -81,7 +81,7 @@ public sealed partial class IntelIommu : IMmioHandler
         _registers.Define32(RegisterOffsets.FaultEventControl, EventControlBits.Mask, EventControlBits.Mask, status: EventControlBits.Pending);
         _registers.Define32(RegisterOffsets.FaultEventData, 0, 0xFFFF);
         _registers.Define32(RegisterOffsets.FaultEventAddress, 0, 0xFFFF_FFFC);
-        _registers.Define32(RegisterOffsets.FaultEventUpperAddress, 0, 0xFFFF_FFFF);
+        _registers.Define32(RegisterOffsets.FaultEventUpperAddress, 0, Options.ExtendedInterruptMode ? uint.MaxValue : 0);
         _registers.Define64(RegisterOffsets.QueueHead, 0, 0, status: QueueAddressBits.OffsetMask);
         _registers.Define64(RegisterOffsets.QueueTail, 0, QueueAddressBits.OffsetMask);
         _registers.Define64(
@@ -92,7 +92,7 @@ public sealed partial class IntelIommu : IMmioHandler
         _registers.Define32(RegisterOffsets.CompletionEventControl, EventControlBits.Mask, EventControlBits.Mask, status: EventControlBits.Pending);
         _registers.Define32(RegisterOffsets.CompletionEventData, 0, 0xFFFF);
         _registers.Define32(RegisterOffsets.CompletionEventAddress, 0, 0xFFFF_FFFC);
-        _registers.Define32(RegisterOffsets.CompletionEventUpperAddress, 0, 0xFFFF_FFFF);
+        _registers.Define32(RegisterOffsets.CompletionEventUpperAddress, 0, Options.ExtendedInterruptMode ? uint.MaxValue : 0);
         _registers.Define64(
             RegisterOffsets.QueueErrorRecord,
             0,

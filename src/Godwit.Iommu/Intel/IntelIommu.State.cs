@@ -63,10 +63,10 @@ public sealed partial class IntelIommu
             {
                 _registers.Load(values);
                 _faults.Next = (int)next;
+                _interruptTable = interrupts;
             }
 
             Volatile.Write(ref _rootPointer, root);
-            _interruptTable = interrupts;
             _queue = queue;
             _translationEnabled = (ReadRegister32(RegisterOffsets.GlobalStatus) & GlobalCommandBits.TranslationEnable) != 0;
             Reevaluate(_ => true, alsoUnchanged: true);

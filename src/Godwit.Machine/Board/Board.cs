@@ -66,6 +66,7 @@ internal sealed class Board : IDisposable
     /// <param name="off">Told, on its vCPU, that the guest has switched the machine off.</param>
     public void ConnectInterrupts(LocalApics apics, Action off)
     {
+        Iommu?.ConnectEvents(apics);
         var handler = new InterruptWindow(apics, Iommu, requester => Pci.BypassesIommu(new RequesterId(requester)));
         var window = new MmioRegion("interrupt-messages", BoardLayout.InterruptSize, handler, InterruptWindow.Rules);
         Topology.Add(Topology.SystemRoot, BusAddress.FromGpa(BoardLayout.InterruptBase), window);

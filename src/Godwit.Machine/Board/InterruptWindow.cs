@@ -5,9 +5,9 @@ namespace Godwit.Machine;
 
 /// <summary>
 /// The interrupt message window at 0xFEE0_0000 in system memory: a message (Intel SDM vol. 3, 11.11) becomes a vector at the local APICs
-/// that it names. A request of a function below the vIOMMU goes through its interrupt remapping first. Messages of the unit itself bear no
-/// requester id and do not (VT-d 5.1.6); nor do those of functions on buses that bypass the unit, which no scope of the DMAR table names,
-/// so that a guest's driver finds no remapping hardware for them and sends compatibility format (VT-d 8.3).
+/// that it names. A request of a function below the vIOMMU goes through its interrupt remapping first; not so those of functions on buses that
+/// bypass the unit, which no scope of the DMAR table names, so that a guest's driver finds no remapping hardware for them and sends
+/// compatibility format (VT-d 8.3). The unit's own messages do not come here (<see cref="IntelIommu.ConnectEvents"/>).
 /// </summary>
 /// <param name="apics">Where messages end.</param>
 /// <param name="unit">The vIOMMU, or null.</param>
@@ -35,11 +35,11 @@ internal sealed class InterruptWindow(IInterruptSink apics, IntelIommu? unit, Fu
 
     public void Write(ulong offset, ulong value, int size, in TransactionAttributes attributes)
     {
-        // A CPU's own stores here address its APIC registers, which managed guests do not have; they are no messages.
-        if (attributes.Source == DirtySource.Vcpu)
+        // Only functions send messages. A CPU's own stores here address its APIC registers, which managed guests do not have.
+        if (attributes.RequesterId is not { } requester)
             return;
         ulong address = BoardLayout.InterruptBase.Value + offset;
-        if (attributes.RequesterId is { } requester && !bypasses(requester))
+        if (!bypasses(requester))
             Send(requester, address, (uint)value);
         else
             apics.Deliver(InterruptMessage.FromCompatibility(address, (uint)value));

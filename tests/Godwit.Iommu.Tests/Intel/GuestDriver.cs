@@ -38,6 +38,7 @@ internal sealed class GuestDriver : IDisposable
         Topology.Add(Topology.SystemRoot, new BusAddress(0xFEE0_0000), new MmioRegion("messages", 1 << 20, Messages));
         Pci = new PciHostBridge(Topology, new Gpa(0xB000_0000), 256);
         Iommu = new IntelIommu(Topology, options ?? new IntelIommuOptions());
+        Iommu.ConnectEvents(Events);
         Pci.RootBus.SetIommu(Iommu);
         for (int index = 0; index < functions; index++)
         {
@@ -91,6 +92,8 @@ internal sealed class GuestDriver : IDisposable
     internal List<PciFunction> Functions { get; } = [];
 
     internal Messages Messages { get; } = new();
+
+    internal Events Events { get; } = new();
 
     internal ulong Root { get; }
 
@@ -320,7 +323,7 @@ internal sealed class GuestDriver : IDisposable
     }
 }
 
-/// <summary>The interrupt window's other end.</summary>
+/// <summary>The interrupt window's other end: what functions send.</summary>
 internal sealed class Messages : IMmioHandler
 {
     internal List<(ulong Offset, uint Data, ushort? Requester)> All { get; } = [];
@@ -331,5 +334,17 @@ internal sealed class Messages : IMmioHandler
     {
         lock (All)
             All.Add((offset, (uint)value, attributes.RequesterId));
+    }
+}
+
+/// <summary>What the unit itself sends to the local APICs.</summary>
+internal sealed class Events : IInterruptSink
+{
+    internal List<InterruptMessage> All { get; } = [];
+
+    public void Deliver(in InterruptMessage message)
+    {
+        lock (All)
+            All.Add(message);
     }
 }

@@ -68,7 +68,7 @@ public class QueueTests
         Assert.True((guest.Read32(Fsts) & QueueError) != 0, what);
         Assert.Equal(1ul << 4, guest.ReadRegister64(Iqh));
         Assert.Equal(1ul, guest.Read64(guest.StatusWord));
-        Assert.Equal(0x66u, Assert.Single(guest.Messages.All).Data);
+        Assert.Equal(0x66, Assert.Single(guest.Events.All).Vector);
         guest.Ring(); // still stopped
         Assert.Equal(1ul << 4, guest.ReadRegister64(Iqh));
 
@@ -241,15 +241,15 @@ public class QueueTests
         guest.Invalidate(interrupt);
         Assert.Equal(1u, guest.Read32(Ics));
         Assert.Equal(3u << 30, guest.Read32(Iectl)); // masked, pending
-        Assert.Empty(guest.Messages.All);
+        Assert.Empty(guest.Events.All);
         guest.Write32(Iectl, 0);
-        Assert.Equal(0x77u, Assert.Single(guest.Messages.All).Data);
+        Assert.Equal(0x77, Assert.Single(guest.Events.All).Vector);
         guest.Invalidate(interrupt);
-        Assert.Single(guest.Messages.All);
+        Assert.Single(guest.Events.All);
         guest.Write32(Ics, 1);
         Assert.Equal(0u, guest.Read32(Ics));
         guest.Invalidate(interrupt);
-        Assert.Equal(2, guest.Messages.All.Count);
+        Assert.Equal(2, guest.Events.All.Count);
     }
 
     [Fact]

@@ -40,7 +40,7 @@ public class StateTests
             Assert.Equal((offset, guest.Read32(offset)), (offset, target.Read32(offset)));
         Assert.Equal(MemoryResult.Ok, target.DmaRead(0x1000, out _));
         target.Write32(Fectl, 0);
-        Assert.Equal(0x31u, Assert.Single(target.Messages.All).Data);
+        Assert.Equal(0x31, Assert.Single(target.Events.All).Vector);
         target.DmaRead(0xB000, out _);
         Assert.Equal([0x9000ul, 0xA000ul, 0xB000ul], TranslationTests.Faults(target).Select(fault => fault.Address));
         // The guest mends its queue and goes on where it was.

@@ -34,7 +34,7 @@ public class TranslationTests
         guest.Invalidate(ContextDevice(guest.Sid()), IotlbDomain(7));
         guest.Command(Te);
         Assert.Equal(MemoryResult.AccessError, guest.DmaWrite(0xFFFF_F000, 1));
-        Assert.Equal((0x2000ul, 0x55u, null), Assert.Single(guest.Messages.All));
+        Assert.Equal(new InterruptMessage(2, false, false, false, 0, 0x55, false), Assert.Single(guest.Events.All));
         ClearFaults(guest);
         // 5. A buffer comes and goes.
         guest.Map(table, 0xFFFF_F000, 0x9000);
@@ -51,7 +51,7 @@ public class TranslationTests
         ulong record = 0x220 + (((guest.Read32(Fsts) >> 8) & 0xFF) * 16ul);
         Assert.Equal(0xFFFF_F000ul, guest.ReadRegister64((int)record));
         Assert.Equal((1UL << 63) | (1UL << 62) | (6UL << 32) | guest.Sid(), guest.ReadRegister64((int)record + 8));
-        Assert.Equal(2, guest.Messages.All.Count);
+        Assert.Equal(2, guest.Events.All.Count);
     }
 
     public static TheoryData<int, int, TableKind> TablesAndSizes

@@ -158,6 +158,40 @@ public sealed class InterruptWindowTests : IDisposable
         }
     }
 
+    /// <summary>On a whole board: both of the unit's own messages reach a vCPU whose APIC id has more than 8 bits (VT-d 5.1.6.2).</summary>
+    [Fact]
+    public void The_unit_s_own_messages_reach_a_vCPU_beyond_255()
+    {
+        var intel = new IntelIommuOptions { InterruptRemapping = true, ExtendedInterruptMode = true };
+        using var board = Machine.Board.Build(new MachineConfig { Guest = "idle", MemoryBytes = 64 << 20, Vcpus = 301, Iommu = IommuKind.Intel, Intel = intel });
+        using ManagedVcpu far = Cpu(300), near = Cpu(300 & 0xFF);
+        board.ConnectInterrupts(Apics(far, near), () => { });
+        Register(0xB8, 0x2_0000 | (1 << 11), 8);    // IRTA with EIME
+        Register(0x18, 1 << 24, 4);                 // SIRTP
+        foreach ((int control, uint vector) in new[] { (0x38, 0x61u), (0xA0, 0x62u) })
+        {
+            Register(control + 4, vector, 4);
+            Register(control + 8, 0xFEE0_0000 | ((300 & 0xFFu) << 12), 4);
+            Register(control + 12, 300 & ~0xFFu, 4);
+            Register(control, 0, 4);
+        }
+
+        Register(0x18, 1 << 25, 4);                 // IRE: what is no interrupt request is a fault now
+        board.Iommu!.RejectInterruptRangeRequest(0x18, write: true);
+        Assert.True(far.Registers.TryTakeInterrupt(out byte taken));
+        Assert.Equal(0x61, taken);
+        board.Bus.Store(new Gpa(0x3_0000), 5UL | (1 << 4)); // a wait with IF
+        board.Bus.Store(new Gpa(0x3_0008), 0UL);
+        Register(0x90, 0x3_0000, 8);
+        Register(0x18, (1 << 25) | (1 << 26), 4);   // QIE
+        Register(0x88, 1 << 4, 4);
+        Assert.True(far.Registers.TryTakeInterrupt(out taken));
+        Assert.Equal(0x62, taken);
+        Assert.False(near.Registers.AnyRequested);
+
+        void Register(int offset, ulong value, int size) => board.Bus.WriteMmio(IntelIommu.RegisterBase + (ulong)offset, value, size);
+    }
+
     [Fact]
     public void A_CPU_interrupts_another_by_its_own_local_APIC()
     {

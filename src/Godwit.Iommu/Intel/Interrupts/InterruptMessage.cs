@@ -13,6 +13,7 @@ public readonly record struct InterruptMessage(
 {
     private const ulong RedirectionHint = 1 << 3;
     private const ulong LogicalDestination = 1 << 2;
+    private const uint EventData = 0x1FF; // delivery mode, one bit, and vector: all that the unit's own messages have (VT-d 5.1.6)
 
     /// <summary>Whether all local APICs are meant: all ones (SDM vol. 3, 11.6.2.1 and 11.12.9).</summary>
     public bool IsBroadcast => Destination == (Extended ? uint.MaxValue : byte.MaxValue);
@@ -28,11 +29,22 @@ public readonly record struct InterruptMessage(
         (int)(data >> 8) & 7,
         (byte)data,
         (data & (1 << 15)) != 0);
+
+    /// <summary>
+    /// A message of a remapping unit itself (VT-d 5.1.6), from its event registers: edge-triggered, fixed or to the lowest priority. In x2APIC
+    /// mode the upper address holds bits 31:8 of the destination; in xAPIC mode it is reserved, and ignored.
+    /// </summary>
+    internal static InterruptMessage FromEvent(uint upperAddress, uint address, uint data, bool extended) =>
+        FromCompatibility(address, data & EventData) with
+        {
+            Destination = (extended ? upperAddress & ~0xFFu : 0) | (byte)(address >> 12),
+            Extended = extended,
+        };
 }
 
 /// <summary>Where interrupts go that a remapping unit lets through.</summary>
 public interface IInterruptSink
 {
-    /// <summary>Delivers one. Any thread; must not wait for a thread that programs the unit.</summary>
+    /// <summary>Delivers one. Any thread, maybe inside the access guard; must not wait for accesses or for a thread that programs the unit.</summary>
     void Deliver(in InterruptMessage message);
 }
