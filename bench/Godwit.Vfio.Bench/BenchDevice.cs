@@ -3,13 +3,15 @@ using Godwit.Memory;
 namespace Godwit.Vfio.Bench;
 
 /// <summary>
-/// A device whose log is a sorted list of dirty pages, so that a report costs a search and its set bits and nothing in proportion to what is asked: what
-/// is measured is the host's side. All ways of asking use the same one.
+/// A device whose log is a sorted list of the 64-page words that have bits set, so that a report costs a search and a copy of those words and nothing in
+/// proportion to what is asked: what is measured is the host's side. All ways of asking use the same one.
 /// </summary>
 internal sealed class BenchDevice : IDmaMapper, IDmaLog
 {
-    private ulong[] _dirty = [];
-    private ulong[] _taken = [];
+    private ulong[] _pages = [];
+    private ulong[] _numbers = []; // IOVA page / 64 of each word
+    private ulong[] _written = [];
+    private ulong[] _words = []; // what is left of _written
 
     public int MaxMappings => int.MaxValue;
 
@@ -23,10 +25,9 @@ internal sealed class BenchDevice : IDmaMapper, IDmaLog
     /// <summary>The pages that are dirty from now on, ascending.</summary>
     public void Write(ulong[] pages)
     {
-        _dirty = pages;
-        if (_taken.Length != (pages.Length + 63) / 64)
-            _taken = new ulong[(pages.Length + 63) / 64];
-        Array.Clear(_taken);
+        if (!ReferenceEquals(pages, _pages))
+            Gather(pages);
+        _written.CopyTo(_words, 0);
         (Calls, BitmapBytes) = (0, 0);
     }
 
@@ -42,16 +43,52 @@ internal sealed class BenchDevice : IDmaMapper, IDmaLog
     {
         Calls++;
         BitmapBytes += (long)(range.Count + 63) / 64 * sizeof(ulong);
-        int i = Array.BinarySearch(_dirty, range.First);
-        for (i = i < 0 ? ~i : i; i < _dirty.Length && _dirty[i] < range.End; i++)
+        int i = Array.BinarySearch(_numbers, range.First / 64);
+        int shift = (int)(range.First % 64);
+        for (i = i < 0 ? ~i : i; i < _numbers.Length && _numbers[i] * 64 < range.End; i++)
         {
-            ref ulong taken = ref _taken[i / 64];
-            if ((taken >> (i % 64) & 1) != 0)
+            ulong first = _numbers[i] * 64;
+            ulong asked = ulong.MaxValue;
+            if (first < range.First)
+                asked <<= shift;
+            if (range.End - first < 64)
+                asked &= (1UL << (int)(range.End - first)) - 1;
+            ulong bits = _words[i] & asked;
+            if (bits == 0)
                 continue;
-            taken |= 1UL << (i % 64);
-            ulong bit = _dirty[i] - range.First;
-            bitmap[(int)(bit / 64)] |= 1UL << (int)(bit % 64);
+            _words[i] &= ~asked;
+            if (first < range.First)
+            {
+                bitmap[0] |= bits >> shift;
+                continue;
+            }
+
+            int at = (int)((first - range.First) / 64);
+            bitmap[at] |= bits << (64 - shift) % 64;
+            if (shift == 0)
+                continue;
+            ulong high = bits >> shift;
+            if (high != 0)
+                bitmap[at + 1] |= high;
         }
+    }
+
+    private void Gather(ulong[] pages)
+    {
+        var numbers = new List<ulong>();
+        var words = new List<ulong>();
+        foreach (ulong page in pages)
+        {
+            if (numbers.Count == 0 || numbers[^1] != page / 64)
+            {
+                numbers.Add(page / 64);
+                words.Add(0);
+            }
+
+            words[^1] |= 1UL << (int)(page % 64);
+        }
+
+        (_pages, _numbers, _written, _words) = (pages, [.. numbers], [.. words], new ulong[words.Count]);
     }
 
     public void QueueMap(IovaPages iova, RamBlock block, ulong offset, bool writable)

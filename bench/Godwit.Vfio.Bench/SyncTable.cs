@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Globalization;
 
 namespace Godwit.Vfio.Bench;
@@ -17,6 +18,7 @@ internal static class SyncTable
         WriteHead();
         foreach (Layout layout in Enum.GetValues<Layout>())
         {
+            WarmUp(layout, quick ? 0.3 : 2);
             foreach (int count in quick ? [10_000] : new[] { 10_000, 100_000, 1_000_000, 4_000_000 })
             {
                 foreach (int bits in quick ? [39] : new[] { 39, 48, 57 })
@@ -31,6 +33,7 @@ internal static class SyncTable
     public static int Run(Layout layout, int count, int bits)
     {
         WriteHead();
+        WarmUp(layout, 2);
         Measure(layout, count, bits, quick: false, wholeAperture: true);
         return Conclude();
     }
@@ -81,6 +84,23 @@ internal static class SyncTable
             s_met &= met;
             Console.WriteLine(string.Create(CultureInfo.InvariantCulture,
                 $"{layout,-9} | {count,8} | {bits,8} | {perMillion / 1e4,8:0.0} | {ours.Calls,12} / {each.Calls,12} / {whole?.Calls ?? (1L << (bits - 36)),12} | {ours.BitmapKiB,14:0} / {each.BitmapKiB,13:0} / {whole?.BitmapKiB ?? (1UL << (bits - 25)),14:0} | {ours.Milliseconds,12:0.000} / {each.Milliseconds,12:0.000} / {whole?.Milliseconds.ToString("0.000", CultureInfo.InvariantCulture) ?? "not run",12} | {ours.Allocated,8}{(met ? "" : " !")}"));
+        }
+    }
+
+    /// <summary>Everything that will be measured, on little, until the runtime has compiled it for good: milliseconds of first steps would count otherwise.</summary>
+    private static void WarmUp(Layout layout, double seconds)
+    {
+        const int Count = 2_000, Bits = 39;
+        using var scene = new Scene(layout, Count, Bits, Layouts.Place(layout, Count, Bits, new Random(1))!);
+        var baselines = new Baselines(scene, new GuestPageTable(scene, Bits));
+        ulong[][] shares = [.. PerMillion.Select(perMillion => scene.Dirty(perMillion, new Random(2)))];
+        for (long began = Stopwatch.GetTimestamp(); Stopwatch.GetElapsedTime(began).TotalSeconds < seconds;)
+        {
+            foreach (ulong[] dirty in shares)
+            {
+                foreach (Action sync in (Action[])[() => scene.Tracker.Sync(final: false), baselines.ReportPerMapping, baselines.ReportWholeApertureAndWalk])
+                    Time(scene, dirty, 1, sync, warm: false);
+            }
         }
     }
 

@@ -81,15 +81,6 @@ public sealed unsafe partial class DirtyBitmap : IDisposable
     /// <summary>Pages covered.</summary>
     public ulong PageCount => _pageCount;
 
-    /// <summary>Sets one bit; true when it was clear before.</summary>
-    /// <exception cref="ArgumentOutOfRangeException"><paramref name="page"/> is not covered.</exception>
-    public bool Set(ulong page)
-    {
-        if (page >= _pageCount)
-            ThrowOutside(page, 1);
-        return OrWord(page / BitsPerWord, 1UL << (int)(page % BitsPerWord)) != 0;
-    }
-
     /// <summary>Whether the bit is set now.</summary>
     /// <exception cref="ArgumentOutOfRangeException"><paramref name="page"/> is not covered.</exception>
     public bool IsSet(ulong page)
@@ -106,68 +97,6 @@ public sealed unsafe partial class DirtyBitmap : IDisposable
             if (block.IsSameBuffer(new DirtyBlock(Volatile.Read(ref entry))))
                 return (block.Dirty >> PartOf(word) & bits >> (int)(page % BitsPerWord) & 1) != 0;
         }
-    }
-
-    /// <summary>Sets <paramref name="count"/> bits from <paramref name="first"/>, by whole words; returns how many were clear before.</summary>
-    /// <exception cref="ArgumentOutOfRangeException">The range is not covered.</exception>
-    public ulong SetRange(ulong first, ulong count)
-    {
-        CheckRange(first, count);
-        if (count == 0)
-            return 0;
-        ulong lastPage = first + (count - 1);
-        ulong word = first / BitsPerWord;
-        ulong lastWord = lastPage / BitsPerWord;
-        ulong headMask = ulong.MaxValue << (int)(first % BitsPerWord);
-        ulong tailMask = ulong.MaxValue >> (BitsPerWord - 1 - (int)(lastPage % BitsPerWord));
-        ulong added = 0;
-        while (true)
-        {
-            ulong lastOfBlock = Math.Min(word | (DirtyBlock.Words - 1), lastWord);
-            ulong mask = lastOfBlock == lastWord ? tailMask : ulong.MaxValue;
-            added += word == lastOfBlock
-                ? OrBlock(word, word, headMask & mask, headMask & mask)
-                : OrBlock(word, lastOfBlock, headMask, mask);
-            if (lastOfBlock == lastWord)
-                return added;
-            headMask = ulong.MaxValue;
-            word = lastOfBlock + 1;
-        }
-    }
-
-    /// <summary>
-    /// ORs <paramref name="count"/> bits in, bit 0 of <c>bits[0]</c> being page <paramref name="first"/> (any alignment); returns how
-    /// many were clear before. Bits past <paramref name="count"/> are ignored.
-    /// </summary>
-    /// <exception cref="ArgumentOutOfRangeException">The range is not covered, or <paramref name="bits"/> holds fewer bits.</exception>
-    public ulong Or(ulong first, ReadOnlySpan<ulong> bits, ulong count)
-    {
-        CheckRange(first, count);
-        if (count > (ulong)bits.Length * BitsPerWord)
-            throw new ArgumentOutOfRangeException(nameof(count), count, $"Only {(ulong)bits.Length * BitsPerWord} bits were given");
-        if (count == 0)
-            return 0;
-
-        int sourceWords = (int)((count + BitsPerWord - 1) / BitsPerWord);
-        ulong lastMask = ulong.MaxValue >> (int)((BitsPerWord - count % BitsPerWord) % BitsPerWord);
-        ulong target = first / BitsPerWord;
-        int shift = (int)(first % BitsPerWord);
-        ulong added = 0;
-        for (int i = 0; i < sourceWords; i++)
-        {
-            i += ZeroRun(bits[i..sourceWords]);
-            if (i == sourceWords)
-                break;
-            ulong source = i == sourceWords - 1 ? bits[i] & lastMask : bits[i];
-            ulong low = source << shift;
-            if (low != 0)
-                added += OrWord(target + (ulong)i, low);
-            ulong high = shift == 0 ? 0 : source >> (BitsPerWord - shift);
-            if (high != 0)
-                added += OrWord(target + (ulong)i + 1, high);
-        }
-
-        return added;
     }
 
     /// <summary>Number of set bits, a snapshot word by word.</summary>
@@ -200,41 +129,6 @@ public sealed unsafe partial class DirtyBitmap : IDisposable
         _bits = null;
         _pageCount = 0;
         _blockCount = 0;
-    }
-
-    /// <summary>Sets every bit.</summary>
-    internal void SetAll() => SetRange(0, _pageCount);
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private ulong OrWord(ulong word, ulong bits) => OrBlock(word, word, bits, bits);
-
-    /// <summary>
-    /// ORs ones into words of one block, with masks for the first and the last; for a single word both masks must be the same. Returns how
-    /// many were clear before. The order of its steps is explained at the class.
-    /// </summary>
-    private ulong OrBlock(ulong firstWord, ulong lastWord, ulong headMask, ulong tailMask)
-    {
-        // SAFETY: callers pass words of covered pages, so the block is below _blockCount; offsets are below Words by the mask.
-        ref ulong entry = ref _blocks[firstWord / DirtyBlock.Words];
-        int first = (int)(firstWord % DirtyBlock.Words);
-        int last = (int)(lastWord % DirtyBlock.Words);
-        ulong parts = (2UL << (last / DirtyBlock.WordsPerPart)) - (1UL << (first / DirtyBlock.WordsPerPart));
-        while (true)
-        {
-            var before = new DirtyBlock(Volatile.Read(ref entry));
-            ulong* words = Buffer(before);
-            ulong added = 0;
-            for (int i = first; i <= last; i++)
-            {
-                ulong mask = i == first ? headMask : i == last ? tailMask : ulong.MaxValue;
-                if ((mask & ~Volatile.Read(ref words[i])) != 0)
-                    added += (ulong)BitOperations.PopCount(mask & ~Interlocked.Or(ref words[i], mask));
-            }
-
-            ulong after = (before.Dirty & parts) == parts ? Volatile.Read(ref entry) : Interlocked.Or(ref entry, parts);
-            if (before.IsSameBuffer(new DirtyBlock(after)))
-                return added;
-        }
     }
 
     /// <summary>The first block from <paramref name="block"/> on whose summary is not empty; else the number of blocks.</summary>
@@ -271,14 +165,6 @@ public sealed unsafe partial class DirtyBitmap : IDisposable
     private ulong* Buffer(DirtyBlock block) => _bits + (block.Buffer * DirtyBlock.Words);
 
     private static int PartOf(ulong word) => (int)(word % DirtyBlock.Words / DirtyBlock.WordsPerPart);
-
-    private static int ZeroRun(ReadOnlySpan<ulong> words)
-    {
-        if (words[0] != 0)
-            return 0;
-        int run = words.IndexOfAnyExcept(0UL);
-        return run < 0 ? words.Length : run;
-    }
 
     private void CheckRange(ulong first, ulong count)
     {

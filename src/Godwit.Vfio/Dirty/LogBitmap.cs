@@ -9,13 +9,15 @@ namespace Godwit.Vfio;
 /// </summary>
 internal sealed class LogBitmap(int bytes)
 {
-    /// <summary>Distance to the next set bit from which a search is cheaper than stepping over the mappings between: some 100 steps.</summary>
-    private const ulong FarPages = 256;
+    /// <summary>Single pages that are marked together.</summary>
+    private const int PagesAtOnce = 512;
 
     private readonly ulong[] _words = new ulong[bytes / sizeof(ulong)];
     private readonly ulong[] _shifted = new ulong[bytes / sizeof(ulong)];
+    private readonly RamPage[] _pages = new RamPage[PagesAtOnce];
+    private int _pageCount; // single pages that were found and not marked yet
     private IovaPages _window;
-    private ulong _granulePages = 1;
+    private int _granuleShift; // log2 of the 4 KiB pages in a page of the device
 
     /// <summary>Bits that fit.</summary>
     public ulong Capacity => (ulong)_words.Length * 64;
@@ -24,8 +26,8 @@ internal sealed class LogBitmap(int bytes)
     public Span<ulong> Prepare(IovaPages window, ulong granulePages)
     {
         _window = window;
-        _granulePages = granulePages;
-        Span<ulong> words = _words.AsSpan(0, checked((int)((window.Count / granulePages + 63) / 64)));
+        _granuleShift = BitOperations.Log2(granulePages);
+        Span<ulong> words = _words.AsSpan(0, checked((int)(((window.Count >> _granuleShift) + 63) / 64)));
         words.Clear();
         return words;
     }
@@ -39,7 +41,7 @@ internal sealed class LogBitmap(int bytes)
         ulong bits = 0;
         foreach (ulong word in words)
             bits += (ulong)BitOperations.PopCount(word);
-        return bits * _granulePages;
+        return bits << _granuleShift;
     }
 
     /// <summary>Hands all bits of the window to <paramref name="marker"/>, as below.</summary>
@@ -56,46 +58,53 @@ internal sealed class LogBitmap(int bytes)
             return;
         ulong page = NextSet(from, end);
         MappingTable.Cursor cursor = table.Seek(page);
-        while (page < end && cursor.MoveNext())
+        while (page < end && cursor.MoveTo(page))
         {
-            Mapping mapping = cursor.Current;
-            if (mapping.Iova.End <= page)
-                continue;
-            if (mapping.Iova.First > page)
+            ulong first = cursor.First;
+            if (first > page)
             {
                 // The bits up to here belong to nothing in this table.
-                if (mapping.Iova.First >= end)
-                    return;
-                page = NextSet(mapping.Iova.First, end);
+                if (first >= end)
+                    break;
+                page = NextSet(first, end);
+                if (page >= cursor.End)
+                    continue;
             }
 
-            ulong first = Math.Max(mapping.Iova.First, from), last = Math.Min(mapping.Iova.End, end);
-            if (page < last)
+            Mapping mapping = cursor.Current;
+            ulong last = Math.Min(mapping.Iova.End, end);
+            if (page < last && mapping.Writable)
             {
-                if (mapping.Writable)
-                    Attribute(first - _window.First, last - first, mapping.Ram + (first - mapping.Iova.First), marker);
-                page = NextSet(last, end);
+                ulong start = Math.Max(first, from);
+                if (mapping.Iova.Count == 1 && _granuleShift == 0)
+                    Found(mapping.Ram, marker);
+                else
+                    Attribute(start - _window.First, last - start, mapping.Ram + (start - first), marker);
             }
 
-            if (page > mapping.Iova.End + FarPages)
-                cursor = table.Seek(page);
+            page = NextSet(last, end);
         }
+
+        MarkPages(marker);
     }
 
     /// <summary>Hands the bits of <paramref name="mapping"/>, which the window covers, to <paramref name="marker"/>.</summary>
-    public void Attribute(in Mapping mapping, DirtyMarker marker) =>
+    public void Attribute(in Mapping mapping, DirtyMarker marker)
+    {
         Attribute(mapping.Iova.First - _window.First, mapping.Iova.Count, mapping.Ram, marker);
+        MarkPages(marker);
+    }
 
     /// <summary>The first page from <paramref name="page"/> on whose bit is set, or <paramref name="end"/>. Both lie in the window.</summary>
     public ulong NextSet(ulong page, ulong end)
     {
         if (page >= end)
             return end;
-        ulong granule = (page - _window.First) / _granulePages;
+        ulong granule = (page - _window.First) >> _granuleShift;
         ulong word = _words[granule / 64] >> (int)(granule % 64);
         if (word != 0)
         {
-            ulong at = _window.First + (granule + (ulong)BitOperations.TrailingZeroCount(word)) * _granulePages;
+            ulong at = _window.First + ((granule + (ulong)BitOperations.TrailingZeroCount(word)) << _granuleShift);
             return Math.Min(Math.Max(at, page), end);
         }
 
@@ -104,14 +113,14 @@ internal sealed class LogBitmap(int bytes)
         if (skipped < 0)
             return end;
         granule = (granule / 64 + 1 + (ulong)skipped) * 64 + (ulong)BitOperations.TrailingZeroCount(rest[skipped]);
-        return Math.Min(_window.First + granule * _granulePages, end);
+        return Math.Min(_window.First + (granule << _granuleShift), end);
     }
 
-    private ReadOnlySpan<ulong> Words => _words.AsSpan(0, (int)((_window.Count / _granulePages + 63) / 64));
+    private ReadOnlySpan<ulong> Words => _words.AsSpan(0, (int)(((_window.Count >> _granuleShift) + 63) / 64));
 
     private void Attribute(ulong offset, ulong pages, RamPage ram, DirtyMarker marker)
     {
-        if (_granulePages != 1)
+        if (_granuleShift != 0)
         {
             AttributeCoarse(offset, pages, ram, marker);
             return;
@@ -122,7 +131,7 @@ internal sealed class LogBitmap(int bytes)
         if (pages == 1)
         {
             if ((_words[word] >> bit & 1) != 0)
-                marker.Mark(ram, 1);
+                Found(ram, marker);
             return;
         }
 
@@ -147,14 +156,27 @@ internal sealed class LogBitmap(int bytes)
         marker.Mark(ram, shifted, pages);
     }
 
+    private void Found(RamPage page, DirtyMarker marker)
+    {
+        _pages[_pageCount++] = page;
+        if (_pageCount == _pages.Length)
+            MarkPages(marker);
+    }
+
+    private void MarkPages(DirtyMarker marker)
+    {
+        marker.Mark(_pages.AsSpan(0, _pageCount));
+        _pageCount = 0;
+    }
+
     private void AttributeCoarse(ulong offset, ulong pages, RamPage ram, DirtyMarker marker)
     {
-        for (ulong granule = offset / _granulePages; granule * _granulePages < offset + pages; granule++)
+        for (ulong granule = offset >> _granuleShift; granule << _granuleShift < offset + pages; granule++)
         {
             if ((_words[granule / 64] >> (int)(granule % 64) & 1) == 0)
                 continue;
-            ulong from = Math.Max(granule * _granulePages, offset);
-            ulong end = Math.Min((granule + 1) * _granulePages, offset + pages);
+            ulong from = Math.Max(granule << _granuleShift, offset);
+            ulong end = Math.Min((granule + 1) << _granuleShift, offset + pages);
             marker.Mark(ram + (from - offset), end - from);
         }
     }

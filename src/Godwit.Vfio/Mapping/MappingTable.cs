@@ -75,7 +75,13 @@ internal sealed class MappingTable
         /// <summary>Pages of each mapping in it.</summary>
         public readonly ulong MappingPages => _cursor.Current.RangePages;
 
+        /// <summary>Behind its last page.</summary>
+        public readonly ulong End => _cursor.Current.End;
+
         /// <summary>Steps on; false at the end.</summary>
         public bool MoveNext() => _cursor.MoveNext();
+
+        /// <summary>Steps on to the first run that ends above <paramref name="page"/>, which is not below the end of this one; false at the end.</summary>
+        public bool MoveTo(ulong page) => _cursor.MoveTo(page);
     }
 }

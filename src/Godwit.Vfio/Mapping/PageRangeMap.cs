@@ -381,19 +381,32 @@ internal sealed class PageRangeMap(ulong? step = null)
         public RangeRun Current { get; private set; }
 
         /// <summary>Steps on; false at the end.</summary>
-        public bool MoveNext()
+        public bool MoveNext() => MoveTo(_next);
+
+        /// <summary>Steps on to the first run that ends above <paramref name="page"/>, which is not below the end of this one; false at the end.</summary>
+        public bool MoveTo(ulong page)
         {
-            if (_chunk is not null && _index + 1 < Math.Min(_chunk.Count, RangeChunk.Capacity))
+            if (_chunk is { } chunk && _index + 1 < Math.Min(chunk.Count, RangeChunk.Capacity))
             {
-                RangeRun next = _chunk[_index + 1];
-                if (_chunk.IsStill(_version))
+                RangeRun next = chunk[_index + 1];
+                if (next.End > page && chunk.IsStill(_version))
                 {
                     _index++;
                     return Take(next);
                 }
+
+                if (chunk.TryFindAbove(page, _index + 1, out int index))
+                {
+                    next = chunk[index];
+                    if (chunk.IsStill(_version))
+                    {
+                        _index = index;
+                        return Take(next);
+                    }
+                }
             }
 
-            return _map.Find(_next, out RangeRun found, out _chunk, out _version, out _index) && Take(found);
+            return _map.Find(page, out RangeRun found, out _chunk, out _version, out _index) && Take(found);
         }
 
         private bool Take(in RangeRun run)

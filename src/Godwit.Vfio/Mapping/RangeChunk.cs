@@ -59,6 +59,35 @@ internal sealed class RangeChunk
         return low - 1;
     }
 
+    /// <summary>
+    /// The first run from <paramref name="from"/> on that ends above <paramref name="page"/>, near ones first; false when there is none here. For a reader:
+    /// what comes out means something if nothing has changed.
+    /// </summary>
+    public bool TryFindAbove(ulong page, int from, out int index)
+    {
+        int count = Math.Min(Count, Capacity);
+        index = from;
+        if (from >= count || EndAt(count - 1) <= page)
+            return false;
+        int step = 1;
+        while (index + step < count && EndAt(index + step - 1) <= page)
+        {
+            index += step;
+            step *= 2;
+        }
+
+        for (int high = Math.Min(index + step, count) - 1; index < high;)
+        {
+            int middle = (index + high) >>> 1;
+            if (EndAt(middle) <= page)
+                index = middle + 1;
+            else
+                high = middle;
+        }
+
+        return true;
+    }
+
     /// <summary>Puts a run in place of another.</summary>
     public void Replace(int i, in RangeRun run)
     {

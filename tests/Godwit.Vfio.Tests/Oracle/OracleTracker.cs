@@ -203,6 +203,12 @@ internal sealed class OracleTracker : DmaLogTracker
             }
         }
 
+        public override void Mark(ReadOnlySpan<RamPage> pages)
+        {
+            foreach (RamPage page in pages)
+                Mark(page, 1);
+        }
+
         public override void Mark(RamPage first, ReadOnlySpan<ulong> bits, ulong count)
         {
             for (ulong i = 0; i < count; i++)
