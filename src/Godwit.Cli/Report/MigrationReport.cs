@@ -114,8 +114,35 @@ internal static class MigrationReport
         }
 
         html.Append($"<tr><td><b>downtime</b></td><td><b>{Duration.Rounded(downtime)}</b></td><td></td></tr>\n</table></div>\n");
+        WriteExpected(html, view);
         if (view.Verification > TimeSpan.Zero)
             html.Append($"<p class=\"soft\">Beside it, {Duration.Rounded(view.Verification)} for comparing the pages of both sides.</p>\n");
+    }
+
+    /// <summary>What was expected when the machine was stopped, beside what it was.</summary>
+    private static void WriteExpected(StringBuilder html, MigrationView view)
+    {
+        if (view.ExpectedParts.Count == 0)
+            return;
+        html.Append("<h3>Expected and measured</h3>\n<p class=\"soft\">The expectation on which the machine was stopped. Stopping is assumed; loading is what the destination measured ahead.</p>\n");
+        html.Append("<div class=\"wide\"><table>\n<tr><th>part</th><th>expected</th><th>measured</th></tr>\n");
+        foreach ((string name, TimeSpan expected) in view.ExpectedParts)
+            html.Append($"<tr><td>{Html.Text(name)}</td><td>{Duration.Rounded(expected)}</td><td>{Duration.Rounded(Measured(name))}</td></tr>\n");
+        TimeSpan total = view.ExpectedParts.Aggregate(TimeSpan.Zero, (sum, part) => sum + part.Value);
+        html.Append($"<tr><td><b>downtime</b></td><td><b>{Duration.Rounded(total)}</b></td><td><b>{Duration.Rounded(view.Downtime ?? TimeSpan.Zero)}</b></td></tr>\n</table></div>\n");
+
+        TimeSpan Measured(string name)
+        {
+            string[] parts = name switch
+            {
+                "stop" => ["stop-vcpus", "stop-devices"],
+                "last-report" => ["final-sync"],
+                "pages" => ["final-pages"],
+                "state" => ["device-state", "machine-state"],
+                _ => [name],
+            };
+            return view.DowntimeParts.Where(part => parts.Contains(part.Key)).Aggregate(TimeSpan.Zero, (sum, part) => sum + part.Value);
+        }
     }
 
     private static void WriteRounds(StringBuilder html, JsonElement rounds)

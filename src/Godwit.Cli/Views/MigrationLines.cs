@@ -17,14 +17,20 @@ internal static class MigrationLines
         $"{view.Status}: round {view.Rounds}, {ByteSize.Rounded(view.RamRemaining)} remain, {ByteSize.Rounded(view.BytesPerSecond)}/s, "
         + $"dirtied/s vCPU {view.DirtyVcpu:0} device {view.DirtyDevice:0} VMM {view.DirtyVmm:0} pages, "
         + $"downtime {(view.ExpectedDowntime is { } expected ? Duration.Rounded(expected) : "not known")} of {Duration.Rounded(view.DowntimeLimit)}"
+        + (view.ExpectedDowntime is null ? string.Empty : ExpectedParts(view))
         + (view.ThrottlePercent > 0 ? $", vCPUs slowed by {view.ThrottlePercent} %" : string.Empty)
         + string.Concat(view.DeviceStates.Select(device => $", {device.Key} {device.Value}"))
         + (view.OutpacedRounds > 0 ? $", NO PROGRESS for {view.OutpacedRounds} rounds: {Obstacle(view.Obstacle)}" : string.Empty);
+
+    /// <summary>What the expected downtime is made of, in brackets; empty when that is not known.</summary>
+    public static string ExpectedParts(MigrationView view) =>
+        view.ExpectedParts.Count == 0 ? string.Empty : $" ({string.Join(", ", view.ExpectedParts.Select(part => $"{part.Key} {Duration.Rounded(part.Value)}"))})";
 
     /// <summary>What keeps a migration from converging.</summary>
     public static string Obstacle(string obstacle) => obstacle switch
     {
         "switchover-time" => "the switchover alone takes longer than the downtime limit",
+        "destination-time" => "loading and starting on the destination alone take longer than the downtime limit",
         "device-state" => "the state of the devices alone takes longer than the downtime limit",
         "uncovered-pages" => "what devices may write unseen and is sent in every round takes longer than the downtime limit",
         "device-writes" => "devices write memory as fast as it is sent",

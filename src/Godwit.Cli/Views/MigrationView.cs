@@ -59,6 +59,9 @@ internal sealed record MigrationView
     /// <summary>Parts of the downtime in order, without the total; empty while there was none.</summary>
     public IReadOnlyList<KeyValuePair<string, TimeSpan>> DowntimeParts { get; private init; } = [];
 
+    /// <summary>Parts of the expected downtime in order, without the total; empty while there is none. Stays as it was when it is over.</summary>
+    public IReadOnlyList<KeyValuePair<string, TimeSpan>> ExpectedParts { get; private init; } = [];
+
     public TimeSpan? Downtime { get; private init; }
 
     public TimeSpan Verification { get; private init; }
@@ -125,11 +128,8 @@ internal sealed record MigrationView
             Mapped = extras.MaybeLong("mappings", "mapped"),
             Unmapped = extras.MaybeLong("mappings", "unmapped"),
             DeviceStates = [.. Members(extras.At("device-states")).Select(member => KeyValuePair.Create(member.Name, member.Value.GetString() ?? "?"))],
-            DowntimeParts =
-            [
-                .. Members(parts).Where(member => member.Name != "total")
-                    .Select(member => KeyValuePair.Create(member.Name, TimeSpan.FromMicroseconds(member.Value.GetInt64()))),
-            ],
+            DowntimeParts = Parts(parts),
+            ExpectedParts = Parts(extras.At("expected-downtime-microseconds")),
             Downtime = parts.MaybeLong("total") is { } total ? TimeSpan.FromMicroseconds(total) : null,
             Verification = TimeSpan.FromMicroseconds(extras.Long("verification-microseconds")),
             PagesCompared = extras.MaybeLong("verification", "pages-compared"),
@@ -145,6 +145,12 @@ internal sealed record MigrationView
             ListeningAt = extras.Text("listening-at"),
         };
     }
+
+    private static IReadOnlyList<KeyValuePair<string, TimeSpan>> Parts(JsonElement parts) =>
+    [
+        .. Members(parts).Where(member => member.Name != "total")
+            .Select(member => KeyValuePair.Create(member.Name, TimeSpan.FromMicroseconds(member.Value.GetInt64()))),
+    ];
 
     private static JsonElement.ObjectEnumerator Members(JsonElement element) =>
         element.ValueKind == JsonValueKind.Object ? element.EnumerateObject() : default;

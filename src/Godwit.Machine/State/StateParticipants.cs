@@ -47,6 +47,10 @@ internal static class StateParticipants
 
         public int Version => 1;
 
+        // A bridge is the VMM's own, and the vIOMMU needs its bus numbers. Other functions may have a device behind them, which is not to be
+        // told of another's configuration before its state has come.
+        public bool LoadsAhead => function is PciBridge;
+
         public void Save(IBufferWriter<byte> writer) => function.SaveState(writer);
 
         public void Load(int version, ReadOnlySpan<byte> state)
@@ -76,6 +80,9 @@ internal static class StateParticipants
         public string Id => "iommu";
 
         public int Version => 1;
+
+        // What takes time is to walk the guest's tables and to install their mappings in the devices; a load compares with what is installed.
+        public bool LoadsAhead => true;
 
         public void Save(IBufferWriter<byte> writer) => iommu.SaveState(writer);
 

@@ -35,11 +35,12 @@ internal static class Convergence
     /// <summary>The decision.</summary>
     internal static ConvergenceDecision Decide(in ConvergenceInput input)
     {
-        TimeSpan expected = Expect(input, (double)input.RemainingBytes + input.UnharvestedBytes + input.DeviceBytes);
+        DowntimeEstimate parts = Estimate(input);
+        TimeSpan expected = parts.Total;
         if (expected <= input.DowntimeLimit)
         {
             return new ConvergenceDecision(
-                input.PrecopyTime >= input.MinimumPrecopy ? ConvergenceStep.SwitchOver : ConvergenceStep.Hold, expected);
+                input.PrecopyTime >= input.MinimumPrecopy ? ConvergenceStep.SwitchOver : ConvergenceStep.Hold, parts);
         }
 
         ConvergenceObstacle obstacle = FindObstacle(input);
@@ -50,7 +51,7 @@ internal static class Convergence
         bool tooMany = input.UnconvergedRounds >= input.MaxRounds;
         bool held = outlook.Outpaced && input.OutpacedTime >= Relief.After;
         if ((held || stalled) && !tooMany && input.PrecopyTime >= input.MinimumPrecopy && next is { } relief)
-            return new ConvergenceDecision(ConvergenceStep.Continue, expected, outlook, Relief: relief);
+            return new ConvergenceDecision(ConvergenceStep.Continue, parts, outlook, Relief: relief);
         // While the user wants pre-copy to go on anyway, the guest gets its chance to calm down.
         if ((hopeless || stalled || tooMany) && input.PrecopyTime >= input.MinimumPrecopy)
         {
@@ -59,15 +60,18 @@ internal static class Convergence
                 : tooMany
                     ? $"after {input.UnconvergedRounds} rounds (the limit is {input.MaxRounds})"
                     : string.Create(CultureInfo.InvariantCulture, $"in {input.RoundsSinceBest} rounds and {input.TimeSinceBest.TotalSeconds:0} s without progress");
-            return new ConvergenceDecision(ConvergenceStep.GiveUp, expected, outlook, Explain(input, expected, when));
+            return new ConvergenceDecision(ConvergenceStep.GiveUp, parts, outlook, Explain(input, expected, when));
         }
 
-        return new ConvergenceDecision(ConvergenceStep.Continue, expected, outlook);
+        return new ConvergenceDecision(ConvergenceStep.Continue, parts, outlook);
     }
 
     private static ConvergenceOutlook Look(in ConvergenceInput input, TimeSpan expected, ConvergenceObstacle obstacle, bool hopes)
     {
         bool written = obstacle is ConvergenceObstacle.DeviceWrites or ConvergenceObstacle.GuestWrites;
+        // What is left to send has nothing to do with it; what is measured there varies, so only a new least is progress.
+        if (obstacle == ConvergenceObstacle.DestinationTime)
+            return input.Destination.Time >= input.LeastDestinationTime * Progress ? new ConvergenceOutlook(input.OutpacedRounds + 1, obstacle) : default;
         // What is written may become less by chance when it is near the limit; what is there whatever is written does not. While something can
         // be done about it, chance is not waited for.
         bool outpaced = input.RemainingBytes >= input.RoundBytes * Progress
@@ -78,21 +82,42 @@ internal static class Convergence
 
     private static ConvergenceObstacle FindObstacle(in ConvergenceInput input)
     {
-        if (Expect(input, 0) > input.DowntimeLimit)
+        TimeSpan time = input.SwitchoverTime;
+        if (time > input.DowntimeLimit)
             return ConvergenceObstacle.SwitchoverTime;
-        if (Expect(input, input.DeviceBytes) > input.DowntimeLimit)
+        time += input.Destination.Time;
+        if (time > input.DowntimeLimit)
+            return ConvergenceObstacle.DestinationTime;
+        time += StateTime(input);
+        if (time > input.DowntimeLimit)
             return ConvergenceObstacle.DeviceState;
-        if (Expect(input, (double)input.DeviceBytes + input.UncoveredBytes) > input.DowntimeLimit)
+        time += SendTime(input, input.UncoveredBytes);
+        if (time > input.DowntimeLimit)
             return ConvergenceObstacle.UncoveredPages;
         return input.Rates.Device > input.Rates.Vcpu + input.Rates.Vmm ? ConvergenceObstacle.DeviceWrites : ConvergenceObstacle.GuestWrites;
     }
 
-    private static TimeSpan Expect(in ConvergenceInput input, double bytes)
+    private static DowntimeEstimate Estimate(in ConvergenceInput input) => new(
+        input.StopTime,
+        input.SyncTime,
+        SendTime(input, (double)input.RemainingBytes + input.UnharvestedBytes),
+        StateTime(input),
+        input.RoundTrip + input.Destination.Load,
+        input.RoundTrip,
+        input.Destination.Start);
+
+    private static TimeSpan SendTime(in ConvergenceInput input, double bytes) => TimeFor(bytes, input.BytesPerSecond);
+
+    /// <summary>A destination gives a device its state as it comes, so the slower of link and device counts.</summary>
+    private static TimeSpan StateTime(in ConvergenceInput input)
     {
-        double seconds = input.FixedTime.TotalSeconds + (bytes / Math.Max(1, input.BytesPerSecond));
-        // Beyond a year it is only a large number, and TimeSpan would overflow.
-        return TimeSpan.FromSeconds(Math.Min(seconds, TimeSpan.FromDays(365).TotalSeconds));
+        double taken = input.Destination.DeviceBytesPerSecond;
+        return TimeFor(input.DeviceBytes, taken > 0 ? Math.Min(taken, input.BytesPerSecond) : input.BytesPerSecond);
     }
+
+    private static TimeSpan TimeFor(double bytes, double bytesPerSecond) =>
+        // Beyond a year it is only a large number, and TimeSpan would overflow.
+        TimeSpan.FromSeconds(Math.Min(bytes / Math.Max(1, bytesPerSecond), TimeSpan.FromDays(365).TotalSeconds));
 
     private static string Explain(in ConvergenceInput input, TimeSpan expected, string when)
     {
@@ -105,14 +130,21 @@ internal static class Convergence
         string throttled = input.Throttle > 0
             ? string.Create(CultureInfo.InvariantCulture, $", although the vCPUs are slowed by {input.Throttle} %")
             : string.Empty;
+        string slow = input.Destination.DeviceBytesPerSecond is var taken and > 0 && taken < input.BytesPerSecond
+            ? string.Create(CultureInfo.InvariantCulture, $" (the destination's devices take {taken / 1e6:0.0} MB/s)")
+            : string.Empty;
+        string destination = input.Destination.Time > TimeSpan.Zero
+            ? string.Create(CultureInfo.InvariantCulture, $", the destination needs {input.Destination.Load.TotalMilliseconds:0} ms to load and {input.Destination.Start.TotalMilliseconds:0} ms to start")
+            : string.Empty;
         return string.Create(CultureInfo.InvariantCulture, $"""
-            Pre-copy does not converge {when}: memory is dirtied at {input.Rates.Total / PagesPerMegabyte:0.0} MB/s (vCPUs {input.Rates.Vcpu / PagesPerMegabyte:0.0}, devices {input.Rates.Device / PagesPerMegabyte:0.0}, VMM {input.Rates.Vmm / PagesPerMegabyte:0.0}) and sent at {input.BytesPerSecond / 1e6:0.0} MB/s; {input.RemainingBytes / 1e6:0.0} MB of RAM{uncovered}{unharvested} and {input.DeviceBytes / 1e6:0.0} MB of device state remain, an expected downtime of {expected.TotalMilliseconds:0} ms where {input.DowntimeLimit.TotalMilliseconds:0} ms are allowed{throttled}. {WayOut(FindObstacle(input))}
+            Pre-copy does not converge {when}: memory is dirtied at {input.Rates.Total / PagesPerMegabyte:0.0} MB/s (vCPUs {input.Rates.Vcpu / PagesPerMegabyte:0.0}, devices {input.Rates.Device / PagesPerMegabyte:0.0}, VMM {input.Rates.Vmm / PagesPerMegabyte:0.0}) and sent at {input.BytesPerSecond / 1e6:0.0} MB/s; {input.RemainingBytes / 1e6:0.0} MB of RAM{uncovered}{unharvested} and {input.DeviceBytes / 1e6:0.0} MB of device state{slow} remain{destination}, an expected downtime of {expected.TotalMilliseconds:0} ms where {input.DowntimeLimit.TotalMilliseconds:0} ms are allowed{throttled}. {WayOut(FindObstacle(input))}
             """);
     }
 
     private static string WayOut(ConvergenceObstacle obstacle) => obstacle switch
     {
         ConvergenceObstacle.SwitchoverTime => "The switchover alone takes longer: raise downtime-limit",
+        ConvergenceObstacle.DestinationTime => "Loading and starting on the destination alone take longer: raise downtime-limit, or use a destination with more free processors",
         ConvergenceObstacle.DeviceState => "The state of the devices alone takes longer: raise downtime-limit, or use a faster link",
         ConvergenceObstacle.UncoveredPages =>
             "What is sent in every round alone takes longer: raise downtime-limit, let the guest map less at once, or use a device whose log covers more",
@@ -130,6 +162,9 @@ internal sealed class ConvergenceHistory(TimeProvider clock)
     /// <summary>Rounds that ended without convergence.</summary>
     internal int UnconvergedRounds { get; private set; }
 
+    /// <summary>The shortest time that the destination has said it needs.</summary>
+    internal TimeSpan LeastDestinationTime { get; private set; } = TimeSpan.MaxValue;
+
     /// <summary>Rounds since the lowest expected downtime.</summary>
     internal int RoundsSinceBest { get; private set; }
 
@@ -142,9 +177,11 @@ internal sealed class ConvergenceHistory(TimeProvider clock)
     /// <summary>Time since the first of them ended; zero when there is none.</summary>
     internal TimeSpan OutpacedTime => OutpacedRounds == 0 ? TimeSpan.Zero : clock.GetElapsedTime(_outpacedAt);
 
-    /// <summary>Records a decision.</summary>
-    internal void Add(in ConvergenceDecision decision)
+    /// <summary>Records a decision and what it was made from.</summary>
+    internal void Add(in ConvergenceInput input, in ConvergenceDecision decision)
     {
+        if (input.Destination.Time < LeastDestinationTime)
+            LeastDestinationTime = input.Destination.Time;
         if (OutpacedRounds == 0)
             _outpacedAt = clock.GetTimestamp();
         OutpacedRounds = decision.Relief is null ? decision.Outlook.OutpacedRounds : 0;

@@ -3,6 +3,11 @@ namespace Godwit.Migration;
 /// <summary>All that the decision after a round depends on.</summary>
 internal readonly record struct ConvergenceInput
 {
+    /// <summary>With what has a default.</summary>
+    public ConvergenceInput()
+    {
+    }
+
     /// <summary>Since pre-copy began.</summary>
     public required TimeSpan PrecopyTime { get; init; }
 
@@ -27,8 +32,23 @@ internal readonly record struct ConvergenceInput
     /// <summary>Bytes a second that the link takes.</summary>
     public required double BytesPerSecond { get; init; }
 
-    /// <summary>What the switchover takes whatever is left to send: stopping, the last sync, loading.</summary>
-    public required TimeSpan FixedTime { get; init; }
+    /// <summary>Stopping vCPUs and devices.</summary>
+    public required TimeSpan StopTime { get; init; }
+
+    /// <summary>The last sync.</summary>
+    public TimeSpan SyncTime { get; init; }
+
+    /// <summary>The link's way there and back: once for the load's answer, once for the commit's.</summary>
+    public TimeSpan RoundTrip { get; init; }
+
+    /// <summary>What the destination says that it would need.</summary>
+    public DestinationNeeds Destination { get; init; }
+
+    /// <summary>The shortest <see cref="DestinationNeeds.Time"/> that it said before.</summary>
+    public TimeSpan LeastDestinationTime { get; init; } = TimeSpan.MaxValue;
+
+    /// <summary>What the source and the link need whatever is left to send.</summary>
+    public TimeSpan SwitchoverTime => StopTime + SyncTime + (2 * RoundTrip);
 
     /// <summary>Pages dirtied a second, by source.</summary>
     public required DirtyRates Rates { get; init; }
@@ -97,9 +117,13 @@ internal enum ConvergenceStep
 
 /// <summary>The decision after a round.</summary>
 /// <param name="Step">What to do.</param>
-/// <param name="ExpectedDowntime">If the guest were stopped now.</param>
+/// <param name="Expected">Downtime if the guest were stopped now.</param>
 /// <param name="Outlook">Whether it is getting nearer, and what is in the way.</param>
 /// <param name="Reason">Why it gives up, for people; null otherwise.</param>
 /// <param name="Relief">What is changed before it continues; null for nothing.</param>
 internal readonly record struct ConvergenceDecision(
-    ConvergenceStep Step, TimeSpan ExpectedDowntime, ConvergenceOutlook Outlook = default, string? Reason = null, Relief? Relief = null);
+    ConvergenceStep Step, DowntimeEstimate Expected, ConvergenceOutlook Outlook = default, string? Reason = null, Relief? Relief = null)
+{
+    /// <summary>All of it.</summary>
+    internal TimeSpan ExpectedDowntime => Expected.Total;
+}

@@ -6,10 +6,13 @@ public enum ConvergenceObstacle
     /// <summary>Nothing: it would do, or is getting nearer.</summary>
     None,
 
-    /// <summary>Stopping, the last sync and loading take longer than the limit, whatever is left to send.</summary>
+    /// <summary>Stopping, the last sync and the answers take longer than the limit, whatever is left to send.</summary>
     SwitchoverTime,
 
-    /// <summary>The state of devices takes too long to send.</summary>
+    /// <summary>The destination needs too long to load and start.</summary>
+    DestinationTime,
+
+    /// <summary>The state of devices takes too long to send or, on the destination, to take in.</summary>
     DeviceState,
 
     /// <summary>Pages of which nothing tells whether devices write them, so that they are sent in every round.</summary>

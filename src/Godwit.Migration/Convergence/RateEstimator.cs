@@ -18,8 +18,11 @@ internal sealed class RateEstimator
     private double _bytes;
     private double _seconds;
 
+    /// <summary>A sample has been added.</summary>
+    internal bool IsKnown => _seconds > 0;
+
     /// <summary>The estimate.</summary>
-    internal double BytesPerSecond => _seconds > 0 ? _bytes / _seconds : Unknown;
+    internal double BytesPerSecond => IsKnown ? _bytes / _seconds : Unknown;
 
     /// <summary>Adds a round.</summary>
     internal void Add(long bytes, TimeSpan time)

@@ -37,6 +37,7 @@ internal sealed class IncomingMigration : IDisposable
     private readonly ArrayBufferWriter<byte> _payload = new();
     private string _phase = "comparing the machines";
     private LinkWatch? _watch;
+    private LoadRehearsal? _rehearsal;
     private IncomingStates? _states;
     private volatile IncomingChannels? _channels;
     private bool _committed;
@@ -82,7 +83,7 @@ internal sealed class IncomingMigration : IDisposable
             Exception e = Cause(failure);
             string error = $"Destination, {_states?.Work ?? _phase}: {Explain(e)}{WhoRuns()}";
             Source = e;
-            bool lost = _committed || _states is { Touched: true };
+            bool lost = _committed || _states is { Touched: true } || !TryTakeBack(ref error);
             SayFailed(error);
             End(MigrationState.Failed, error);
             return lost ? IncomingOutcome.Lost : IncomingOutcome.MayRetry;
@@ -127,7 +128,8 @@ internal sealed class IncomingMigration : IDisposable
         ShakeHands();
         SetState(MigrationState.Active);
         var receiver = new RamReceiver(_host.Ram);
-        _states = new IncomingStates(_host, _progress);
+        _rehearsal = new LoadRehearsal(_host, _clock, phase => _phase = phase);
+        _states = new IncomingStates(_host, _rehearsal, _progress);
         TakeRounds(receiver);
         _phase = "loading";
         _states.Load(phase => _phase = phase);
@@ -227,8 +229,7 @@ internal sealed class IncomingMigration : IDisposable
                         rounds.CheckInRound(header);
                         _channels?.EndRound(end.Number);
                         rounds.End(header, end);
-                        new RoundAckMessage(end.Number).Write(_payload);
-                        Say(FrameType.RoundAck);
+                        Acknowledge(header, end.Number, rounds.Final);
                         break;
                     case FrameType.DeviceState:
                         _states!.TakeDeviceChunk(header, payload);
@@ -238,8 +239,11 @@ internal sealed class IncomingMigration : IDisposable
                         _states!.EndDevice(header, DeviceEndMessage.Read(header, payload));
                         break;
                     case FrameType.MachineStateBegin:
-                        rounds.CheckStopped(header);
-                        _states!.BeginMachineState(header, MachineStateBeginMessage.Read(header, payload));
+                        if (rounds.Final)
+                            rounds.CheckStopped(header);
+                        else
+                            rounds.CheckInRound(header);
+                        _states!.BeginMachineState(header, MachineStateBeginMessage.Read(header, payload), ahead: !rounds.Final);
                         break;
                     case FrameType.MachineStateData:
                         _states!.TakeMachineState(header, payload);
@@ -265,6 +269,31 @@ internal sealed class IncomingMigration : IDisposable
             _progress.StreamBytes = _reader.Bytes;
             _progress.RamRemainingBytes = _progress.RamTotalBytes - (long)(receiver.Arrived * Memory.RamPage.Size);
             _progress.PublishSometimes();
+        }
+    }
+
+    /// <summary>Loads ahead what has come for it, and says what that leaves to do.</summary>
+    private void Acknowledge(in FrameHeader header, uint round, bool final)
+    {
+        long began = _clock.GetTimestamp();
+        if (!final)
+            _states!.LoadAhead(header, phase => _phase = phase);
+        new RoundAckMessage(round, _clock.GetElapsedTime(began), _rehearsal!.Needs).Write(_payload);
+        Say(FrameType.RoundAck);
+    }
+
+    /// <summary>Takes back what was loaded ahead, so that another migration may come; false, and the reason added, when that fails.</summary>
+    private bool TryTakeBack(ref string error)
+    {
+        try
+        {
+            _rehearsal?.TakeBack();
+            return true;
+        }
+        catch (Exception e)
+        {
+            error += $"; and taking back what was loaded ahead failed: {e.Message}";
+            return false;
         }
     }
 
@@ -306,6 +335,7 @@ internal sealed class IncomingMigration : IDisposable
 
     private void StartMachine(bool running)
     {
+        long began = _clock.GetTimestamp();
         // A machine that was paused has its devices stopped; they start when it is continued.
         if (running)
         {
@@ -324,6 +354,7 @@ internal sealed class IncomingMigration : IDisposable
         _phase = "telling the source";
         try
         {
+            new RunningMessage(_clock.GetElapsedTime(began)).Write(_payload);
             Say(FrameType.Running);
         }
         catch (IOException e)

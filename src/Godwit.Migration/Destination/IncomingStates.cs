@@ -4,20 +4,20 @@ namespace Godwit.Migration;
 
 /// <summary>
 /// States of devices and models on the destination. Device state goes to the device as it comes; the models' states are kept until all of
-/// RAM is there and then loaded in order, then the devices judge theirs.
+/// RAM is there and then loaded in order, then the devices judge theirs. Within a round come states that load ahead; they are loaded at its end.
 /// </summary>
-internal sealed class IncomingStates(IMigrationHost host, MigrationProgress progress)
+internal sealed class IncomingStates(IMigrationHost host, LoadRehearsal rehearsal, MigrationProgress progress)
 {
     private readonly ulong[] _deviceBytes = new ulong[host.Devices.Count];
     private readonly string[] _deviceWork = [.. host.Devices.Select(device => $"giving {device.Id} its state")];
     private readonly bool[] _deviceBegun = new bool[host.Devices.Count];
     private readonly bool[] _deviceEnded = new bool[host.Devices.Count];
-    private readonly List<(int Version, byte[] State)> _models = [];
+    private readonly List<(int Index, int Version, byte[] State)> _models = [];
     private readonly ArrayBufferWriter<byte> _state = new(); // grows with what arrives, not with what is announced
     private MachineStateBeginMessage? _open;
     private long _total;
 
-    /// <summary>Something has been given to a device or a model: this machine cannot take another migration.</summary>
+    /// <summary>Something has been given to a device or, not only ahead, to a model: this machine cannot take another migration.</summary>
     internal bool Touched { get; private set; }
 
     /// <summary>What it is doing with a device, or null; for error texts.</summary>
@@ -32,7 +32,7 @@ internal sealed class IncomingStates(IMigrationHost host, MigrationProgress prog
         ReadOnlySpan<byte> chunk = payload[DeviceChunk.Size..];
         Work = _deviceWork[index];
         BeginLoad(index);
-        device.WriteState(chunk);
+        rehearsal.Write(device, chunk);
         Work = null;
         _deviceBytes[index] += (ulong)chunk.Length;
         progress.DeviceStateBytes += chunk.Length;
@@ -51,14 +51,22 @@ internal sealed class IncomingStates(IMigrationHost host, MigrationProgress prog
         _deviceEnded[end.Device] = true;
     }
 
-    internal void BeginMachineState(in FrameHeader header, in MachineStateBeginMessage begin)
+    /// <param name="header">The frame.</param>
+    /// <param name="begin">What it says.</param>
+    /// <param name="ahead">The guest still runs.</param>
+    internal void BeginMachineState(in FrameHeader header, in MachineStateBeginMessage begin, bool ahead)
     {
         if (_open is { } open)
             MigrationStreamException.Throw(header, "type", header.Type.ToString(), $"the state of {open.Id} has not ended");
-        if (begin.Index != _models.Count || begin.Index >= host.States.Count)
+        int next = _models.Count == 0 ? 0 : _models[^1].Index + 1;
+        while (ahead && next < host.States.Count && !host.States[next].LoadsAhead)
+            next++;
+        if (begin.Index != next || begin.Index >= host.States.Count)
         {
-            MigrationStreamException.Throw(header, "index", (ulong)begin.Index,
-                _models.Count < host.States.Count ? $"the next state is {_models.Count}" : $"there are {host.States.Count} states");
+            string limit = next < host.States.Count
+                ? $"the next state is {next}"
+                : ahead ? "no further state is loaded ahead" : $"there are {host.States.Count} states";
+            MigrationStreamException.Throw(header, "index", (ulong)begin.Index, limit);
         }
 
         if (begin.Id != host.States[begin.Index].Id)
@@ -104,7 +112,7 @@ internal sealed class IncomingStates(IMigrationHost host, MigrationProgress prog
             MigrationStreamException.Throw(header, "index", (ulong)end.Index, $"the state that ends is {open.Index} ({open.Id})");
         if (end.Bytes != (ulong)_state.WrittenCount)
             MigrationStreamException.Throw(header, "bytes", end.Bytes, $"{_state.WrittenCount} of {open.Id} have arrived");
-        _models.Add((open.Version, _state.WrittenSpan.ToArray()));
+        _models.Add((open.Index, open.Version, _state.WrittenSpan.ToArray()));
         _open = null;
     }
 
@@ -122,14 +130,31 @@ internal sealed class IncomingStates(IMigrationHost host, MigrationProgress prog
         }
     }
 
+    /// <summary>
+    /// A round of the running guest has ended: loads what has come ahead. <paramref name="enter"/> is told what is being done, for error texts.
+    /// </summary>
+    internal void LoadAhead(in FrameHeader header, Action<string> enter)
+    {
+        if (_open is { } open)
+            MigrationStreamException.Throw(header, "type", header.Type.ToString(), $"the state of {open.Id} has not ended");
+        foreach ((int index, int version, byte[] state) in _models)
+        {
+            enter($"loading {host.States[index].Id} ahead");
+            rehearsal.LoadAhead(index, version, state);
+        }
+
+        _models.Clear();
+        _total = 0;
+    }
+
     /// <summary>Loads everything. <paramref name="enter"/> is told what is being done, for error texts.</summary>
     internal void Load(Action<string> enter)
     {
         Touched = true;
-        for (int i = 0; i < _models.Count; i++)
+        foreach ((int index, int version, byte[] state) in _models)
         {
-            enter($"loading {host.States[i].Id}");
-            host.States[i].Load(_models[i].Version, _models[i].State);
+            enter($"loading {host.States[index].Id}");
+            host.States[index].Load(version, state);
         }
 
         _models.Clear();

@@ -147,7 +147,7 @@ internal sealed unsafe class SavedMachineRecorder : IChannelPeer
             case FrameType.RoundEnd:
                 if (!_final)
                     _file.Flush(); // so that the rate that is measured is the disk's
-                new RoundAckMessage(RoundEndMessage.Read(header, payload).Number).Write(_payload);
+                new RoundAckMessage(RoundEndMessage.Read(header, payload).Number, TimeSpan.Zero, default).Write(_payload);
                 Say(FrameType.RoundAck);
                 break;
             case FrameType.DeviceState or FrameType.DeviceStateEnd or FrameType.MachineStateBegin or FrameType.MachineStateData
@@ -175,6 +175,7 @@ internal sealed unsafe class SavedMachineRecorder : IChannelPeer
             case FrameType.Commit:
                 _tail.Write(FrameType.Commit, payload);
                 Complete();
+                new RunningMessage(TimeSpan.Zero).Write(_payload);
                 Say(FrameType.Running);
                 _channel.FinishAndDrain(TimeSpan.FromSeconds(1));
                 return true;

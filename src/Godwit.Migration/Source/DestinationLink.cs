@@ -16,6 +16,8 @@ internal sealed class DestinationLink : IDisposable
     private volatile bool _channelsSent;
     private volatile bool _channelsReady;
     private volatile uint _acked;
+    private RoundAckMessage _ack; // before _acked is
+    private long _startTicks; // before _running is
     private volatile uint _roundsSent;
     private volatile bool _prepareSent;
     private volatile bool _prepared;
@@ -41,6 +43,12 @@ internal sealed class DestinationLink : IDisposable
 
     /// <summary>Frames to the destination.</summary>
     internal FrameWriter Writer { get; }
+
+    /// <summary>The latest acknowledgement; after <see cref="WaitForAck"/> and before the next round's end, so that it does not change.</summary>
+    internal RoundAckMessage Acknowledged => _ack;
+
+    /// <summary>How long the destination took to start, as it says; after <see cref="WaitForRunning"/>.</summary>
+    internal TimeSpan StartTime => TimeSpan.FromTicks(_startTicks);
 
     /// <summary>What the destination reported as its own failure, or null.</summary>
     internal string? PeerFailure => _peerFailure;
@@ -267,6 +275,7 @@ internal sealed class DestinationLink : IDisposable
                 _verified = VerifyResultMessage.Read(header, payload);
                 break;
             case FrameType.Running when _commitSent && !_running:
+                _startTicks = RunningMessage.Read(header, payload).Start.Ticks;
                 _running = true;
                 break;
             default:
@@ -281,6 +290,7 @@ internal sealed class DestinationLink : IDisposable
     {
         if (ack.Number != _acked + 1)
             MigrationStreamException.Throw(header, "round", ack.Number, $"the next to be acknowledged is {_acked + 1}");
+        _ack = ack;
         _acked = ack.Number;
     }
 }

@@ -13,7 +13,7 @@ internal sealed partial class OutgoingMigration : ISendPace
     // What a device that cannot say is assumed to have left when it is stopped.
     private const long UnknownDeviceBytes = 16 << 20;
 
-    // Stopping vCPUs and devices, and committing; what cannot be measured before it happens.
+    // Stopping vCPUs and devices; what cannot be measured before it happens.
     private static readonly TimeSpan StopAllowance = TimeSpan.FromMilliseconds(5);
 
     // A wait for bandwidth comes in pieces of at most this: the status stays fresh, and a timer has a largest time.
@@ -29,6 +29,7 @@ internal sealed partial class OutgoingMigration : ISendPace
     private long _metered;
     private TimeSpan _ackTime = TimeSpan.MaxValue; // the shortest so far: a round trip
     private TimeSpan _syncTime;
+    private DestinationNeeds _needs;
     private TimeSpan _raisedLimit; // by relief; the setting counts where it is higher
     private long _pagesBefore; // the progress when the round began
     private long _zerosBefore;
@@ -89,7 +90,11 @@ internal sealed partial class OutgoingMigration : ISendPace
                 RoundDeviceBytes = deviceBytes,
                 DeviceBytes = PendingDeviceBytes(),
                 BytesPerSecond = _rate.BytesPerSecond,
-                FixedTime = StopAllowance + _syncTime + (2 * _ackTime),
+                StopTime = StopAllowance,
+                SyncTime = _syncTime,
+                RoundTrip = _ackTime,
+                Destination = _needs,
+                LeastDestinationTime = history.LeastDestinationTime,
                 Rates = marked.PerSecond(time),
                 UnconvergedRounds = history.UnconvergedRounds,
                 RoundsSinceBest = history.RoundsSinceBest,
@@ -106,10 +111,11 @@ internal sealed partial class OutgoingMigration : ISendPace
             };
             deviceBytes = input.DeviceBytes;
             ConvergenceDecision decision = Convergence.Decide(input);
-            history.Add(decision);
+            history.Add(input, decision);
             _progress.RamRemainingBytes = remaining;
             _progress.Rates = input.Rates;
             _progress.ExpectedDowntime = decision.ExpectedDowntime;
+            _progress.Expected = decision.Expected;
             _progress.DowntimeLimit = limit;
             _progress.Outlook = decision.Outlook;
             AddRound(sent, marked, sync, time, input, decision.ExpectedDowntime);
@@ -170,22 +176,28 @@ internal sealed partial class OutgoingMigration : ISendPace
         Sender.SendDirty(_round);
         CountSent();
         if (!final)
+        {
             SendDeviceData(DeviceBytesPerRound);
+            SendStatesAhead();
+        }
 
+        TimeSpan elsewhere = TimeSpan.Zero; // not the link's
         long ended = _clock.GetTimestamp();
         Link.EndRound(new RoundEndMessage(_round, Sender.Pages, Sender.ZeroPages));
         if (!final)
         {
             Link.WaitForAck(_round);
-            TimeSpan ackTime = _clock.GetElapsedTime(ended);
+            TimeSpan waited = _clock.GetElapsedTime(ended);
+            TimeSpan ackTime = TakeNeeds(waited);
             _ackTime = ackTime < _ackTime ? ackTime : _ackTime;
+            elsewhere = waited - ackTime;
         }
 
         TimeSpan time = _clock.GetElapsedTime(began);
         long bytes = SentBytes - bytesBefore;
         if (!final)
         {
-            _rate.Add(bytes, time);
+            _rate.Add(bytes, time - elsewhere);
             _progress.BytesPerSecond = _rate.BytesPerSecond;
         }
 
@@ -293,7 +305,9 @@ internal sealed partial class OutgoingMigration : ISendPace
             UncoveredPages = sync.Uncovered,
             UnharvestedPages = sync.Unharvested,
             DeviceBytes = estimate?.DeviceBytes ?? 0,
-            SwitchoverTime = estimate?.FixedTime ?? TimeSpan.Zero,
+            SwitchoverTime = estimate?.SwitchoverTime ?? TimeSpan.Zero,
+            DestinationLoadTime = estimate?.Destination.Load ?? TimeSpan.Zero,
+            DestinationStartTime = estimate?.Destination.Start ?? TimeSpan.Zero,
             BytesPerSecond = sent.Time > TimeSpan.Zero ? sent.Bytes / sent.Time.TotalSeconds : 0,
             LinkBytesPerSecond = _rate.BytesPerSecond,
             ExpectedDowntime = expected,

@@ -1,4 +1,3 @@
-using System.Buffers;
 using Godwit.Memory;
 
 namespace Godwit.Migration;
@@ -105,39 +104,6 @@ internal sealed partial class OutgoingMigration
         Link.Writer.Flush();
     }
 
-    private void SendMachineStates()
-    {
-        var state = new ArrayBufferWriter<byte>();
-        for (int i = 0; i < _host.States.Count; i++)
-        {
-            IStateParticipant participant = _host.States[i];
-            _phase = $"sending the state of {participant.Id}";
-            state.ResetWrittenCount();
-            participant.Save(state);
-            if (state.WrittenCount > StreamFormat.MaxMachineState)
-            {
-                throw new InvalidDataException(
-                    $"The state of {participant.Id} has {state.WrittenCount} bytes; the limit is {StreamFormat.MaxMachineState}");
-            }
-
-            _payload.ResetWrittenCount();
-            new MachineStateBeginMessage(i, participant.Version, participant.Id).Write(_payload);
-            Link.Writer.Write(FrameType.MachineStateBegin, _payload.WrittenSpan);
-            for (ReadOnlySpan<byte> rest = state.WrittenSpan; !rest.IsEmpty;)
-            {
-                int count = Math.Min(rest.Length, StreamFormat.MaxMachineStateChunk);
-                Link.Writer.Write(FrameType.MachineStateData, rest[..count]);
-                rest = rest[count..];
-            }
-
-            _payload.ResetWrittenCount();
-            new MachineStateEndMessage(i, (ulong)state.WrittenCount).Write(_payload);
-            Link.Writer.Write(FrameType.MachineStateEnd, _payload.WrittenSpan);
-            _progress.MachineStateBytes += state.WrittenCount;
-            Link.ThrowIfDown();
-        }
-    }
-
     private void SendLatePages()
     {
         for (int late = 0; _host.Ram.Dirty.Count() is var count && count > 0; late++)
@@ -195,7 +161,9 @@ internal sealed partial class OutgoingMigration
         _phase = "starting on the destination";
         Link.WaitForRunning();
         _runsThere = true;
-        downtime.Lap(static (parts, time) => parts with { CommitAndStart = parts.CommitAndStart + time });
+        // The destination may say nothing that was not waited for.
+        TimeSpan told = Link.StartTime;
+        downtime.Lap((parts, time) => told < time ? parts with { Commit = time - told, Start = told } : parts with { Start = time });
         _progress.Downtime = downtime.Parts;
         _progress.ExpectedDowntime = null;
         _progress.StreamBytes = SentBytes;

@@ -14,9 +14,10 @@ public sealed record DowntimeParts
     public TimeSpan DeviceState { get; init; }
     public TimeSpan MachineState { get; init; }
     public TimeSpan Load { get; init; }
-    public TimeSpan CommitAndStart { get; init; }
+    public TimeSpan Commit { get; init; }
+    public TimeSpan Start { get; init; }
     public TimeSpan Verification { get; init; }
     public TimeSpan Pause { get; init; }
-    public TimeSpan Total => StopVcpus + StopDevices + FinalSync + FinalPages + DeviceState + MachineState + Load + CommitAndStart;
+    public TimeSpan Total => StopVcpus + StopDevices + FinalSync + FinalPages + DeviceState + MachineState + Load + Commit + Start;
 #pragma warning restore CS1591
 }

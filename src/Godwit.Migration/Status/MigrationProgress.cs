@@ -40,6 +40,9 @@ internal sealed class MigrationProgress
 
     internal TimeSpan? ExpectedDowntime { get; set; }
 
+    /// <summary>Parts of the latest expectation; stays when it is over, to be compared with what it was.</summary>
+    internal DowntimeEstimate Expected { get; set; }
+
     internal TimeSpan DowntimeLimit { get; set; }
 
     internal int ThrottlePercent { get; set; }
@@ -126,6 +129,7 @@ internal sealed class MigrationProgress
             TotalTime = _total ?? Elapsed,
             SetupTime = SetupTime,
             ExpectedDowntime = ExpectedDowntime,
+            Expected = Expected,
             DowntimeLimit = DowntimeLimit,
             ThrottlePercent = ThrottlePercent,
             Downtime = Downtime,

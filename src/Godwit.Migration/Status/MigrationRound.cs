@@ -18,6 +18,8 @@ public sealed record MigrationRound
     public long UnharvestedPages { get; init; }
     public long DeviceBytes { get; init; }
     public TimeSpan SwitchoverTime { get; init; }
+    public TimeSpan DestinationLoadTime { get; init; }
+    public TimeSpan DestinationStartTime { get; init; }
     public required double BytesPerSecond { get; init; }
     public double LinkBytesPerSecond { get; init; }
     public required TimeSpan ExpectedDowntime { get; init; }

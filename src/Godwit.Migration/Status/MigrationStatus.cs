@@ -10,6 +10,7 @@ public sealed record MigrationStatus
     public TimeSpan TotalTime { get; init; }
     public TimeSpan SetupTime { get; init; }
     public TimeSpan? ExpectedDowntime { get; init; }
+    public DowntimeEstimate Expected { get; init; }
     public TimeSpan DowntimeLimit { get; init; }
     public int ThrottlePercent { get; init; }
     public DowntimeParts? Downtime { get; init; }

@@ -24,7 +24,7 @@ public enum FrameType
     /// <summary>Source: the round is complete, with its page counts (<see cref="RoundEndMessage"/>).</summary>
     RoundEnd = 7,
 
-    /// <summary>Destination: everything up to this round's end has arrived and was counted (<see cref="RoundAckMessage"/>).</summary>
+    /// <summary>Destination: everything up to this round's end has arrived and was counted, and what a switchover would need (<see cref="RoundAckMessage"/>).</summary>
     RoundAck = 8,
 
     /// <summary>Source: a chunk of a device's state (<see cref="DeviceChunk"/>, then the bytes).</summary>
@@ -33,7 +33,7 @@ public enum FrameType
     /// <summary>Source: a device's state is complete (<see cref="DeviceEndMessage"/>).</summary>
     DeviceStateEnd = 10,
 
-    /// <summary>Source: state of one of the VMM's models begins (<see cref="MachineStateBeginMessage"/>).</summary>
+    /// <summary>Source: state of one of the VMM's models begins (<see cref="MachineStateBeginMessage"/>); within a round, as it is while the guest runs.</summary>
     MachineStateBegin = 11,
 
     /// <summary>Source: bytes of that state; at least 1.</summary>
@@ -63,7 +63,7 @@ public enum FrameType
     /// <summary>Source: <b>the commit point</b>. From here on the source never runs by itself (<see cref="CommitMessage"/>).</summary>
     Commit = 20,
 
-    /// <summary>Destination: the machine runs here (or is paused, as it was). Empty.</summary>
+    /// <summary>Destination: the machine runs here (or is paused, as it was), and how long that took (<see cref="RunningMessage"/>).</summary>
     Running = 21,
 
     /// <summary>Both ways: this side has failed or was cancelled, and why (<see cref="FailureMessage"/>). Ends the stream.</summary>

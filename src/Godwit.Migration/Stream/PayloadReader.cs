@@ -42,6 +42,10 @@ internal ref struct PayloadReader(FrameHeader header, ReadOnlySpan<byte> payload
         return value;
     }
 
+    /// <summary>A time in microseconds, at most <see cref="StreamFormat.MaxEstimate"/>.</summary>
+    public TimeSpan ReadTime(string field) =>
+        TimeSpan.FromTicks((long)ReadUInt64(field + " in microseconds", (ulong)StreamFormat.MaxEstimate.Ticks / TimeSpan.TicksPerMicrosecond) * TimeSpan.TicksPerMicrosecond);
+
     public void ReadZeros(int count, string field)
     {
         foreach (byte value in Take(count, field))

@@ -25,6 +25,10 @@ internal static class PayloadWriter
         writer.Advance(8);
     }
 
+    /// <summary>A time in microseconds, at most <see cref="StreamFormat.MaxEstimate"/>.</summary>
+    public static void PutTime(this IBufferWriter<byte> writer, TimeSpan value) =>
+        writer.PutUInt64((ulong)Math.Clamp(value.Ticks, 0, StreamFormat.MaxEstimate.Ticks) / TimeSpan.TicksPerMicrosecond);
+
     /// <summary>Length and UTF-8. The caller has checked the length where a limit exists.</summary>
     public static void PutText(this IBufferWriter<byte> writer, string value)
     {

@@ -1,7 +1,7 @@
 namespace Godwit.Migration;
 
 /// <summary>
-/// Layout and limits of the migration stream, version 2. One connection, both ways; little endian throughout.
+/// Layout and limits of the migration stream, version 3. One connection, both ways; little endian throughout.
 /// </summary>
 /// <remarks>
 /// <code>
@@ -9,7 +9,7 @@ namespace Godwit.Migration;
 ///   0        8        12       16            0      4        8          16         20         24
 ///  ┌────────┬────────┬────────┐             ┌──────┬────────┬──────────┬──────────┬──────────┬─────────┐
 ///  │ magic  │version │CRC32C  │             │ type │ length │ sequence │ payload  │ header   │ payload │
-///  │GODWITMS│  = 2   │of 0..11│             │      │        │ from 0   │ checksum │ CRC32C   │         │
+///  │GODWITMS│  = 3   │of 0..11│             │      │        │ from 0   │ checksum │ CRC32C   │         │
 ///  └────────┴────────┴────────┘             └──────┴────────┴──────────┴──────────┴──────────┴─────────┘
 ///
 ///  source                                                            destination
@@ -17,8 +17,9 @@ namespace Godwit.Migration;
 ///    │ ◀────────────────────────────────────────── preface, Description │
 ///    │ ◀─────────────────────── Accept │ Refuse(every difference)       │ nothing is tracked or paused before Accept
 ///    │                                                                  │
-///    │ RoundBegin, (Pages │ ZeroPages │ DeviceState)*, RoundEnd ──────▶ │ counts checked
-///    │ ◀────────────────────────────────────────────────────── RoundAck │ repeated until it converges
+///    │ RoundBegin, (Pages │ ZeroPages │ DeviceState)*,                  │
+///    │ (MachineStateBegin … MachineStateEnd)*, RoundEnd ──────────────▶ │ counts checked, states loaded ahead
+///    │ ◀──────────────────────── RoundAck(what a switchover would need) │ repeated until it converges
 ///    │                                                                  │
 ///    │ guest and devices stop                                           │
 ///    │ RoundBegin(final) … RoundEnd ──────────────────────────────────▶ │
@@ -42,7 +43,7 @@ public static class StreamFormat
     public const ulong Magic = 0x534D_5449_5744_4F47;
 
     /// <summary>Version of the stream.</summary>
-    public const uint Version = 2;
+    public const uint Version = 3;
 
     /// <summary>Bytes of the preface.</summary>
     public const int PrefaceSize = 16;
@@ -70,6 +71,9 @@ public static class StreamFormat
 
     /// <summary>Most bytes of all of them together. Arbitrary; keeps a hostile source from filling the host's memory.</summary>
     public const long MaxMachineStates = 256L << 20;
+
+    /// <summary>Longest time that a destination may say it needs. Arbitrary, far above any downtime limit; keeps sums of such times finite.</summary>
+    public static readonly TimeSpan MaxEstimate = TimeSpan.FromHours(1);
 
     /// <summary>Most bytes of one machine state frame.</summary>
     public const int MaxMachineStateChunk = 256 << 10;
@@ -120,11 +124,12 @@ public static class StreamFormat
             FrameType.PageChecksums => (PageRun.Size + 16, PageRun.Size + (16 * MaxChecksumsPerFrame)),
             FrameType.VerifyResult => (VerifyResultMessage.FixedSize, VerifyResultMessage.FixedSize + (16 * MaxDifferencesListed)),
             FrameType.Commit => (CommitMessage.Size, CommitMessage.Size),
+            FrameType.Running => (RunningMessage.Size, RunningMessage.Size),
             FrameType.Failure => (1, 1 + MaxFailureBytes),
             FrameType.Channels => (ChannelsMessage.Size, ChannelsMessage.Size),
             FrameType.Attach => (AttachMessage.Size, AttachMessage.Size),
             FrameType.ChannelEnd => (ChannelEndMessage.Size, ChannelEndMessage.Size),
-            FrameType.ChannelsReady or FrameType.Accept or FrameType.Prepared or FrameType.VerifyBegin or FrameType.VerifyEnd or FrameType.Running
+            FrameType.ChannelsReady or FrameType.Accept or FrameType.Prepared or FrameType.VerifyBegin or FrameType.VerifyEnd
                 or FrameType.KeepAlive => (0, 0),
             _ => (0, -1),
         };

@@ -164,6 +164,7 @@ internal static class MigrationStatusWriter
         }
 
         writer.WriteEndObject();
+        WriteExpected(writer, status.Expected);
         WriteDowntime(writer, status.Downtime);
         WriteVerification(writer, status.Verification);
         WriteRounds(writer, status.Rounds);
@@ -199,11 +200,32 @@ internal static class MigrationStatusWriter
         writer.WriteNumber("device-state", Microseconds(parts.DeviceState));
         writer.WriteNumber("machine-state", Microseconds(parts.MachineState));
         writer.WriteNumber("load", Microseconds(parts.Load));
-        writer.WriteNumber("commit-and-start", Microseconds(parts.CommitAndStart));
+        writer.WriteNumber("commit", Microseconds(parts.Commit));
+        writer.WriteNumber("start", Microseconds(parts.Start));
         writer.WriteNumber("total", Microseconds(parts.Total));
         writer.WriteEndObject();
         writer.WriteNumber("verification-microseconds", Microseconds(parts.Verification));
         writer.WriteNumber("pause-microseconds", Microseconds(parts.Pause));
+    }
+
+    /// <summary>The parts of the downtime as they were expected last, also when it is over.</summary>
+    private static void WriteExpected(Utf8JsonWriter writer, in DowntimeEstimate expected)
+    {
+        if (expected.Total == TimeSpan.Zero)
+        {
+            return;
+        }
+
+        writer.WriteStartObject("expected-downtime-microseconds");
+        writer.WriteNumber("stop", Microseconds(expected.Stop));
+        writer.WriteNumber("last-report", Microseconds(expected.LastReport));
+        writer.WriteNumber("pages", Microseconds(expected.Pages));
+        writer.WriteNumber("state", Microseconds(expected.State));
+        writer.WriteNumber("load", Microseconds(expected.Load));
+        writer.WriteNumber("commit", Microseconds(expected.Commit));
+        writer.WriteNumber("start", Microseconds(expected.Start));
+        writer.WriteNumber("total", Microseconds(expected.Total));
+        writer.WriteEndObject();
     }
 
     private static void WriteVerification(Utf8JsonWriter writer, PageVerification? verification)
@@ -246,6 +268,8 @@ internal static class MigrationStatusWriter
             writer.WriteNumber("unharvested-pages", round.UnharvestedPages);
             writer.WriteNumber("device-bytes", round.DeviceBytes);
             writer.WriteNumber("switchover-microseconds", Microseconds(round.SwitchoverTime));
+            writer.WriteNumber("load-microseconds", Microseconds(round.DestinationLoadTime));
+            writer.WriteNumber("start-microseconds", Microseconds(round.DestinationStartTime));
             writer.WriteNumber("bytes-per-second", Number(round.BytesPerSecond));
             writer.WriteNumber("link-bytes-per-second", Number(round.LinkBytesPerSecond));
             writer.WriteNumber("expected-downtime-microseconds", Microseconds(round.ExpectedDowntime));

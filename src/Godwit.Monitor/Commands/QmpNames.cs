@@ -96,6 +96,7 @@ internal static class QmpNames
     public static string Of(ConvergenceObstacle obstacle) => obstacle switch
     {
         ConvergenceObstacle.SwitchoverTime => "switchover-time",
+        ConvergenceObstacle.DestinationTime => "destination-time",
         ConvergenceObstacle.DeviceState => "device-state",
         ConvergenceObstacle.UncoveredPages => "uncovered-pages",
         ConvergenceObstacle.DeviceWrites => "device-writes",

@@ -9,7 +9,7 @@ public sealed class ConvergenceTests
         RemainingBytes = 20_000_000,
         DeviceBytes = 5_000_000,
         BytesPerSecond = 1e8,
-        FixedTime = TimeSpan.FromMilliseconds(50),
+        StopTime = TimeSpan.FromMilliseconds(50),
         Rates = new DirtyRates(1000, 2000, 10),
         UnconvergedRounds = 3,
         RoundsSinceBest = 0,
@@ -34,7 +34,7 @@ public sealed class ConvergenceTests
     {
         Assert.Equal(ConvergenceStep.Continue, Convergence.Decide(Usual with { RemainingBytes = 20_000_100 }).Step);
         Assert.Equal(ConvergenceStep.Continue, Convergence.Decide(Usual with { DeviceBytes = 5_000_100 }).Step);
-        Assert.Equal(ConvergenceStep.Continue, Convergence.Decide(Usual with { FixedTime = TimeSpan.FromMilliseconds(51) }).Step);
+        Assert.Equal(ConvergenceStep.Continue, Convergence.Decide(Usual with { StopTime = TimeSpan.FromMilliseconds(51) }).Step);
         Assert.Equal(ConvergenceStep.Continue, Convergence.Decide(Usual with { BytesPerSecond = 0.99e8 }).Step);
         Assert.Equal(ConvergenceStep.Continue, Convergence.Decide(Usual with { DowntimeLimit = TimeSpan.FromMilliseconds(299) }).Step);
     }
@@ -109,7 +109,7 @@ public sealed class ConvergenceTests
             clock.Advance(roundTime);
             time += roundTime;
             dirty = Math.Min(dirtyRate * roundTime.TotalSeconds, memory);
-            ConvergenceDecision decision = Convergence.Decide(Usual with
+            ConvergenceInput input = Usual with
             {
                 PrecopyTime = time,
                 RoundBytes = (long)(found * 1e6),
@@ -121,8 +121,9 @@ public sealed class ConvergenceTests
                 TimeSinceBest = history.TimeSinceBest,
                 OutpacedRounds = history.OutpacedRounds,
                 OutpacedTime = history.OutpacedTime,
-            });
-            history.Add(decision);
+            };
+            ConvergenceDecision decision = Convergence.Decide(input);
+            history.Add(input, decision);
             if (decision.Step != ConvergenceStep.Continue)
             {
                 Assert.Equal(converges ? ConvergenceStep.SwitchOver : ConvergenceStep.GiveUp, decision.Step);
@@ -149,6 +150,6 @@ public sealed class ConvergenceTests
         Add(ConvergenceStep.Continue, 700);
         Assert.Equal((4, 0, TimeSpan.Zero), (history.UnconvergedRounds, history.RoundsSinceBest, history.TimeSinceBest));
 
-        void Add(ConvergenceStep step, int milliseconds) => history.Add(new ConvergenceDecision(step, TimeSpan.FromMilliseconds(milliseconds)));
+        void Add(ConvergenceStep step, int milliseconds) => history.Add(default, new ConvergenceDecision(step, new DowntimeEstimate { Pages = TimeSpan.FromMilliseconds(milliseconds) }));
     }
 }

@@ -12,7 +12,7 @@ public sealed class OutlookTests
         RoundDeviceBytes = 1_000_000,
         DeviceBytes = 1_000_000,
         BytesPerSecond = 1e8,
-        FixedTime = TimeSpan.FromMilliseconds(50),
+        StopTime = TimeSpan.FromMilliseconds(50),
         Rates = new DirtyRates(20_000, 1000, 10),
         UnconvergedRounds = 8,
         RoundsSinceBest = 4,
@@ -89,7 +89,7 @@ public sealed class OutlookTests
     {
         ConvergenceInput input = NoProgress with
         {
-            FixedTime = TimeSpan.FromMilliseconds(fixedTime),
+            StopTime = TimeSpan.FromMilliseconds(fixedTime),
             RoundDeviceBytes = device,
             DeviceBytes = device,
             UncoveredBytes = uncovered,
@@ -144,8 +144,8 @@ public sealed class OutlookTests
         void Add(int outpaced)
         {
             clock.Advance(TimeSpan.FromSeconds(2));
-            history.Add(new ConvergenceDecision(
-                ConvergenceStep.Continue, TimeSpan.FromSeconds(1), new ConvergenceOutlook(outpaced, ConvergenceObstacle.GuestWrites)));
+            history.Add(default, new ConvergenceDecision(
+                ConvergenceStep.Continue, new DowntimeEstimate { Pages = TimeSpan.FromSeconds(1) }, new ConvergenceOutlook(outpaced, ConvergenceObstacle.GuestWrites)));
         }
     }
 }

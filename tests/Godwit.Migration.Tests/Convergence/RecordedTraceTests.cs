@@ -79,7 +79,7 @@ public sealed class RecordedTraceTests
             RemainingBytes = 0,
             DeviceBytes = 0,
             BytesPerSecond = 0,
-            FixedTime = default,
+            StopTime = default,
             Rates = default,
             UnconvergedRounds = 0,
             RoundsSinceBest = 0,
@@ -111,7 +111,7 @@ public sealed class RecordedTraceTests
                 RoundDeviceBytes = deviceBytes,
                 DeviceBytes = device,
                 BytesPerSecond = round.GetProperty("link-bytes-per-second").GetDouble(),
-                FixedTime = Microseconds(round, "switchover-microseconds"),
+                StopTime = Microseconds(round, "switchover-microseconds"),
                 Rates = new DirtyRates(
                     round.GetProperty("dirty-vcpu").GetInt64() / duration.TotalSeconds,
                     round.GetProperty("dirty-device").GetInt64() / duration.TotalSeconds,
@@ -124,7 +124,7 @@ public sealed class RecordedTraceTests
             };
             decision = Convergence.Decide(input);
             seen(round, input, decision, i == rounds.Length - 1);
-            history.Add(decision);
+            history.Add(input, decision);
             deviceBytes = device;
             if (decision.Relief is { } relief)
                 settings = settings with { DowntimeLimit = relief.DowntimeLimit, Throttle = relief.Throttle };

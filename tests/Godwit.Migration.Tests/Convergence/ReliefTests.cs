@@ -11,7 +11,7 @@ public sealed class ReliefTests
         RemainingBytes = 400_000_000,
         DeviceBytes = 0,
         BytesPerSecond = 1e8,
-        FixedTime = TimeSpan.FromMilliseconds(10),
+        StopTime = TimeSpan.FromMilliseconds(10),
         Rates = new DirtyRates(20_000, 0, 0),
         UnconvergedRounds = 3,
         RoundsSinceBest = 2,
@@ -87,7 +87,7 @@ public sealed class ReliefTests
     public void A_guest_is_not_slowed_for_what_is_there_whatever_it_writes()
     {
         ConvergenceInput input = Outpaced with { OnStall = StallAction.Throttle };
-        Assert.Null(Convergence.Decide(input with { FixedTime = TimeSpan.FromSeconds(1) }).Relief);
+        Assert.Null(Convergence.Decide(input with { StopTime = TimeSpan.FromSeconds(1) }).Relief);
         Assert.Null(Convergence.Decide(input with { DeviceBytes = 400_000_000, RoundDeviceBytes = 400_000_000 }).Relief);
         Assert.Null(Convergence.Decide(input with { UncoveredBytes = 400_000_000 }).Relief);
     }
@@ -97,11 +97,10 @@ public sealed class ReliefTests
     {
         var clock = new ManualClock();
         var history = new ConvergenceHistory(clock);
-        history.Add(new ConvergenceDecision(ConvergenceStep.Continue, TimeSpan.FromSeconds(1), new ConvergenceOutlook(2, ConvergenceObstacle.GuestWrites)));
-        history.Add(new ConvergenceDecision(ConvergenceStep.Continue, TimeSpan.FromSeconds(2), new ConvergenceOutlook(3, ConvergenceObstacle.GuestWrites)));
+        history.Add(default, new ConvergenceDecision(ConvergenceStep.Continue, new DowntimeEstimate { Pages = TimeSpan.FromSeconds(1) }, new ConvergenceOutlook(2, ConvergenceObstacle.GuestWrites)));
+        history.Add(default, new ConvergenceDecision(ConvergenceStep.Continue, new DowntimeEstimate { Pages = TimeSpan.FromSeconds(2) }, new ConvergenceOutlook(3, ConvergenceObstacle.GuestWrites)));
         Assert.Equal((3, 1), (history.OutpacedRounds, history.RoundsSinceBest));
-        history.Add(new ConvergenceDecision(
-            ConvergenceStep.Continue, TimeSpan.FromSeconds(3), new ConvergenceOutlook(4, ConvergenceObstacle.GuestWrites),
+        history.Add(default, new ConvergenceDecision(ConvergenceStep.Continue, new DowntimeEstimate { Pages = TimeSpan.FromSeconds(3) }, new ConvergenceOutlook(4, ConvergenceObstacle.GuestWrites),
             Relief: new Relief(TimeSpan.FromSeconds(1), 20)));
         Assert.Equal((0, 0, 3), (history.OutpacedRounds, history.RoundsSinceBest, history.UnconvergedRounds));
         Assert.Equal(TimeSpan.Zero, history.OutpacedTime);

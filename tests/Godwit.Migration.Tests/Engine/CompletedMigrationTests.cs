@@ -58,6 +58,7 @@ public sealed class CompletedMigrationTests
             pair.SourceMachine.Calls.Calls);
         Assert.Equal(
             [
+                "iommu.Save", "vcpu0.Save", "iommu.Load(own)", "vcpu0.Load(own)", "iommu.Load(own)", "vcpu0.Load(own)",
                 "nvme0.BeginLoad", "nvme0.WriteState(first)", "nvme1.BeginLoad", "nvme1.WriteState(first)",
                 "iommu.Load", "vcpu0.Load",
                 "nvme0.EndLoad", "nvme1.EndLoad",
@@ -160,7 +161,7 @@ public sealed class CompletedMigrationTests
         TimeSpan[] each =
         [
             parts.StopVcpus, parts.StopDevices, parts.FinalSync, parts.FinalPages, parts.DeviceState, parts.MachineState, parts.Load,
-            parts.CommitAndStart,
+            parts.Commit, parts.Start,
         ];
         Assert.All(each, part => Assert.True(part >= TimeSpan.Zero));
         Assert.Equal(each.Aggregate((sum, part) => sum + part), parts.Total);
@@ -202,7 +203,7 @@ public sealed class CompletedMigrationTests
                 DeviceState = TimeSpan.FromMilliseconds(16),
                 MachineState = TimeSpan.FromMilliseconds(32),
                 Load = TimeSpan.FromMilliseconds(64),
-                CommitAndStart = TimeSpan.FromMilliseconds(128),
+                Start = TimeSpan.FromMilliseconds(128),
             },
             parts);
         Assert.Equal(TimeSpan.FromMilliseconds(255), parts.Total);

@@ -48,7 +48,7 @@ public sealed class LyingDestinationTests
         string expected = lie switch
         {
             "garbage" => "magic is",
-            "another version" => "version is 3",
+            "another version" => "version is 2; this side speaks version 3",
             "hangs up" => "closed the connection",
             "failure" => "the destination gave up: no room",
             "refusal" => "The machines differ in 1 entry: a: source 1, destination has none",
@@ -81,7 +81,7 @@ public sealed class LyingDestinationTests
             case "another version":
                 byte[] preface = new byte[16];
                 BitConverter.TryWriteBytes(preface, StreamFormat.Magic);
-                preface[8] = 3;
+                preface[8] = 2;
                 BitConverter.TryWriteBytes(preface.AsSpan(12), FrameWriter.PrefaceCrc(preface));
                 socket.Send(preface);
                 break;
@@ -124,13 +124,13 @@ public sealed class LyingDestinationTests
         switch (lie)
         {
             case "early Running":
-                writer.Write(FrameType.Running, default);
+                writer.Write(FrameType.Running, new byte[RunningMessage.Size]);
                 break;
             case "early Prepared":
                 writer.Write(FrameType.Prepared, default);
                 break;
             case "early ack":
-                writer.Write(FrameType.RoundAck, [1, 0, 0, 0]);
+                writer.Write(FrameType.RoundAck, Ack(1));
                 break;
             case "wrong ack":
                 writer.Flush();
@@ -141,7 +141,7 @@ public sealed class LyingDestinationTests
                     reader.ReadPayload(header);
                 }
                 while (header.Type != FrameType.RoundEnd);
-                writer.Write(FrameType.RoundAck, [7, 0, 0, 0]);
+                writer.Write(FrameType.RoundAck, Ack(7));
                 break;
             case "early verdict":
                 writer.Write(FrameType.VerifyResult, new byte[VerifyResultMessage.FixedSize]);
@@ -153,6 +153,13 @@ public sealed class LyingDestinationTests
                 writer.Write(FrameType.Commit, [1]);
                 break;
         }
+    }
+
+    private static byte[] Ack(uint round)
+    {
+        var payload = new ArrayBufferWriter<byte>();
+        new RoundAckMessage(round, TimeSpan.Zero, default).Write(payload);
+        return payload.WrittenSpan.ToArray();
     }
 
     private static void Drain(FrameReader reader)

@@ -88,7 +88,7 @@ public sealed class PageChannelTests
             var payload = new ArrayBufferWriter<byte>();
             new AttachMessage(0, 12345).Write(payload);
             wrongToken = Answer(pair.ListenUri, FrameType.Attach, payload.WrittenSpan);
-            notAttaching = Answer(pair.ListenUri, FrameType.RoundAck, [1, 0, 0, 0]);
+            notAttaching = Answer(pair.ListenUri, FrameType.RoundAck, new byte[RoundAckMessage.Size]);
         });
         pair.Source.Parameters = new MigrationParameters { Channels = 2 };
         pair.Migrate();

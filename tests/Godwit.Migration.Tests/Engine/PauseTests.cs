@@ -20,7 +20,7 @@ public sealed class PauseTests
         DowntimeParts parts = pair.Source.Status.Downtime!;
         Assert.True(parts.Pause > TimeSpan.Zero);
         Assert.Equal(parts.StopVcpus + parts.StopDevices + parts.FinalSync + parts.FinalPages + parts.DeviceState + parts.MachineState
-            + parts.Load + parts.CommitAndStart, parts.Total);
+            + parts.Load + parts.Commit + parts.Start, parts.Total);
         Assert.Throws<InvalidOperationException>(pair.Source.Continue);
     }
 

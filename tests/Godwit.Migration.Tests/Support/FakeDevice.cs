@@ -184,14 +184,20 @@ internal sealed class FakeTracker(string id, Journal journal, Memory.GuestRam ra
     }
 }
 
-/// <summary>State of a model: a blob.</summary>
+/// <summary>
+/// State of a model: a blob. A load of what it has saved itself is noted as "own", not by its name: a destination does that before anything comes.
+/// </summary>
 internal sealed class FakeState(string id, Journal journal) : IStateParticipant
 {
+    private static int s_states;
+
     public string Id => id;
 
     public int Version { get; set; } = 3;
 
-    public byte[] State { get; set; } = System.Text.Encoding.UTF8.GetBytes($"state of {id}");
+    public bool LoadsAhead { get; set; }
+
+    public byte[] State { get; set; } = System.Text.Encoding.UTF8.GetBytes($"state of {id}, {Interlocked.Increment(ref s_states)}");
 
     public byte[]? Loaded { get; private set; }
 
@@ -205,7 +211,7 @@ internal sealed class FakeState(string id, Journal journal) : IStateParticipant
 
     public void Load(int version, ReadOnlySpan<byte> state)
     {
-        journal.Add($"{id}.Load");
+        journal.Add(state.SequenceEqual(State) ? $"{id}.Load(own)" : $"{id}.Load");
         LoadedVersion = version;
         Loaded = state.ToArray();
     }

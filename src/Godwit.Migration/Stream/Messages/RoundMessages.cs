@@ -50,20 +50,42 @@ public readonly record struct RoundEndMessage(uint Number, ulong Pages, ulong Ze
     }
 }
 
-/// <summary>The destination has everything up to the end of a round.</summary>
+/// <summary>The destination has everything up to the end of a round, and says what it would need from a switchover's last frame on.</summary>
 /// <param name="Number">The round.</param>
-public readonly record struct RoundAckMessage(uint Number)
+/// <param name="Rehearsal">Time from this round's last page to the acknowledgement that went into loading states ahead, and not into the link.</param>
+/// <param name="Needs">What it would need.</param>
+public readonly record struct RoundAckMessage(uint Number, TimeSpan Rehearsal, DestinationNeeds Needs)
 {
-    internal const int Size = 4;
+    internal const int Size = 36;
 
     /// <summary>Writes it.</summary>
-    public void Write(IBufferWriter<byte> writer) => writer.PutUInt32(Number);
+    public void Write(IBufferWriter<byte> writer)
+    {
+        writer.PutUInt32(Number);
+        writer.PutTime(Rehearsal);
+        writer.PutTime(Needs.Load);
+        writer.PutTime(Needs.Start);
+        writer.PutUInt64(Needs.DeviceBytesPerSecond);
+    }
 
     /// <summary>Reads it.</summary>
     /// <exception cref="MigrationStreamException">A field cannot be.</exception>
     public static RoundAckMessage Read(in FrameHeader header, ReadOnlySpan<byte> payload)
     {
         var reader = new PayloadReader(header, payload);
-        return new RoundAckMessage(reader.ReadUInt32("round"));
+        return new RoundAckMessage(
+            reader.ReadUInt32("round"),
+            reader.ReadTime("rehearsal"),
+            new DestinationNeeds(reader.ReadTime("load time"), reader.ReadTime("start time"), reader.ReadUInt64("device bytes per second")));
     }
+}
+
+/// <summary>What a destination says that it would need if the source stopped now.</summary>
+/// <param name="Load">To load the machine's state: measured by loading it ahead, or its own.</param>
+/// <param name="Start">From the commit until the guest runs.</param>
+/// <param name="DeviceBytesPerSecond">Bytes of device state that its devices take a second; 0 when too few have come to tell.</param>
+public readonly record struct DestinationNeeds(TimeSpan Load, TimeSpan Start, ulong DeviceBytesPerSecond)
+{
+    /// <summary>Load and start.</summary>
+    public TimeSpan Time => Load + Start;
 }

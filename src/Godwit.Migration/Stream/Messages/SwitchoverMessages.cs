@@ -31,6 +31,24 @@ public readonly record struct PrepareMessage(uint Rounds, int Devices, int State
     }
 }
 
+/// <summary>The machine runs on the destination, or is paused there as it was.</summary>
+/// <param name="Start">Time from the commit's arrival.</param>
+public readonly record struct RunningMessage(TimeSpan Start)
+{
+    internal const int Size = 8;
+
+    /// <summary>Writes it.</summary>
+    public void Write(IBufferWriter<byte> writer) => writer.PutTime(Start);
+
+    /// <summary>Reads it.</summary>
+    /// <exception cref="MigrationStreamException">A field cannot be.</exception>
+    public static RunningMessage Read(in FrameHeader header, ReadOnlySpan<byte> payload)
+    {
+        var reader = new PayloadReader(header, payload);
+        return new RunningMessage(reader.ReadTime("start time"));
+    }
+}
+
 /// <summary>The commit point.</summary>
 /// <param name="Running">The guest was running before the switchover, so it runs on; else it stays paused.</param>
 public readonly record struct CommitMessage(bool Running)

@@ -1,0 +1,103 @@
+using System.Buffers;
+
+namespace Godwit.Migration;
+
+/// <summary>
+/// What loading takes on this destination, known before it has to be done while the guest stands still. States that load ahead are loaded with
+/// what the source sends during its rounds; of the others the machine's own, fresh state is loaded, which executes the same for the first time.
+/// The fresh states also take the machine back when the migration fails.
+/// </summary>
+internal sealed class LoadRehearsal
+{
+    // Loaded so often: the first pays for what is executed for the first time.
+    private const int FreshLoads = 2;
+
+    // Starting devices and vCPUs; what cannot be measured before it happens.
+    private static readonly TimeSpan StartAllowance = TimeSpan.FromMilliseconds(5);
+
+    private readonly IMigrationHost _host;
+    private readonly TimeProvider _clock;
+    private readonly byte[][] _fresh;
+    private readonly TimeSpan[] _times; // by state: of its latest load
+    private readonly RateEstimator _deviceRate = new();
+    private long _deviceBytes; // not in the rate yet
+    private TimeSpan _deviceTime;
+    private bool _ahead;
+
+    /// <summary>Loads the machine's own states. It is fresh, and stays so.</summary>
+    /// <param name="host">The machine.</param>
+    /// <param name="clock">Measures.</param>
+    /// <param name="enter">Told what is being done, for error texts.</param>
+    internal LoadRehearsal(IMigrationHost host, TimeProvider clock, Action<string> enter)
+    {
+        _host = host;
+        _clock = clock;
+        _fresh = new byte[host.States.Count][];
+        _times = new TimeSpan[host.States.Count];
+        var state = new ArrayBufferWriter<byte>();
+        for (int i = 0; i < _fresh.Length; i++)
+        {
+            enter($"saving the fresh {host.States[i].Id}");
+            state.ResetWrittenCount();
+            host.States[i].Save(state);
+            _fresh[i] = state.WrittenSpan.ToArray();
+        }
+
+        for (int turn = 0; turn < FreshLoads; turn++)
+        {
+            for (int i = 0; i < _fresh.Length; i++)
+            {
+                enter($"loading the fresh {host.States[i].Id}");
+                Load(i, host.States[i].Version, _fresh[i]);
+            }
+        }
+    }
+
+    /// <summary>What it would need now.</summary>
+    internal DestinationNeeds Needs => new(
+        _times.Aggregate(TimeSpan.Zero, (sum, time) => sum + time),
+        StartAllowance,
+        _deviceRate.IsKnown ? (ulong)_deviceRate.BytesPerSecond : 0);
+
+    /// <summary>Loads a state ahead.</summary>
+    internal void LoadAhead(int index, int version, ReadOnlySpan<byte> state)
+    {
+        _ahead = true;
+        Load(index, version, state);
+    }
+
+    /// <summary>Gives a device a piece of its state and counts what that takes.</summary>
+    internal void Write(IMigratableDevice device, ReadOnlySpan<byte> chunk)
+    {
+        long began = _clock.GetTimestamp();
+        device.WriteState(chunk);
+        _deviceTime += _clock.GetElapsedTime(began);
+        _deviceBytes += chunk.Length;
+        if (_deviceBytes < RateEstimator.SmallSample)
+            return;
+        // One that takes no time at all sets no limit.
+        _deviceRate.Add(_deviceBytes, _deviceTime);
+        (_deviceBytes, _deviceTime) = (0, TimeSpan.Zero);
+    }
+
+    /// <summary>After a failure: the machine without what was loaded ahead.</summary>
+    internal void TakeBack()
+    {
+        if (!_ahead)
+            return;
+        for (int i = 0; i < _fresh.Length; i++)
+        {
+            if (_host.States[i].LoadsAhead)
+                Load(i, _host.States[i].Version, _fresh[i]);
+        }
+
+        _ahead = false;
+    }
+
+    private void Load(int index, int version, ReadOnlySpan<byte> state)
+    {
+        long began = _clock.GetTimestamp();
+        _host.States[index].Load(version, state);
+        _times[index] = _clock.GetElapsedTime(began);
+    }
+}
