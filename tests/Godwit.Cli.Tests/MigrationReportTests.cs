@@ -28,6 +28,9 @@ public sealed class MigrationReportTests
         double[] widths = [.. page.Descendants("rect").Select(rect => double.Parse(rect.Attribute("width")!.Value))];
         Assert.Equal([305.67, 612.33], widths);
         Assert.Contains("stop-vcpus", page.Value, StringComparison.Ordinal);
+        // What was expected, beside the sum of the parts that it is compared with.
+        XElement[] compared = [.. page.Descendants("table").Single(table => table.Value.Contains("measured", StringComparison.Ordinal)).Elements("tr").Skip(1)];
+        Assert.Equal([["stop", "5.0 ms", "10.0 ms"], ["load", "40.0 ms", "20.0 ms"], ["downtime", "45.0 ms", "30.0 ms"]], compared.Select(row => row.Elements().Select(cell => cell.Value).ToArray()));
         Assert.Equal("31768", page.Descendants("td").Single(cell => cell.Value == "31768").Value);
     }
 
@@ -142,6 +145,6 @@ public sealed class MigrationReportTests
         $$$"""
         {"status":"{{{status}}}","total-time":4000,{{{(error is null ? "" : $"\"error-desc\":{JsonSerializer.Serialize(error)},")}}}
          "ram":{"total":134217728,"remaining":0,"transferred":1000,"dirty-sync-count":1},
-         "x-godwit":{"downtime-limit":100,{{{(error is null ? "\"downtime-microseconds\":{\"stop-vcpus\":10000,\"load\":20000,\"total\":30000}," : "")}}}{{{Rounds}}}}}
+         "x-godwit":{"downtime-limit":100,{{{(error is null ? "\"downtime-microseconds\":{\"stop-vcpus\":10000,\"load\":20000,\"total\":30000},\"expected-downtime-microseconds\":{\"stop\":5000,\"load\":40000,\"total\":45000}," : "")}}}{{{Rounds}}}}}
         """;
 }

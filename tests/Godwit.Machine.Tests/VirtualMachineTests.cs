@@ -155,6 +155,7 @@ public class VirtualMachineTests
     {
         using VirtualMachine machine = VirtualMachine.Build(Small, TimeProvider.System);
         Assert.Equal(["iommu", "pci/00/00.0", "ioapic", "power", "cpu/0"], machine.Host.States.Select(s => s.Id));
+        Assert.Equal(["iommu"], machine.Host.States.Where(s => s.LoadsAhead).Select(s => s.Id));
     }
 
     [Fact]

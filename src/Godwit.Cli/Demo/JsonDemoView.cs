@@ -110,6 +110,13 @@ internal sealed class JsonDemoView : DemoView
         }
 
         writer.WriteEndObject();
+        writer.WriteStartObject("expected-downtime-parts-us");
+        foreach ((string part, TimeSpan time) in migration.ExpectedParts)
+        {
+            writer.WriteNumber(part, Microseconds(time));
+        }
+
+        writer.WriteEndObject();
         writer.WriteNumber("verification-us", Microseconds(migration.Verification));
         writer.WriteStartObject("bytes");
         writer.WriteNumber("ram", migration.RamTransferred);

@@ -51,6 +51,7 @@ internal sealed class IncomingStates(IMigrationHost host, LoadRehearsal rehearsa
         _deviceEnded[end.Device] = true;
     }
 
+    /// <summary>A state begins.</summary>
     /// <param name="header">The frame.</param>
     /// <param name="begin">What it says.</param>
     /// <param name="ahead">The guest still runs.</param>

@@ -85,7 +85,8 @@ public sealed class ConvergenceTests
     {
         ConvergenceInput absurd = Usual with { RemainingBytes = long.MaxValue, DeviceBytes = long.MaxValue, BytesPerSecond = 0, UnconvergedRounds = int.MaxValue };
         Assert.Equal(ConvergenceStep.GiveUp, Convergence.Decide(absurd).Step);
-        Assert.Equal(TimeSpan.FromDays(365), Convergence.Decide(absurd).ExpectedDowntime);
+        // A year for each of pages and states.
+        Assert.Equal(TimeSpan.FromDays(730) + absurd.SwitchoverTime, Convergence.Decide(absurd).ExpectedDowntime);
     }
 
     [Theory]

@@ -178,17 +178,48 @@ public sealed class DamagedStreamTests(DamagedStreamTests.Recorded recorded) : I
     }
 
     [Fact]
+    public void A_state_that_does_not_load_ahead_is_refused_within_a_round()
+    {
+        List<(FrameType Type, byte[] Payload)> all = [.. Enumerable.Range(0, _recording.Frames.Count).Select(i => (_recording.Frames[i].Type, _recording.Payload(i)))];
+        int ahead = all.FindIndex(frame => frame.Type == FrameType.MachineStateBegin);
+        int other = all.FindLastIndex(frame => frame.Type == FrameType.MachineStateBegin);
+        Assert.Equal(FrameType.MachineStateEnd, all[ahead + 2].Type);
+        all.InsertRange(ahead + 3, all.GetRange(other, 3));
+        MigrationStreamException e = AssertRefused(Recording.Compose(all), "a vCPU's state while it runs");
+        Assert.Equal("index", e.Field);
+        Assert.Contains("no further state is loaded ahead", e.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void A_round_does_not_end_within_a_state()
+    {
+        List<(FrameType Type, byte[] Payload)> all = [.. Enumerable.Range(0, _recording.Frames.Count).Select(i => (_recording.Frames[i].Type, _recording.Payload(i)))];
+        all.RemoveAt(all.FindIndex(frame => frame.Type == FrameType.MachineStateEnd));
+        MigrationStreamException e = AssertRefused(Recording.Compose(all), "a state without an end");
+        Assert.Equal(FrameType.RoundEnd, e.Type);
+        Assert.Contains("the state of iommu has not ended", e.Message, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData(2)] // which had no needs in its acknowledgements
+    [InlineData(4)]
+    public void Another_version_is_named(byte version)
+    {
+        byte[] other = [.. _recording.Bytes];
+        other[8] = version;
+        BitConverter.TryWriteBytes(other.AsSpan(12), FrameWriter.PrefaceCrc(other));
+        MigrationStreamException e = AssertRefused(other, $"version {version}");
+        Assert.Equal("version", e.Field);
+        Assert.Equal($"{version}", e.Value);
+        Assert.Contains("this side speaks version 3", e.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void Another_protocol_is_named()
     {
         MigrationStreamException e = AssertRefused("GET / HTTP/1.1\r\n\r\n"u8.ToArray(), "a browser");
         Assert.Equal("magic", e.Field);
         Assert.Null(e.Sequence);
-        byte[] newer = [.. _recording.Bytes];
-        newer[8] = 3;
-        BitConverter.TryWriteBytes(newer.AsSpan(12), FrameWriter.PrefaceCrc(newer));
-        e = AssertRefused(newer, "a newer version");
-        Assert.Equal("version", e.Field);
-        Assert.Equal("3", e.Value);
     }
 
     private byte[] Replace(FrameType type, int which, (FrameType Type, byte[] Payload) by)

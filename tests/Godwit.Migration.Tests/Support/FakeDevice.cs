@@ -21,6 +21,12 @@ internal sealed class FakeDevice(string id, Journal journal) : IMigratableDevice
 
     public ulong? Pending { get; set; } = 200_000;
 
+    /// <summary>Pending is what has not been read yet, instead of a number.</summary>
+    public bool CountsPending { get; set; }
+
+    /// <summary>Called with the bytes of each chunk that it takes.</summary>
+    public Action<int>? Taking { get; set; }
+
     public byte[] Loaded => _loaded.ToArray();
 
     /// <summary>Called whenever somebody asks for the state.</summary>
@@ -37,7 +43,7 @@ internal sealed class FakeDevice(string id, Journal journal) : IMigratableDevice
 
     public event Action<IMigratableDevice>? StateChanged;
 
-    public ulong? PendingBytes => Pending;
+    public ulong? PendingBytes => CountsPending ? (ulong)(State.Length - _sent) : Pending;
 
     public void MakeStopped() => _state = "stop";
 
@@ -106,6 +112,7 @@ internal sealed class FakeDevice(string id, Journal journal) : IMigratableDevice
         if (_loaded.Length == 0)
             journal.Add($"{id}.WriteState(first)");
         Expect("resuming");
+        Taking?.Invoke(chunk.Length);
         _loaded.Write(chunk);
     }
 

@@ -38,6 +38,7 @@ internal sealed class Recording : IDisposable
         var machine = new TestMachine(mebibytes: 2, devices: 1, running: !destination);
         machine.Devices[0].State = [1, 2, 3, 4, 5, 6, 7, 8, 9];
         machine.Devices[0].Precopy = 4;
+        machine.States[0].LoadsAhead = true; // so that there are states within a round, too
         return machine;
     }
 
