@@ -34,6 +34,7 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
     private bool _disposed;
     private int _stopWaiters;
     private long _wakes;
+    private TimeSpan _sliceUsed; // the thread's: what it has executed of a slice while throttled, before it halted
     private int _throttle;
     private bool _pausing;
 
@@ -62,6 +63,9 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
 
     public override void SendInterrupt(uint destination, byte vector) =>
         _apics.Deliver(new InterruptMessage(destination, Extended: true, Logical: false, ToOne: false, DeliveryMode: 0, vector, LevelTriggered: false));
+
+    /// <summary>It executes nothing: it is stopped or halted, or about to begin.</summary>
+    internal bool IsResting => Volatile.Read(ref _resting) != 0;
 
     /// <summary>How often its thread has been woken. A halted vCPU is stopped and let run again without.</summary>
     internal long Wakes => Interlocked.Read(ref _wakes);
@@ -180,8 +184,6 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
         _haltTimer.Dispose();
     }
 
-    private bool IsResting => Volatile.Read(ref _resting) != 0;
-
     /// <summary>Under the gate: it executes nothing, and will not by itself.</summary>
     private bool IsStopped => IsResting && Volatile.Read(ref _runWanted) == 0;
 
@@ -233,13 +235,14 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
     {
         try
         {
-            long sliceBegan = _time.GetTimestamp();
+            long began = _time.GetTimestamp();
             while (Volatile.Read(ref _runWanted) != 0)
             {
-                if (Volatile.Read(ref _throttle) is var throttle and not 0 && _time.GetElapsedTime(sliceBegan) >= Slice)
+                if (Volatile.Read(ref _throttle) is var throttle and not 0 && _sliceUsed + _time.GetElapsedTime(began) >= Slice)
                 {
                     Pause(throttle);
-                    sliceBegan = _time.GetTimestamp();
+                    _sliceUsed = TimeSpan.Zero;
+                    began = _time.GetTimestamp();
                 }
                 else if (_registers.InterruptsEnabled && _registers.TryTakeInterrupt(out byte vector))
                 {
@@ -259,10 +262,12 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
                 }
                 else
                 {
-                    return null;
+                    break;
                 }
             }
 
+            // One that halts again and again before its slice is over is throttled by what it has executed in all.
+            _sliceUsed = Volatile.Read(ref _throttle) != 0 ? _sliceUsed + _time.GetElapsedTime(began) : TimeSpan.Zero;
             return null;
         }
         catch (GuestPanicException panic)

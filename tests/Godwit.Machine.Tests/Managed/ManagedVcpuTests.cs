@@ -138,6 +138,46 @@ public sealed class ManagedVcpuTests : IDisposable
     }
 
     [Fact]
+    public void A_throttled_vCPU_that_halts_before_its_slice_ends_rests_when_it_has_executed_one_in_all()
+    {
+        var time = new ManualTime();
+        using var taken = new SemaphoreSlim(0);
+        // Each interrupt takes a millisecond, and nothing else takes any.
+        ManagedVcpu vcpu = Create(
+            new Program(
+                cpu =>
+                {
+                    cpu.Registers.InterruptsEnabled = true;
+                    cpu.Halt();
+                },
+                (cpu, _) =>
+                {
+                    cpu.Bus.Store(Counter, ++cpu.Registers.General[0]);
+                    time.Advance(TimeSpan.FromMilliseconds(1));
+                    taken.Release();
+                }),
+            time: time);
+        vcpu.Throttle(50);
+        vcpu.Run();
+        for (ulong slice = 1; slice <= 3; slice++)
+        {
+            while (_ram.Bus.Load<ulong>(Counter) < slice * 10)
+            {
+                Assert.True(SpinWait.SpinUntil(() => vcpu.IsResting && vcpu.Registers.Halted, Deadline.Generous), "it does not halt");
+                time.Advance(TimeSpan.FromMilliseconds(7)); // not its own
+                vcpu.Interrupt(0x40);
+                taken.Wait("the interrupt");
+            }
+
+            vcpu.Interrupt(0x41);
+            Assert.True(time.Armed.Wait(Deadline.Generous), "the throttled vCPU goes on");
+            Assert.Equal(slice * 10, _ram.Bus.Load<ulong>(Counter));
+            time.Advance(TimeSpan.FromMilliseconds(10));
+            taken.Wait("the interrupt that waited");
+        }
+    }
+
+    [Fact]
     public void A_halted_vCPU_wakes_for_an_interrupt_and_the_handler_runs_with_interrupts_disabled()
     {
         using var taken = new SemaphoreSlim(0);
