@@ -26,4 +26,10 @@ internal sealed class Registers : IMmioHandler
             Log.Add($"w{size}@{offset:x}={value:x}");
         OnWrite(offset, value, size);
     }
+
+    public void Refused(ulong offset, int length, bool write, in TransactionAttributes attributes)
+    {
+        lock (Log)
+            Log.Add($"refused {(write ? 'w' : 'r')}{length}@{offset:x}");
+    }
 }

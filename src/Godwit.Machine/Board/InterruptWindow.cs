@@ -16,7 +16,8 @@ internal sealed class InterruptWindow(IInterruptSink apics, IntelIommu? unit, Fu
 {
     /// <summary>
     /// A message is a write of one aligned doubleword (VT-d 3.15, SDM vol. 3, 11.11.1). A longer write is one request of another kind, not
-    /// several messages: it is refused, and a fault of the unit.
+    /// several messages: it is refused, and a fault of the unit. So is what reaches in here of a write that begins below, though no device may
+    /// send one across a page's end (VT-d 3.13).
     /// </summary>
     public static MmioAccessRules Rules => new(4, 4, AllowUnaligned: false) { Splits = false };
 

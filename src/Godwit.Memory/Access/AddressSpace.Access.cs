@@ -145,6 +145,7 @@ public sealed unsafe partial class AddressSpace
     private MemoryResult ReadPieces(AccessGuard guard, ulong address, Span<byte> destination, in TransactionAttributes attributes)
     {
         // An access that wraps at the top of the space fails where it leaves it.
+        int whole = destination.Length;
         while (true)
         {
             MemoryResult result = Route(guard, address, (uint)destination.Length, AccessRights.Read, attributes, out Piece piece);
@@ -161,7 +162,7 @@ public sealed unsafe partial class AddressSpace
             }
             else
             {
-                result = ReadRegisters(guard, (MmioRegion)piece.Region, piece.Offset, part, attributes);
+                result = ReadRegisters(guard, (MmioRegion)piece.Region, piece.Offset, part, part.Length == whole, attributes);
                 if (result != MemoryResult.Ok)
                     return result;
             }
@@ -177,6 +178,7 @@ public sealed unsafe partial class AddressSpace
 
     private MemoryResult WritePieces(AccessGuard guard, ulong address, ReadOnlySpan<byte> data, in TransactionAttributes attributes)
     {
+        int whole = data.Length;
         while (true)
         {
             MemoryResult result = Route(guard, address, (uint)data.Length, AccessRights.Write, attributes, out Piece piece);
@@ -194,7 +196,7 @@ public sealed unsafe partial class AddressSpace
             }
             else
             {
-                result = WriteRegisters(guard, (MmioRegion)piece.Region, piece.Offset, part, attributes);
+                result = WriteRegisters(guard, (MmioRegion)piece.Region, piece.Offset, part, part.Length == whole, attributes);
                 if (result != MemoryResult.Ok)
                     return result;
             }
@@ -265,14 +267,14 @@ public sealed unsafe partial class AddressSpace
     }
 
     private static MemoryResult ReadRegisters(
-        AccessGuard guard, MmioRegion region, ulong offset, Span<byte> destination, in TransactionAttributes attributes)
+        AccessGuard guard, MmioRegion region, ulong offset, Span<byte> destination, bool whole, in TransactionAttributes attributes)
     {
         if (guard.HandlerDepth >= MaxHandlerDepth)
             return MemoryResult.AccessError;
         int depth = guard.Leave();
         try
         {
-            return region.Read(offset, destination, attributes);
+            return region.Read(offset, destination, whole, attributes);
         }
         finally
         {
@@ -281,14 +283,14 @@ public sealed unsafe partial class AddressSpace
     }
 
     private static MemoryResult WriteRegisters(
-        AccessGuard guard, MmioRegion region, ulong offset, ReadOnlySpan<byte> data, in TransactionAttributes attributes)
+        AccessGuard guard, MmioRegion region, ulong offset, ReadOnlySpan<byte> data, bool whole, in TransactionAttributes attributes)
     {
         if (guard.HandlerDepth >= MaxHandlerDepth)
             return MemoryResult.AccessError;
         int depth = guard.Leave();
         try
         {
-            return region.Write(offset, data, attributes);
+            return region.Write(offset, data, whole, attributes);
         }
         finally
         {

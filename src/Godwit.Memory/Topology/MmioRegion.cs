@@ -24,8 +24,7 @@ public interface IMmioHandler
 
 /// <summary>
 /// Access sizes a handler takes, 1, 2, 4 or 8 bytes each. Wider accesses are split in ascending order (unless <see cref="Splits"/> is
-/// off); narrower ones are refused. An
-/// access of 1, 2, 4 or 8 bytes must be aligned to its size unless <paramref name="AllowUnaligned"/>; one of another length is a block
+/// off); narrower ones are refused. An access of 1, 2, 4 or 8 bytes must be aligned to its size unless <paramref name="AllowUnaligned"/>; one of another length is a block
 /// copy, made of pieces that the rules allow, and refused as a whole when it would need another.
 /// </summary>
 /// <param name="MinSize">Smallest access.</param>
@@ -36,13 +35,19 @@ public readonly record struct MmioAccessRules(int MinSize, int MaxSize, bool All
     /// <summary>1 to 8 bytes, aligned.</summary>
     public static MmioAccessRules Default => new(1, 8, false);
 
-    /// <summary>Whether accesses wider than <see cref="MaxSize"/> are made of several; false refuses them as a whole.</summary>
+    /// <summary>
+    /// Whether the handler sees an access in parts. False refuses what is wider than <see cref="MaxSize"/>, and the part in the region of an access
+    /// that begins before the region or ends behind it.
+    /// </summary>
     public bool Splits { get; init; } = true;
 
-    /// <summary>Whether an access of <paramref name="length"/> bytes can be made of accesses that the handler takes.</summary>
-    internal bool Allows(ulong offset, int length)
+    /// <summary>
+    /// Whether an access of <paramref name="length"/> bytes, <paramref name="whole"/> or part of a longer one, can be made of accesses that the
+    /// handler takes.
+    /// </summary>
+    internal bool Allows(ulong offset, int length, bool whole)
     {
-        if (!Splits && length > MaxSize)
+        if (!Splits && (length > MaxSize || !whole))
             return false;
         bool single = length <= 8 && BitOperations.IsPow2(length);
         if (single)
@@ -87,10 +92,10 @@ public sealed class MmioRegion : MemoryRegion
 
     internal override string Kind => "mmio";
 
-    /// <summary>Reads through the rules; the range lies in the region.</summary>
-    internal MemoryResult Read(ulong offset, Span<byte> destination, in TransactionAttributes attributes)
+    /// <summary>Reads through the rules; the range lies in the region, and is a <paramref name="whole"/> access or part of one.</summary>
+    internal MemoryResult Read(ulong offset, Span<byte> destination, bool whole, in TransactionAttributes attributes)
     {
-        if (!Rules.Allows(offset, destination.Length))
+        if (!Rules.Allows(offset, destination.Length, whole))
         {
             Handler.Refused(offset, destination.Length, write: false, attributes);
             return MemoryResult.AccessError;
@@ -109,10 +114,10 @@ public sealed class MmioRegion : MemoryRegion
         return MemoryResult.Ok;
     }
 
-    /// <summary>Writes through the rules; the range lies in the region.</summary>
-    internal MemoryResult Write(ulong offset, ReadOnlySpan<byte> data, in TransactionAttributes attributes)
+    /// <summary>Writes likewise.</summary>
+    internal MemoryResult Write(ulong offset, ReadOnlySpan<byte> data, bool whole, in TransactionAttributes attributes)
     {
-        if (!Rules.Allows(offset, data.Length))
+        if (!Rules.Allows(offset, data.Length, whole))
         {
             Handler.Refused(offset, data.Length, write: true, attributes);
             return MemoryResult.AccessError;

@@ -63,6 +63,29 @@ public sealed class MmioTests
         Assert.Equal(["w4@0=22222222"], second.Log);
     }
 
+    /// <summary>A handler that takes whole accesses only sees no part of one that is longer, begins before it or ends behind it; it is told.</summary>
+    [Theory]
+    [InlineData(0x1000, 4, true)]
+    [InlineData(0x100C, 4, true)]
+    [InlineData(0x1000, 8, false)]
+    [InlineData(0x0FFC, 8, false)]
+    [InlineData(0x0FF8, 12, false)]
+    [InlineData(0x100C, 8, false)]
+    public void Parts_of_accesses_are_refused_where_nothing_is_split(ulong address, int length, bool taken)
+    {
+        var others = new Registers();
+        _topology.Add(_topology.SystemRoot, default, new MmioRegion("others", 0x2000, others));
+        _topology.Add(
+            _topology.SystemRoot, new BusAddress(0x1000),
+            new MmioRegion("messages", 0x10, _registers, new MmioAccessRules(4, 4, AllowUnaligned: false) { Splits = false }), priority: 1);
+        AddressSpace space = _topology.System;
+        Assert.Equal(taken ? MemoryResult.Ok : MemoryResult.AccessError, space.Write(new BusAddress(address), new byte[length], TransactionAttributes.Vmm));
+        Assert.Equal(taken ? MemoryResult.Ok : MemoryResult.AccessError, space.Read(new BusAddress(address), new byte[length], TransactionAttributes.Vmm));
+        int inside = (int)(Math.Min(address + (ulong)length, 0x1010) - Math.Max(address, 0x1000));
+        ulong offset = Math.Max(address, 0x1000) - 0x1000;
+        Assert.Equal(taken ? [$"w4@{offset:x}=0", $"r4@{offset:x}"] : [$"refused w{inside}@{offset:x}", $"refused r{inside}@{offset:x}"], _registers.Log);
+    }
+
     [Fact]
     public void A_device_that_writes_its_own_registers_stops()
     {

@@ -5,8 +5,14 @@ namespace Godwit.Iommu.Intel.Interrupts;
 /// replaces an older one. Lookups are lock-free and allocate nothing.
 /// </summary>
 /// <remarks>
-/// Users are between <see cref="Enter"/> and <see cref="Exit"/>; an invalidation waits for those that began before it. Two counters are used
-/// in turn and both are waited for, because a user may have read the turn before it changed and count itself after.
+/// <para>Users are between <see cref="Enter"/> and <see cref="Exit"/>; an invalidation waits for those that could use what it forgets. These are not
+/// only the users that began before it. Such a user may have read the entry before the guest changed it, and keep it after the invalidation has
+/// looked, for as long as it takes to see that the generation has changed; whoever begins meanwhile may find it. So there are two counters,
+/// and users that begin during an invalidation count in the other one: first the older users are waited for, who may keep what is stale, then the
+/// ones who may have found that. Those that begin later find nothing stale.</para>
+/// <para>This needs that no user counts in the wrong one, and so the turn is read again after counting. Else a user that read it before an
+/// invalidation and counted after it would be in the counter that the next one waits for last, and those who find what it keeps in the one
+/// waited for first.</para>
 /// </remarks>
 internal sealed class InterruptEntryCache
 {
@@ -24,9 +30,14 @@ internal sealed class InterruptEntryCache
     /// <summary>Begins a use; the result is for <see cref="Exit"/>. A full fence.</summary>
     internal int Enter()
     {
-        int turn = Volatile.Read(ref _turn) & 1;
-        Interlocked.Increment(ref Users(turn));
-        return turn;
+        while (true)
+        {
+            int turn = Volatile.Read(ref _turn) & 1;
+            Interlocked.Increment(ref Users(turn));
+            if ((Volatile.Read(ref _turn) & 1) == turn)
+                return turn;
+            Exit(turn); // an invalidation began between
+        }
     }
 
     internal void Exit(int turn) => Interlocked.Decrement(ref Users(turn));
