@@ -5,6 +5,8 @@ internal sealed class Registers : IMmioHandler
 {
     internal List<string> Log { get; } = [];
 
+    internal List<string> Refusals { get; } = [];
+
     internal Func<ulong, int, ulong> OnRead { get; set; } = (_, _) => 0;
 
     internal Action<ulong, ulong, int> OnWrite { get; set; } = (_, _, _) => { };
@@ -30,6 +32,6 @@ internal sealed class Registers : IMmioHandler
     public void Refused(ulong offset, int length, bool write, in TransactionAttributes attributes)
     {
         lock (Log)
-            Log.Add($"refused {(write ? 'w' : 'r')}{length}@{offset:x}");
+            Refusals.Add($"{(write ? 'w' : 'r')}{length}@{offset:x}");
     }
 }

@@ -83,7 +83,8 @@ public sealed class MmioTests
         Assert.Equal(taken ? MemoryResult.Ok : MemoryResult.AccessError, space.Read(new BusAddress(address), new byte[length], TransactionAttributes.Vmm));
         int inside = (int)(Math.Min(address + (ulong)length, 0x1010) - Math.Max(address, 0x1000));
         ulong offset = Math.Max(address, 0x1000) - 0x1000;
-        Assert.Equal(taken ? [$"w4@{offset:x}=0", $"r4@{offset:x}"] : [$"refused w{inside}@{offset:x}", $"refused r{inside}@{offset:x}"], _registers.Log);
+        Assert.Equal(taken ? [$"w4@{offset:x}=0", $"r4@{offset:x}"] : [], _registers.Log);
+        Assert.Equal(taken ? [] : [$"w{inside}@{offset:x}", $"r{inside}@{offset:x}"], _registers.Refusals);
     }
 
     [Fact]
