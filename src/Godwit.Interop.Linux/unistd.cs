@@ -18,6 +18,7 @@ public static unsafe partial class unistd
     public const int F_SEAL_SHRINK = 0x2;
     public const int F_SEAL_GROW = 0x4;
     public const int O_NONBLOCK = 0x800;
+    public const int RWF_NOWAIT = 0x8;
     public const int SEEK_END = 2;
     public const int SEEK_DATA = 3;
     public const int SEEK_HOLE = 4;
@@ -36,6 +37,9 @@ public static unsafe partial class unistd
 
     [LibraryImport("libc", SetLastError = true)]
     public static partial nint pwrite(FileDescriptor fd, void* buffer, nuint count, long offset);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial nint preadv2(FileDescriptor fd, socket.iovec* vectors, int count, long offset, int flags);
 
     [LibraryImport("libc", SetLastError = true)]
     public static partial long lseek(FileDescriptor fd, long offset, int whence);

@@ -9,7 +9,7 @@ internal static class ReceivedEventFd
     /// <summary>What the kernel calls an eventfd in /proc (fs/eventfd.c, anon_inode).</summary>
     private const string LinkTarget = "anon_inode:[eventfd]";
 
-    /// <summary>A duplicate of <paramref name="file"/> as an eventfd that never blocks; false when it is something else.</summary>
+    /// <summary>A duplicate of <paramref name="file"/> as an eventfd that does not block as long as the peer leaves it so; false when it is something else.</summary>
     public static bool TryTake(FileDescriptor file, [NotNullWhen(true)] out EventFd? result)
     {
         result = null;

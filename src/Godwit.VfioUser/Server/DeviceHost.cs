@@ -3,9 +3,9 @@ using Godwit.Interop.Linux;
 namespace Godwit.VfioUser;
 
 /// <summary>What one client's session gives the device: its memory, its interrupts, and the log of what was written.</summary>
-internal sealed unsafe class DeviceHost(DeviceDescription description, MessagePump pump) : IDeviceHost, IDisposable
+internal sealed unsafe class DeviceHost(DeviceDescription description, MessagePump pump, TimeProvider clock, Action<string> close) : IDeviceHost, IDisposable
 {
-    private readonly InterruptTable _interrupts = new(description);
+    private readonly InterruptTable _interrupts = new(description, clock, close);
     private readonly FileCache _files = new();
     private readonly List<Mapping> _inside = [];
     private volatile DmaLog? _log;
@@ -172,7 +172,7 @@ internal sealed unsafe class DeviceHost(DeviceDescription description, MessagePu
     {
         UnmapAll();
         StopLog();
-        _interrupts.Clear();
+        _interrupts.Dispose();
         _files.Dispose();
     }
 

@@ -5,13 +5,30 @@ namespace Godwit.VfioUser;
 /// <summary>
 /// The client's eventfds by interrupt index and vector. A vector has a lock of its own, so that a trigger never meets a descriptor that
 /// is being closed, and none is signalled any more when the client's request to take it away is answered.
+/// <para>
+/// The client shares the eventfds and can fill one and make it blocking at any time, and no system call writes to an eventfd without
+/// waiting whatever its flags. So who signals says so, and somebody else looks now and then whether he hangs: the full eventfd is emptied,
+/// none is signalled any more, and the client's connection ends.
+/// </para>
 /// </summary>
-internal sealed class InterruptTable
+internal sealed class InterruptTable : IDisposable
 {
-    private readonly Vector[][] _indices;
+    /// <summary>How often to look: how long a client can hold up a thread of the device, once. Own choice.</summary>
+    private static readonly TimeSpan WatchPeriod = TimeSpan.FromMilliseconds(250);
 
-    public InterruptTable(DeviceDescription description)
+    private readonly Vector[][] _indices;
+    private readonly TimeProvider _clock;
+    private readonly Action<string> _onBlocked;
+    private ITimer? _watch; // from the first eventfd on; the session's thread makes and disposes it
+    private volatile bool _blocked;
+
+    /// <param name="description">The device's.</param>
+    /// <param name="clock">For looking whether somebody hangs.</param>
+    /// <param name="onBlocked">Ends the connection of a client that makes who signals wait. Any thread.</param>
+    public InterruptTable(DeviceDescription description, TimeProvider clock, Action<string> onBlocked)
     {
+        _clock = clock;
+        _onBlocked = onBlocked;
         _indices = new Vector[CountIndices(description)][];
         for (int i = 0; i < _indices.Length; i++)
         {
@@ -20,7 +37,7 @@ internal sealed class InterruptTable
             ArgumentOutOfRangeException.ThrowIfGreaterThan(count, WireLimits.MaxVectors);
             _indices[i] = new Vector[count];
             for (int vector = 0; vector < count; vector++)
-                _indices[i][vector] = new Vector();
+                _indices[i][vector] = new Vector(this);
         }
     }
 
@@ -45,7 +62,12 @@ internal sealed class InterruptTable
     }
 
     /// <summary>Sets or takes away (null) a vector's eventfd, which is this table's from now on.</summary>
-    public void Set(int index, int vector, EventFd? fd) => _indices[index][vector].Set(fd);
+    public void Set(int index, int vector, EventFd? fd)
+    {
+        if (fd is not null)
+            _watch ??= _clock.CreateTimer(static state => ((InterruptTable)state!).Watch(), this, WatchPeriod, WatchPeriod);
+        _indices[index][vector].Set(fd);
+    }
 
     /// <summary>Masks or unmasks a vector; a trigger meanwhile is signalled on unmasking.</summary>
     public void Mask(int index, int vector, bool masked) => _indices[index][vector].Mask(masked);
@@ -57,11 +79,26 @@ internal sealed class InterruptTable
             vector.Reset();
     }
 
-    /// <summary>Takes all eventfds away.</summary>
-    public void Clear()
+    /// <summary>Takes all eventfds away and stops looking after them; none may be set afterwards.</summary>
+    public void Dispose()
     {
         for (int i = 0; i < _indices.Length; i++)
             Disable(i);
+        _watch?.Dispose();
+    }
+
+    private void Watch()
+    {
+        for (int index = 0; index < _indices.Length; index++)
+        {
+            for (int vector = 0; vector < _indices[index].Length; vector++)
+            {
+                if (!_indices[index][vector].EmptyIfStuck())
+                    continue;
+                _blocked = true;
+                _onBlocked($"the client has filled the eventfd of vector {vector} of interrupt index {index} and made it blocking");
+            }
+        }
     }
 
     private static int CountIndices(DeviceDescription description)
@@ -73,7 +110,7 @@ internal sealed class InterruptTable
         return count;
     }
 
-    private sealed class Vector
+    private sealed class Vector(InterruptTable owner)
     {
         private readonly Lock _gate = new();
         private EventFd? _fd;
@@ -81,6 +118,7 @@ internal sealed class InterruptTable
         private bool _autoMasked; // by a level that was signalled (vfio.h, VFIO_IRQ_INFO_AUTOMASKED)
         private bool _pending;
         private bool _asserted;
+        private volatile EventFd? _signalling; // being written to now
 
         public void Trigger()
         {
@@ -89,7 +127,7 @@ internal sealed class InterruptTable
                 if (_masked)
                     _pending = true;
                 else
-                    _fd?.Signal();
+                    Signal();
             }
         }
 
@@ -122,7 +160,7 @@ internal sealed class InterruptTable
                     return;
                 _autoMasked = false;
                 if (_pending)
-                    _fd?.Signal();
+                    Signal();
                 else
                     SignalLevel();
                 _pending = false;
@@ -141,12 +179,35 @@ internal sealed class InterruptTable
             }
         }
 
+        /// <summary>Releases who hangs in a signal, without the lock that he holds. False when nobody does.</summary>
+        public bool EmptyIfStuck()
+        {
+            try
+            {
+                return _signalling?.EmptyIfFull() ?? false;
+            }
+            catch (ObjectDisposedException)
+            {
+                return false; // no longer in use, so nobody hangs in it
+            }
+        }
+
         private void SignalLevel()
         {
             if (!_asserted || _masked || _autoMasked || _fd is null)
                 return;
             _autoMasked = true;
+            Signal();
+        }
+
+        /// <summary>Under the lock.</summary>
+        private void Signal()
+        {
+            if (_fd is null || owner._blocked)
+                return;
+            _signalling = _fd;
             _fd.Signal();
+            _signalling = null;
         }
     }
 }

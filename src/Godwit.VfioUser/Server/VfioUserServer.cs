@@ -19,6 +19,10 @@ public static class VfioUserServer
     /// or may not be written.
     /// </exception>
     /// <exception cref="ArgumentException">The device has doorbells outside of its regions.</exception>
+    /// <exception cref="TimeoutException">
+    /// Told to stop, but the device has not returned from what it does for its client within <see cref="VfioUserServerOptions.DetachTimeout"/>;
+    /// it may still use what it was given.
+    /// </exception>
     public static void Run(IVfioUserDevice device, VfioUserServerOptions options, CancellationToken stop)
     {
         ArgumentNullException.ThrowIfNull(device);
@@ -47,11 +51,8 @@ public static class VfioUserServer
                     stop.WaitHandle.WaitOne(ExhaustedPauseMilliseconds);
                     continue;
                 }
-                if (current is { HasEnded: true })
-                {
-                    current.Join();
+                if (current is { HasEnded: true } && current.TryJoin(stop))
                     current = null;
-                }
                 if (current is null)
                     current = RunningSession.Start(device, migration, options, socket);
                 else
@@ -70,6 +71,7 @@ public static class VfioUserServer
     /// </summary>
     /// <exception cref="LinuxException">A socket cannot be made; see <see cref="Run"/>.</exception>
     /// <exception cref="ArgumentException">A device has doorbells outside of its regions.</exception>
+    /// <exception cref="TimeoutException">Told to stop, but a device has not; see <see cref="Run"/>.</exception>
     public static void RunAll(IReadOnlyList<(IVfioUserDevice Device, VfioUserServerOptions Options)> devices, CancellationToken stop)
     {
         ArgumentNullException.ThrowIfNull(devices);
@@ -180,48 +182,57 @@ public static class VfioUserServer
     private sealed class RunningSession
     {
         private readonly Session _session;
+        private readonly VfioUserServerOptions _options;
         private readonly Thread _thread;
+        private readonly ManualResetEvent _done = new(false);
 
-        private RunningSession(Session session, Thread thread)
+        private RunningSession(Session session, VfioUserServerOptions options)
         {
             _session = session;
-            _thread = thread;
+            _options = options;
+            _thread = new Thread(Run) { IsBackground = true, Name = "vfio-user session" };
+            _thread.Start();
         }
 
-        public bool HasEnded => !_thread.IsAlive || _session.HasEnded;
+        public bool HasEnded => _session.HasEnded || _done.WaitOne(0);
 
-        public static RunningSession Start(IVfioUserDevice device, MigrationStateMachine migration, VfioUserServerOptions options, SocketHandle socket)
-        {
-            var session = new Session(device, migration, options, socket);
-            var thread = new Thread(() =>
-            {
-                try
-                {
-                    session.Run();
-                }
-                catch (Exception e) when (e is not OutOfMemoryException)
-                {
-                    options.Log?.Invoke($"vfio-user session failed in the device: {e}");
-                }
-            })
-            {
-                IsBackground = true,
-                Name = "vfio-user session",
-            };
-            thread.Start();
-            return new RunningSession(session, thread);
-        }
+        public static RunningSession Start(IVfioUserDevice device, MigrationStateMachine migration, VfioUserServerOptions options, SocketHandle socket) =>
+            new(new Session(device, migration, options, socket), options);
 
-        public void Join()
+        /// <summary>Waits until the device has let go of the client. False when that takes too long, or <paramref name="stop"/> is cancelled first.</summary>
+        public bool TryJoin(CancellationToken stop)
         {
+            using var limit = new CancellationTokenSource(_options.DetachTimeout, _options.Clock);
+            if (WaitHandle.WaitAny([_done, stop.WaitHandle, limit.Token.WaitHandle]) != 0)
+            {
+                if (!stop.IsCancellationRequested)
+                    _options.Log?.Invoke($"the device has not let go of a client that has gone within {_options.DetachTimeout}");
+                return false;
+            }
             _thread.Join();
             _session.Dispose();
+            _done.Dispose();
+            return true;
         }
 
         public void Stop()
         {
             _session.Stop("the server stops");
-            Join();
+            if (!TryJoin(CancellationToken.None))
+                throw new TimeoutException($"The device has not let go of its client within {_options.DetachTimeout}");
+        }
+
+        private void Run()
+        {
+            try
+            {
+                _session.Run();
+            }
+            catch (Exception e) when (e is not OutOfMemoryException)
+            {
+                _options.Log?.Invoke($"vfio-user session failed in the device: {e}");
+            }
+            _done.Set();
         }
     }
 }

@@ -15,6 +15,12 @@ public sealed record VfioUserServerOptions
     /// <summary>How long a client may take to say what it speaks; longer would keep others out.</summary>
     public TimeSpan HandshakeTimeout { get; init; } = TimeSpan.FromSeconds(10);
 
+    /// <summary>
+    /// How long the device may take to let go of a client that has gone. Until then, and from then on until it has, further ones are told
+    /// that it is busy; a server that is told to stop waits no longer.
+    /// </summary>
+    public TimeSpan DetachTimeout { get; init; } = TimeSpan.FromSeconds(10);
+
     /// <summary>What the device's log of DMA accepts; no limits but the protocol's unless said otherwise.</summary>
     public DmaLogLimits LogLimits { get; init; } = new();
 
@@ -24,6 +30,6 @@ public sealed record VfioUserServerOptions
     /// </summary>
     public bool OfferWriteMultiple { get; init; }
 
-    /// <summary>Clock for <see cref="DmaReplyTimeout"/> and <see cref="HandshakeTimeout"/>.</summary>
+    /// <summary>Clock for all times here.</summary>
     public TimeProvider Clock { get; init; } = TimeProvider.System;
 }

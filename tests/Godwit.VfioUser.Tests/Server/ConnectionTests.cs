@@ -196,6 +196,55 @@ public sealed class ConnectionTests
     }
 
     [Fact]
+    public void A_device_that_hangs_for_a_client_that_has_gone_keeps_neither_the_next_nor_the_server_waiting()
+    {
+        var clock = new ManualClock();
+        using var hang = new ManualResetEventSlim();
+        using var hanging = new ManualResetEventSlim();
+        var device = new TestDevice
+        {
+            OnWrite = (_, _, _) =>
+            {
+                hanging.Set();
+                hang.Wait(TestServer.Patience);
+                return Errno.None;
+            },
+        };
+        string directory = Directory.CreateTempSubdirectory("gwvs").FullName;
+        var lines = new System.Collections.Concurrent.BlockingCollection<string>();
+        using var stop = new CancellationTokenSource();
+        var options = new VfioUserServerOptions { SocketPath = Path.Combine(directory, "s"), Clock = clock, DetachTimeout = TimeSpan.FromHours(1), Log = lines.Add };
+        Background run = Background.Run(() =>
+        {
+            var e = Assert.Throws<TimeoutException>(() => VfioUserServer.Run(device, options, stop.Token));
+            Assert.Contains("01:00:00", e.Message, StringComparison.Ordinal);
+        });
+        Assert.StartsWith("listening", TestServer.Take(lines), StringComparison.Ordinal);
+        using (RawPeer peer = RawPeer.ConnectAndNegotiate(options.SocketPath))
+        {
+            peer.Send(Command.RegionWrite, RawPeer.Bytes(new RegionAccessBody { Count = 1 }, [1]));
+            Assert.True(hanging.Wait(TestServer.Patience));
+        }
+        using (RawPeer next = RawPeer.Connect(options.SocketPath))
+        {
+            clock.AwaitTimer();
+            clock.Advance(TimeSpan.FromHours(1));
+            using RawMessage reply = next.Call(Command.Version, RawPeer.VersionBody(0, 0, RawPeer.QemuVersionJson));
+            Assert.Equal(Errno.EBUSY, reply.Header.ReplyErrno);
+        }
+        stop.Cancel();
+        while (run.IsRunning)
+        {
+            clock.Advance(TimeSpan.FromHours(1)); // whenever it has begun to wait
+            Thread.Yield();
+        }
+        run.Join();
+        hang.Set();
+        TestServer.Take(device.Disconnections);
+        Directory.Delete(directory, recursive: true);
+    }
+
+    [Fact]
     public void A_path_taken_by_a_file_is_refused_and_the_file_kept()
     {
         string directory = Directory.CreateTempSubdirectory("gwvs").FullName;

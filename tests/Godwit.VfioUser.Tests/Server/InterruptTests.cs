@@ -151,14 +151,63 @@ public sealed class InterruptTests : IDisposable
     public void A_blocking_eventfd_that_is_full_does_not_stop_the_device()
     {
         using EventFd fd = EventFd.Create();
-        Assert.Equal(0, unistd.fcntl(fd, unistd.F_SETFL, 0)); // blocking, as the client left it
-        unsafe
-        {
-            ulong full = ulong.MaxValue - 1;
-            Assert.Equal(8, unistd.write(fd, &full, 8));
-        }
+        FillAndMakeBlocking(fd);
         Assert.Equal(Errno.None, Set(4 | Trigger, 2, 0, 1, [], [fd]));
         _host.Trigger(2, 0);
+    }
+
+    [Fact]
+    public void An_eventfd_that_the_client_makes_blocking_later_and_fills_costs_the_client_its_connection()
+    {
+        using EventFd fd = EventFd.Create();
+        using EventFd other = EventFd.Create();
+        Assert.Equal(Errno.None, Set(4 | Trigger, 2, 0, 2, [], [fd, other]));
+        FillAndMakeBlocking(fd);
+        _peer.Send(Command.DeviceSetIrqs, RawPeer.Bytes(new SetIrqsBody { ArgSize = 20, Flags = (IrqSetFlags)(1 | Trigger), Index = 2, Count = 1 }));
+        _peer.TryReceive()?.Dispose(); // the answer may still come
+        TestServer.Take(_server.Device.Disconnections);
+        _host.Trigger(2, 1); // of a session that has ended
+        Assert.Equal(0ul, other.Drain());
+        using VfioUserClient next = _server.Connect();
+        next.Reset();
+        while (!TestServer.Take(_server.LogLines).Contains("filled the eventfd of vector 0 of interrupt index 2", StringComparison.Ordinal))
+        {
+        }
+    }
+
+    [Fact]
+    public void A_server_stops_although_its_device_hangs_in_a_full_eventfd()
+    {
+        using EventFd fd = EventFd.Create();
+        Assert.Equal(Errno.None, Set(4 | Trigger, 0, 0, 1, [], [fd]));
+        FillAndMakeBlocking(fd);
+        Background device = Background.Run(() => _host.SetPin(true));
+        _server.Stop();
+        device.Join();
+    }
+
+    [Fact]
+    public void A_full_eventfd_can_be_emptied_whoever_made_it_blocking()
+    {
+        using EventFd fd = EventFd.Create();
+        Assert.Equal(0, unistd.fcntl(fd, unistd.F_SETFL, 0));
+        Assert.False(fd.EmptyIfFull());
+        Assert.Equal(0ul, fd.Drain()); // read(2) would wait
+        Assert.True(fd.Signal());
+        Assert.False(fd.EmptyIfFull());
+        Assert.Equal(1ul, fd.Drain());
+        FillAndMakeBlocking(fd);
+        Background writer = Background.Run(() => fd.Signal());
+        Assert.True(fd.EmptyIfFull());
+        writer.Join();
+    }
+
+    private static unsafe void FillAndMakeBlocking(EventFd fd)
+    {
+        Assert.Equal(0, unistd.fcntl(fd, unistd.F_SETFL, 0));
+        // SAFETY: 8 bytes of this frame.
+        ulong full = ulong.MaxValue - 1;
+        Assert.Equal(8, unistd.write(fd, &full, 8));
     }
 
     [Fact]

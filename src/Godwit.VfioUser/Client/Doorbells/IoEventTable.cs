@@ -77,14 +77,7 @@ internal sealed unsafe class IoEventTable : IDisposable
     {
         bool full = false;
         foreach (EventFd bell in _bells)
-        {
-            // SAFETY: one entry in this frame; the eventfd is the caller's to keep open.
-            var entry = new pollfd { fd = bell.Number, events = poll.POLLOUT };
-            if (poll.wait(&entry, 1, 0) != 0)
-                continue;
-            bell.Drain();
-            full = true;
-        }
+            full |= bell.EmptyIfFull();
         return full;
     }
 
