@@ -180,7 +180,6 @@ internal sealed unsafe partial class ClientConnection
             if (slot is { IsPending: true })
                 Complete(slot, Errno.None, 0, lost: true);
         }
-        _dma.Stop();
         if (Volatile.Read(ref _disposed) == 0)
             _lost.TrySetResult(fault.Reason);
     }

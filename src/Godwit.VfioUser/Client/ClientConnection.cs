@@ -182,6 +182,7 @@ internal sealed unsafe partial class ClientConnection : IMessageSender, IDisposa
     {
         if (Interlocked.CompareExchange(ref _fault, new Fault(reason, protocol), null) is not null)
             return;
+        _dma.Stop(); // the receiver may wait for room there, behind a handler that waits for whom the receiver would wake
         try
         {
             _socket.Shutdown(); // wakes the receiver, which tells everybody
@@ -198,7 +199,6 @@ internal sealed unsafe partial class ClientConnection : IMessageSender, IDisposa
             return;
         _watchdog.Dispose();
         Fail("this client was disposed");
-        _dma.Stop();
         if (Thread.CurrentThread != _background)
             _background.Join();
         _dma.Join();

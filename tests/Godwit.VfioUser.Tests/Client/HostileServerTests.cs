@@ -367,6 +367,48 @@ public sealed class HostileServerTests
     }
 
     [Fact]
+    public void More_commands_than_are_queued_before_a_reply_end_with_the_time_for_that_reply()
+    {
+        // The caller receives its own reply, behind commands that find no room, since their handler needs the caller's lock.
+        using var server = new RawServer();
+        var clock = new ManualClock();
+        var machine = new object();
+        using var ended = new ManualResetEventSlim();
+        server.Play(peer =>
+        {
+            peer.AcceptVersion();
+            using RawMessage read = peer.Receive();
+            var flood = new List<byte>();
+            for (ushort i = 0; i < 1500; i++)
+                flood.AddRange(RawPeer.Message(new MessageHeader { Id = i, Command = Command.DmaRead }, RawPeer.Bytes(new DmaAccessBody { Address = 0x1000, Count = 8 })));
+            peer.SendBytes(flood.ToArray());
+            while (!ended.IsSet)
+            {
+                clock.Advance(TimeSpan.FromSeconds(5));
+                Thread.Yield();
+            }
+        });
+        using VfioUserClient client = server.Connect(new VfioUserClientOptions { Clock = clock, ReplyTimeout = TimeSpan.FromSeconds(5) }, new LockingDma(machine));
+        Background caller = Background.Run(() =>
+        {
+            lock (machine)
+            {
+                var e = Assert.Throws<VfioUserDisconnectedException>(() => client.ReadRegion(0, 0, new byte[4]));
+                Assert.Contains("no reply to REGION_READ", e.Message, StringComparison.Ordinal);
+            }
+        });
+        try
+        {
+            caller.Join();
+            Background.LossOf(client);
+        }
+        finally
+        {
+            ended.Set();
+        }
+    }
+
+    [Fact]
     public void Wrong_commands_of_the_device_get_errors()
     {
         using var server = new RawServer();
