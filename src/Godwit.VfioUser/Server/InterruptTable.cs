@@ -22,6 +22,7 @@ internal sealed class InterruptTable : IDisposable
     private ITimer? _watch; // from the first eventfd on; the session's thread makes and disposes it
     private volatile bool _blocked;
 
+    /// <summary>Makes the table of a device, with nobody listening.</summary>
     /// <param name="description">The device's.</param>
     /// <param name="clock">For looking whether somebody hangs.</param>
     /// <param name="onBlocked">Ends the connection of a client that makes who signals wait. Any thread.</param>

@@ -179,7 +179,7 @@ public static class VfioUserServer
     }
 
     /// <summary>A session with its thread.</summary>
-    private sealed class RunningSession
+    private sealed class RunningSession : IDisposable
     {
         private readonly Session _session;
         private readonly VfioUserServerOptions _options;
@@ -209,10 +209,16 @@ public static class VfioUserServer
                     _options.Log?.Invoke($"the device has not let go of a client that has gone within {_options.DetachTimeout}");
                 return false;
             }
+            Dispose();
+            return true;
+        }
+
+        /// <summary>Waits for the thread, which has ended or is about to, and gives everything back.</summary>
+        public void Dispose()
+        {
             _thread.Join();
             _session.Dispose();
             _done.Dispose();
-            return true;
         }
 
         public void Stop()
