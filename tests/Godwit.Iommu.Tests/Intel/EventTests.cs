@@ -149,6 +149,9 @@ public class EventTests
             guest.WriteRegister64(control, 0x0000_BEEF_0000_0000);
             Assert.Equal((0u, 0xBEEFu), (guest.Read32(control), guest.Read32(data)));
         }
+
+        guest.WriteRegister64(Irta, ulong.MaxValue);
+        Assert.Equal(0xFFFF_FFFF_FFFF_F00Ful | (eim ? 1u << 11 : 0), guest.ReadRegister64(Irta));
     }
 
     private static GuestDriver Unit(IntelIommuOptions options, bool eime)

@@ -86,15 +86,21 @@ public sealed class InterruptRemappingTests : IDisposable, IInterruptSink
     [Theory]
     [InlineData(0UL, 0UL, 0x22)]                         // not present
     [InlineData(1UL | (1 << 12), 0UL, 0x24)]
+    [InlineData(1UL | (1 << 13), 0UL, 0x24)]
+    [InlineData(1UL | (1 << 14), 0UL, 0x24)]
     [InlineData(1UL | (1 << 24), 0UL, 0x24)]
+    [InlineData(1UL | (1UL << 31), 0UL, 0x24)]
     [InlineData(1UL | (1 << 15), 0UL, 0x24)]             // posted format
     [InlineData(1UL | (3 << 5), 0UL, 0x24)]              // delivery modes that do not exist
     [InlineData(1UL | (6 << 5), 0UL, 0x24)]
     [InlineData(1UL, 3UL << 18, 0x24)]                   // SVT 3
     [InlineData(1UL | (1 << 12), 1UL << 18, 0x26)]       // reserved bits, and not of this source, which is verified first
     [InlineData(1UL, 1UL << 20, 0x24)]
+    [InlineData(1UL, 1UL << 63, 0x24)]
     [InlineData(1UL | (1UL << 32), 0UL, 0x24)]           // outside an xAPIC destination
+    [InlineData(1UL | (1UL << 39), 0UL, 0x24)]
     [InlineData(1UL | (1UL << 48), 0UL, 0x24)]
+    [InlineData(1UL | (1UL << 63), 0UL, 0x24)]
     public void An_entry_that_cannot_be_used_blocks_and_is_recorded_unless_FPD(ulong low, ulong high, int reason)
     {
         Enable(extended: false);

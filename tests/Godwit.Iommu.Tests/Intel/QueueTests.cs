@@ -212,16 +212,18 @@ public class QueueTests
     }
 
     [Theory]
-    [InlineData(0x4000_0000ul, 1u)] // no RAM there
-    [InlineData(0xFED9_0000ul, 1u)] // the unit's own registers
-    [InlineData(0x100_0000ul, 300u)] // tail behind the end
-    public void AQueueThatCannotBeReadIsAnError(ulong address, uint tail)
+    [InlineData(0x4000_0000ul, 1u, 2)] // no RAM there
+    [InlineData(0xFED9_0000ul, 1u, 2)] // the unit's own registers
+    [InlineData(0x100_0000ul, 300u, 1)] // tail behind the end
+    [InlineData(0x100_0000ul, 256u, 1)] // at the end
+    public void AQueueThatCannotBeReadIsAnError(ulong address, uint tail, int info)
     {
         using var guest = new GuestDriver();
         guest.WriteRegister64(Iqa, address);
         guest.Command(Qie);
         guest.Write32(Iqt, tail << 4);
         Assert.Equal(QueueError, guest.Read32(Fsts) & QueueError);
+        Assert.Equal((ulong)info, guest.ReadRegister64(0xB0));
         Assert.Equal(0ul, guest.ReadRegister64(Iqh));
         // Off and on again somewhere else.
         guest.Command(0, clear: Qie);
@@ -310,11 +312,17 @@ public class QueueTests
         guest.SetContext(guest.Sid(), previous, 1);
         guest.SetRootAndEnable();
         guest.Functions[0].DmaSpace.AddListener(new Counter());
+        guest.Queued((0ul, 0ul)); // leaves IQEI 3
+        guest.Ring();
+        guest.Write64(guest.Queue, IotlbGlobal.Item1);
+        guest.Write32(Fsts, QueueError);
+        Assert.Equal(3ul, guest.ReadRegister64(0xB0));
         for (int index = 0; index < 200; index++)
             guest.Queued(IotlbDomain(1));
         guest.Ring();
         Assert.Equal(QueueError, guest.Read32(Fsts) & QueueError);
-        Assert.InRange(guest.ReadRegister64(Iqh) >> 4, 1ul, 50ul);
+        Assert.InRange(guest.ReadRegister64(Iqh) >> 4, 2ul, 51ul);
+        Assert.Equal(0ul, guest.ReadRegister64(0xB0)); // there is no code for it
         Assert.NotEqual(0, guest.Iommu.Churn.Refused);
 
         // Now with leaves: the record is bounded by RAM too.

@@ -238,8 +238,9 @@ public class RegisterTests
         guest.WriteRegister64(Rtaddr, guest.Root);
         guest.Command(Srtp);
         guest.Command(Te);
-        guest.Write32(Gcmd, Te | (1u << 27)); // WBF: nothing to flush
+        guest.Write32(Gcmd, Te | (1u << 27) | (1u << 28) | (1u << 29) | 0x7F_FFFF); // WBF, EAFL, SFL, and bits that there are none of
         Assert.Equal(Te | Srtp, guest.Read32(Gsts));
+        Assert.Equal(0u, guest.Read32(Gcmd));
         guest.EnableQueue();
         Assert.Equal(Te | Srtp | Qie, guest.Read32(Gsts));
         guest.Write32(Gcmd, Te | Qie | (1u << 25) | (1u << 24)); // no interrupt remapping here

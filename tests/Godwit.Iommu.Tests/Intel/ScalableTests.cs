@@ -29,6 +29,11 @@ public class ScalableTests
         { "PASID entry with SSADE, which is not offered", 0x5A, true },
         { "PASID entry with PGSNP, which is not offered", 0x5A, true },
         { "PASID entry with ERE, which is not offered", 0x5A, true },
+        { "PASID entry with SSEE, which is not offered", 0x5A, true },
+        { "PASID entry with EAFE, which is not offered", 0x5A, true },
+        { "PASID entry with CD, which is not offered", 0x5A, true },
+        { "PASID entry with EMTE, which is not offered", 0x5A, true },
+        { "PASID entry with PAT, which is not offered", 0x5A, true },
         { "PASID entry with its last word set", 0x5A, true },
         { "PGTT 0", 0x5B, true },
         { "nested translation, which is not offered", 0x5B, true },
@@ -38,6 +43,7 @@ public class ScalableTests
         { "table below in registers", 0x78, true },
         { "neither readable nor writable", 0x79, true },
         { "entry with reserved bits", 0x7A, true },
+        { "entry with SNP, which is not offered", 0x7A, true },
         { "large page with low address bits", 0x7A, true },
         { "address beyond the width", 0x84, true },
         { "write to a page to be read", 0x85, true },
@@ -109,6 +115,11 @@ public class ScalableTests
                 case "PASID entry with SSADE, which is not offered": Set(pasid, 1 << 9); break;
                 case "PASID entry with PGSNP, which is not offered": Set(pasid + 8, 1 << 24); break;
                 case "PASID entry with ERE, which is not offered": Set(pasid + 16, 2); break;
+                case "PASID entry with SSEE, which is not offered": Set(pasid, 1 << 5); break;
+                case "PASID entry with EAFE, which is not offered": Set(pasid + 16, 1 << 7); break;
+                case "PASID entry with CD, which is not offered": Set(pasid + 8, 1 << 25); break;
+                case "PASID entry with EMTE, which is not offered": Set(pasid + 8, 1 << 26); break;
+                case "PASID entry with PAT, which is not offered": Set(pasid + 8, 1UL << 32); break;
                 case "PASID entry with its last word set": Set(pasid + 56, 1); break;
                 case "PGTT 0": Clear(pasid, 7 << 6); break;
                 case "nested translation, which is not offered": Set(pasid, 3 << 6); break;
@@ -118,6 +129,7 @@ public class ScalableTests
                 case "table below in registers": guest.Write64(table, IntelIommu.RegisterBase.Value | 7); break;
                 case "neither readable nor writable" or "page not present": iova = 0x6000; break;
                 case "entry with reserved bits": Set(guest.EntryOf(table, iova), 1UL << 62); break;
+                case "entry with SNP, which is not offered": Set(guest.EntryOf(table, iova), 1 << 11); break;
                 case "large page with low address bits": guest.Write64(guest.EntryOf(table, iova, level: 2), 0x20_2000 | 0x87); break;
                 case "page size at the top": Set(table, 0x80); break;
                 case "address beyond the width": iova = 1UL << 48; break;
