@@ -7,6 +7,7 @@ namespace Godwit.Interop.Linux;
 /// <summary>sys/resource.h: limits of the process.</summary>
 public static unsafe partial class resource
 {
+    public const int RLIMIT_NOFILE = 7;
     public const int RLIMIT_MEMLOCK = 8;
     public const ulong RLIM_INFINITY = ulong.MaxValue;
 

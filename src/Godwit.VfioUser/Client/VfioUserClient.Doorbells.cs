@@ -88,6 +88,7 @@ public sealed partial class VfioUserClient
             if (reply.ArgSize > WireLimits.MaxIoFds || attempt != 0)
                 _connection.Violated($"region {index} has {reply.ArgSize} bytes of eventfds; the limit is {WireLimits.MaxIoFds}, and the second answer must be the first's size");
             entries = new byte[reply.ArgSize - head];
+            DisposeAll(files); // the second answer brings its own, and counts from its first
         }
         string? wrong = IoEventTable.TryRead(entries.AsSpan(0, length - head), reply.Count, size, files, out IoEventTable? table);
         if (wrong is not null)

@@ -3,10 +3,10 @@ using Godwit.Interop.Linux;
 namespace Godwit.VfioUser;
 
 /// <summary>What one client's session gives the device: its memory, its interrupts, and the log of what was written.</summary>
-internal sealed unsafe class DeviceHost(DeviceDescription description, MessagePump pump, TimeProvider clock, Action<string> close) : IDeviceHost, IDisposable
+internal sealed unsafe class DeviceHost(DeviceDescription description, MessagePump pump, VfioUserServerOptions options, Action<string> close) : IDeviceHost, IDisposable
 {
-    private readonly InterruptTable _interrupts = new(description, clock, close);
-    private readonly FileCache _files = new();
+    private readonly InterruptTable _interrupts = new(description, options.Clock, close);
+    private readonly FileCache _files = new(options.Files.ForClient());
     private readonly List<Mapping> _inside = [];
     private volatile DmaLog? _log;
 

@@ -30,6 +30,9 @@ public sealed record VfioUserServerOptions
     /// </summary>
     public bool OfferWriteMultiple { get; init; }
 
+    /// <summary>How many different files of clients may be mapped.</summary>
+    internal FileBudget Files { get; init; } = FileBudget.Process;
+
     /// <summary>Clock for all times here.</summary>
     public TimeProvider Clock { get; init; } = TimeProvider.System;
 }

@@ -109,6 +109,27 @@ public sealed class IoEventAnswerTests : IDisposable
         OpenFiles.AssertReturnsTo(open);
     }
 
+    [Fact]
+    public void Descriptors_of_the_first_answer_are_not_those_of_the_second()
+    {
+        using EventFd early = EventFd.Create();
+        byte[] entry = Plain(offset: 8, size: 4, match: null);
+        _server.Play(peer =>
+        {
+            peer.AcceptVersion();
+            for (int i = 0; i < 2; i++)
+            {
+                using RawMessage question = peer.Receive();
+                peer.Reply(question.Header, RawPeer.Bytes(new RegionIoFdsBody { ArgSize = (uint)(16 + entry.Length), Count = 1 }, i == 0 ? [] : entry), Errno.None, i == 0 ? early : _bell);
+            }
+            Assert.Null(peer.TryReceive());
+        });
+        using VfioUserClient client = _server.Connect();
+        Assert.Equal(1, client.UseDoorbells(0, RegionSize));
+        client.WriteRegion(0, 8, [1, 0, 0, 0], posted: true);
+        Assert.Equal((0ul, 1ul), (early.Drain(), _bell.Drain()));
+    }
+
     [Theory]
     [InlineData(Errno.EINVAL)]
     [InlineData(Errno.ENOTTY)]

@@ -5,6 +5,13 @@ namespace Godwit.VfioUser.Tests;
 /// <summary>Damaged messages against a live server whose device does DMA meanwhile: no crash, no hang, nothing leaked.</summary>
 public sealed class ServerFuzzTests
 {
+    /// <summary>
+    /// What a client may make the server open at most: its share of the files below as memory and as descriptors, an eventfd for each of 65
+    /// vectors, 256 descriptors of commands that wait, and what is in hand, doorbells and sockets on both sides.
+    /// </summary>
+    private const int MostOpen = (2 * FilesOfOne) + 65 + 256 + 100;
+    private const int FilesOfOne = 16;
+
     private const string JsonLetters = "{}[]\",:0123456789eE.-truefalsn\\ \0";
 
     [Fact]
@@ -14,7 +21,7 @@ public sealed class ServerFuzzTests
         int messages = FuzzSettings.Inputs(20_000);
         var random = new Random(seed);
         var mutator = new Mutator(random);
-        using var server = new TestServer(Device(), o => o with { DmaReplyTimeout = TimeSpan.FromMilliseconds(2), HandshakeTimeout = TestServer.Patience });
+        using var server = new TestServer(Device(), o => o with { DmaReplyTimeout = TimeSpan.FromMilliseconds(2), HandshakeTimeout = TestServer.Patience, Files = new FileBudget(4 * FilesOfOne, 4 * FilesOfOne) });
         using MemFd ram = MemFd.Create("ram", 0x100000);
         using MemFd small = MemFd.Create("small", 4096);
         using EventFd eventFd = EventFd.Create();
@@ -23,6 +30,7 @@ public sealed class ServerFuzzTests
         using (VfioUserClient warm = server.Connect())
             warm.Reset();
         int before = OpenFiles.Count();
+        int mapped = OpenFiles.MappedFiles();
         long memory = FuzzSettings.Memory();
 
         using var stop = new CancellationTokenSource();
@@ -36,6 +44,7 @@ public sealed class ServerFuzzTests
             using RawPeer peer = RawPeer.Connect(server.Path);
             var reader = new Thread(() => Drain(peer.Socket));
             reader.Start();
+            List<FileDescriptor> own = [.. Enumerable.Range(0, 2 * FilesOfOne).Select(_ => MemFd.Create("own", 0x2000))]; // of this connection alone
             try
             {
                 peer.SendBytes(Version(corpus[random.Next(2)], random, mutator));
@@ -43,6 +52,8 @@ public sealed class ServerFuzzTests
                 {
                     byte[] message = corpus[random.Next(2, corpus.Length)];
                     FileDescriptor[] with = random.Next(3) == 0 ? [] : [.. Enumerable.Range(0, random.Next(3) == 0 ? random.Next(20) : 1).Select(_ => files[random.Next(files.Length)])];
+                    if (with.Length != 0 && random.Next(2) == 0)
+                        with[0] = own[random.Next(own.Count)];
                     bool damaged = random.Next(4) != 0;
                     sent += damaged ? 1 : 0;
                     message = damaged ? mutator.Mutate(message) : message;
@@ -56,6 +67,10 @@ public sealed class ServerFuzzTests
             {
                 // The server had enough of this client.
             }
+            own.ForEach(file => file.Dispose());
+            int open = OpenFiles.Count() - before;
+            int maps = OpenFiles.MappedFiles() - mapped;
+            Assert.True(open <= MostOpen && maps <= MostOpen, $"seed {seed}: {open} descriptors and {maps} mappings more than at the beginning");
             peer.Socket.Shutdown();
             Assert.True(reader.Join(TestServer.Patience), $"seed {seed}: a reply hangs");
             AssertNoDefect(server);
@@ -79,6 +94,7 @@ public sealed class ServerFuzzTests
         using (VfioUserClient last = server.Connect())
             last.Reset();
         OpenFiles.AssertReturnsTo(before);
+        Assert.True(SpinWait.SpinUntil(() => OpenFiles.MappedFiles() <= mapped, TestServer.Patience), $"seed {seed}: {OpenFiles.MappedFiles()} mappings, {mapped} were");
         FuzzSettings.AssertNotGrown(memory);
     }
 

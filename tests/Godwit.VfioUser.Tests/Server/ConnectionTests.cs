@@ -154,6 +154,23 @@ public sealed class ConnectionTests
         Assert.Equal(Errno.EINVAL, peer.Try(Command.Version, RawPeer.VersionBody(0, 0, null))); // once is enough
     }
 
+    [Theory]
+    [InlineData(1, true)]
+    [InlineData(0, false)]
+    public void A_region_to_map_is_offered_to_who_takes_descriptors(int maxFiles, bool offered)
+    {
+        using MemFd memory = MemFd.Create("bar", 0x4000);
+        var plain = new TestDevice();
+        using var server = new TestServer(new TestDevice
+        {
+            Description = plain.Description with { Regions = new Dictionary<int, DeviceRegion>(plain.Description.Regions) { [0] = new(0x4000, memory) } },
+        });
+        using RawPeer peer = RawPeer.ConnectAndNegotiate(server.Path, $$$"""{"capabilities":{"max_msg_fds":{{{maxFiles}}}}}""");
+        using RawMessage reply = peer.Call(Command.DeviceGetRegionInfo, RawPeer.Bytes(new RegionInfoBody { ArgSize = 4096 }));
+        Assert.Equal(offered, (reply.As<RegionInfoBody>().Flags & RegionFlags.Mmap) != 0);
+        Assert.Equal(maxFiles, reply.Files.Length);
+    }
+
     [Fact]
     public void The_limit_on_mappings_is_the_smaller_of_both_sides()
     {

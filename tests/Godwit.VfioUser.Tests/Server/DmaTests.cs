@@ -332,6 +332,77 @@ public sealed unsafe class DmaTests
         Assert.Equal(1, dma.Memory[0]);
     }
 
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void A_client_may_map_so_many_files_and_no_more(bool asMemory)
+    {
+        const int Share = 10;
+        using var server = new TestServer(configure: o => o with { Files = new FileBudget(4 * Share, 4 * Share) });
+        using RawPeer peer = RawPeer.ConnectAndNegotiate(server.Path);
+        int before = OpenFiles.Count() + OpenFiles.MappedFiles();
+        for (int round = 0; round < 2; round++)
+        {
+            for (int i = 0; i < 3 * Share; i++)
+            {
+                using FileDescriptor file = OneOf(asMemory);
+                Assert.Equal(i < Share ? Errno.None : Errno.ENOSPC, peer.Try(Command.DmaMap, MapBody((ulong)i << 12), file));
+                Assert.Equal(i < Share ? Errno.None : Errno.ENOSPC, peer.Try(Command.DmaMap, MapBody((ulong)(1000 + i) << 12), file)); // the same file costs nothing
+            }
+            Assert.Equal(Errno.None, peer.Try(Command.DmaUnmap, RawPeer.Bytes(new DmaUnmapBody { ArgSize = 24, Flags = DmaUnmapFlags.All })));
+        }
+        peer.Socket.Shutdown();
+        TestServer.Take(server.Device.Disconnections);
+        Assert.True(SpinWait.SpinUntil(() => OpenFiles.Count() + OpenFiles.MappedFiles() <= before, TestServer.Patience));
+    }
+
+    [Fact]
+    public void All_clients_together_may_map_so_many_files_and_no_more()
+    {
+        var all = new FileBudget(4, 4);
+        FileBudget[] clients = [.. Enumerable.Range(0, 5).Select(_ => all.ForClient())];
+        Assert.All(clients[..4], client => Assert.True(client.TryTake(asMemory: true)));
+        Assert.False(clients[0].TryTake(asMemory: true));
+        Assert.False(clients[4].TryTake(asMemory: true));
+        Assert.True(clients[4].TryTake(asMemory: false));
+        clients[2].Return(asMemory: true);
+        Assert.True(clients[4].TryTake(asMemory: true));
+    }
+
+    [Fact]
+    public void Descriptors_that_pile_up_while_the_device_waits_are_bounded()
+    {
+        using var server = new TestServer(configure: o => o with { DmaReplyTimeout = TestServer.Patience });
+        using RawPeer peer = RawPeer.ConnectAndNegotiate(server.Path);
+        IDeviceHost host = TestServer.Take(server.Device.Connections);
+        using EventFd fd = EventFd.Create();
+        Assert.Equal(Errno.None, peer.Try(Command.DmaMap, MapBody(0)));
+        server.Device.OnWrite = (_, _, _) => host.Read(At(0), new byte[4]) ? Errno.None : Errno.EFAULT;
+        peer.Send(Command.RegionWrite, RawPeer.Bytes(new RegionAccessBody { Count = 1 }, [1]));
+        Assert.Equal(Command.DmaRead, peer.Receive().Header.Command);
+        FileDescriptor[] many = [.. Enumerable.Repeat(fd, 16)];
+        Assert.Throws<LinuxException>(() =>
+        {
+            for (int i = 0; i < 1000; i++)
+                peer.Send(Command.DeviceReset, [], HeaderFlags.NoReply, many);
+        });
+        while (!TestServer.Take(server.LogLines).Contains("256 descriptors instead of answering DMA_READ", StringComparison.Ordinal))
+        {
+        }
+    }
+
+    private static byte[] MapBody(ulong address) => RawPeer.Bytes(new DmaMapBody { ArgSize = 32, Flags = 3, Address = address, Size = 4096 });
+
+    /// <summary>A file of one page of its own: sealed, which is used as memory, or not.</summary>
+    private static FileDescriptor OneOf(bool asMemory)
+    {
+        if (asMemory)
+            return MemFd.Create("one", 4096);
+        FileDescriptor file = FileDescriptor.Adopt(mman.memfd_create("one", mman.MFD_CLOEXEC));
+        Assert.Equal(0, unistd.ftruncate(file, 4096));
+        return file;
+    }
+
     private static FileDescriptor Duplicate(FileStream stream)
     {
         FileDescriptor borrowed = FileDescriptor.Adopt((int)stream.SafeFileHandle.DangerousGetHandle());

@@ -8,6 +8,10 @@ internal static class OpenFiles
     /// <summary>Those that the protocol can carry or make; the runtime opens assemblies and pipes when it likes.</summary>
     public static int Count() => Links().Count();
 
+    /// <summary>How many mappings of shared memory files this process has; the runtime has its own.</summary>
+    public static int MappedFiles() => File.ReadLines("/proc/self/maps")
+        .Count(line => line.Contains("/memfd:", StringComparison.Ordinal) && !line.Contains("/memfd:doublemapper", StringComparison.Ordinal));
+
     /// <summary>Waits until the number is back; what is closed on another thread may take a moment.</summary>
     public static void AssertReturnsTo(int expected)
     {

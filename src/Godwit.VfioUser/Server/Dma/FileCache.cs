@@ -3,7 +3,7 @@ using Godwit.Interop.Linux;
 namespace Godwit.VfioUser;
 
 /// <summary>A file of the client in use here, as memory or as a descriptor, and how many DMA mappings lie in it.</summary>
-internal sealed class SharedFile(FileKey? key, MemoryMapping? memory, FileDescriptor? descriptor, ulong offset) : IDisposable
+internal sealed class SharedFile(FileKey? key, MemoryMapping? memory, FileDescriptor? descriptor, ulong offset, FileBudget budget) : IDisposable
 {
     /// <summary>Under what the cache knows it; null when only one mapping uses it.</summary>
     public FileKey? Key { get; set; } = key;
@@ -24,6 +24,7 @@ internal sealed class SharedFile(FileKey? key, MemoryMapping? memory, FileDescri
     {
         Memory?.Dispose();
         Descriptor?.Dispose();
+        budget.Return(Memory is not null);
     }
 }
 
@@ -34,7 +35,7 @@ internal readonly record struct FileKey(ulong Device, ulong Inode, bool AsMemory
 /// Files that the client hands over with DMA_MAP. Behind a vIOMMU the same RAM file comes with every mapping, so it is mapped whole,
 /// once, and further DMA mappings cost neither mmap nor page faults nor descriptors. Used by the command thread only.
 /// </summary>
-internal sealed class FileCache : IDisposable
+internal sealed class FileCache(FileBudget budget) : IDisposable
 {
     /// <summary>Files without a DMA mapping that stay; a guest in between two buffers should not pay for the remap.</summary>
     private const int MaxIdle = 8;
@@ -49,7 +50,7 @@ internal sealed class FileCache : IDisposable
     private readonly List<FileKey> _idle = [];
 
     /// <summary>Makes a DMA mapping of a received file; takes the descriptor over in any case.</summary>
-    /// <returns>None, or why the file cannot be used: EINVAL for what is no regular file or too short, EACCES for missing rights.</returns>
+    /// <returns>None, or why the file cannot be used: EINVAL for what is no regular file or too short, EACCES for missing rights, ENOSPC for too many files.</returns>
     public Errno TryCreate(DmaRange range, DmaAccess access, FileDescriptor file, ulong offset, out Mapping? mapping)
     {
         mapping = null;
@@ -74,13 +75,19 @@ internal sealed class FileCache : IDisposable
             }
             if (shared is null || (asMemory && offset + range.Length > shared.Memory!.Length))
             {
+                if (!budget.TryTake(asMemory))
+                {
+                    EvictIdle(0);
+                    if (!budget.TryTake(asMemory))
+                        return Errno.ENOSPC;
+                }
                 if (asMemory)
                 {
-                    shared = MapWhole(key, file, status.Size) ?? MapPiece(file, offset, range.Length, writable);
+                    shared = Map(key, file, status.Size, offset, range.Length);
                 }
                 else
                 {
-                    shared = new SharedFile(key, null, file, 0);
+                    shared = new SharedFile(key, null, file, 0, budget);
                     unused = null;
                     _files.Add(key, shared);
                 }
@@ -114,13 +121,7 @@ internal sealed class FileCache : IDisposable
             return;
         }
         _idle.Add(key);
-        if (_idle.Count > MaxIdle)
-        {
-            FileKey oldest = _idle[0];
-            _idle.RemoveAt(0);
-            _files.Remove(oldest, out SharedFile? evicted);
-            evicted!.Dispose();
-        }
+        EvictIdle(MaxIdle);
     }
 
     /// <summary>Closes everything; no mapping may be in use.</summary>
@@ -141,11 +142,36 @@ internal sealed class FileCache : IDisposable
         return seals >= 0 && (seals & unistd.F_SEAL_SHRINK) != 0;
     }
 
+    private void EvictIdle(int left)
+    {
+        while (_idle.Count > left)
+        {
+            FileKey oldest = _idle[0];
+            _idle.RemoveAt(0);
+            _files.Remove(oldest, out SharedFile? evicted);
+            evicted!.Dispose();
+        }
+    }
+
+    /// <summary>Maps a file that has been taken into the budget: whole, or the piece that is asked for where that is too large.</summary>
+    private SharedFile Map(FileKey key, FileDescriptor file, ulong size, ulong offset, ulong length)
+    {
+        try
+        {
+            return MapWhole(key, file, size) ?? MapPiece(file, offset, length, key.Mode == O_RDWR);
+        }
+        catch
+        {
+            budget.Return(asMemory: true);
+            throw;
+        }
+    }
+
     private SharedFile? MapWhole(FileKey key, FileDescriptor file, ulong size)
     {
         try
         {
-            var mapped = new SharedFile(key, MemoryMapping.MapShared(file, 0, size, key.Mode == O_RDWR), null, 0);
+            var mapped = new SharedFile(key, MemoryMapping.MapShared(file, 0, size, key.Mode == O_RDWR), null, 0, budget);
             if (_files.Remove(key, out SharedFile? old))
             {
                 // The file has grown since it was mapped: users of the old memory keep it until they go.
@@ -162,9 +188,9 @@ internal sealed class FileCache : IDisposable
         }
     }
 
-    private static SharedFile MapPiece(FileDescriptor file, ulong offset, ulong length, bool writable)
+    private SharedFile MapPiece(FileDescriptor file, ulong offset, ulong length, bool writable)
     {
         ulong start = offset & ~((ulong)Environment.SystemPageSize - 1);
-        return new SharedFile(null, MemoryMapping.MapShared(file, start, length + (offset - start), writable), null, start);
+        return new SharedFile(null, MemoryMapping.MapShared(file, start, length + (offset - start), writable), null, start, budget);
     }
 }

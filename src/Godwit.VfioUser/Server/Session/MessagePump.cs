@@ -16,6 +16,9 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
     /// <summary>Their bytes, likewise.</summary>
     private const long MaxQueuedBytes = 64 * 1024 * 1024;
 
+    /// <summary>Their descriptors, likewise: a process that has none left dies.</summary>
+    private const int MaxQueuedFiles = 256;
+
     /// <summary>Messages kept for reuse.</summary>
     private const int MaxSpare = 8;
 
@@ -32,6 +35,7 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
     private readonly Stack<DmaRequest> _spareRequests = new();
     private int _heldBytes;
     private long _queuedBytes;
+    private int _queuedFiles;
     private ushort _nextId;
     private int _waiting; // threads in Monitor.Wait, so that nobody is woken in vain
     private bool _receiving; // somebody is in ReceiveMessage
@@ -57,6 +61,7 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
                 if (_commands.TryDequeue(out IncomingMessage? queued))
                 {
                     _queuedBytes -= queued.Length;
+                    _queuedFiles -= queued.FileCount;
                     return queued;
                 }
                 if (_closed is not null)
@@ -289,7 +294,8 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
             {
                 _commands.Enqueue(command);
                 _queuedBytes += command.Length;
-                tooMany = _commands.Count > MaxQueued || _queuedBytes > MaxQueuedBytes;
+                _queuedFiles += command.FileCount;
+                tooMany = _commands.Count > MaxQueued || _queuedBytes > MaxQueuedBytes || _queuedFiles > MaxQueuedFiles;
             }
         }
         if (abandoned)
@@ -298,7 +304,7 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
             Return(command);
         }
         else if (tooMany)
-            Close($"the client sent more than {MaxQueued} commands or {MaxQueuedBytes} bytes instead of answering {request.Command.Name()}");
+            Close($"the client sent more than {MaxQueued} commands, {MaxQueuedBytes} bytes or {MaxQueuedFiles} descriptors instead of answering {request.Command.Name()}");
     }
 
     private void StopReceiving()

@@ -42,7 +42,7 @@ internal sealed partial class Session
         }
         reply.Size = region.Size;
         reply.Flags = RegionFlags.Read | RegionFlags.Write;
-        if (region.File is null)
+        if (region.File is null || _client.MaxMessageFds == 0)
         {
             length = PutReply(reply);
             return Errno.None;

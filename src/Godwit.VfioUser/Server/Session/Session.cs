@@ -33,7 +33,7 @@ internal sealed partial class Session : IDisposable
         _options = options;
         _socket = socket;
         _pump = new MessagePump(socket, options.DmaReplyTimeout, options.Clock);
-        _host = new DeviceHost(_description, _pump, options.Clock, Close);
+        _host = new DeviceHost(_description, _pump, options, Close);
         _regionCount = PciRegion.Count;
         foreach (int index in _description.Regions.Keys)
             _regionCount = Math.Max(_regionCount, index + 1);
