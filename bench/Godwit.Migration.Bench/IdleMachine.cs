@@ -1,15 +1,21 @@
+using System.Diagnostics;
 using Godwit.Memory;
 
 namespace Godwit.Migration.Bench;
 
-/// <summary>A machine that is nothing but RAM.</summary>
-internal sealed class IdleMachine : IMigrationHost, IDisposable
+/// <summary>A machine that is nothing but RAM, and a log of DMA that nobody does, which tells when the machine is left alone again.</summary>
+internal sealed class IdleMachine : IMigrationHost, IDirtyTracker, IDisposable
 {
     public IdleMachine(ulong bytes) => Ram.Add("main", bytes);
 
+    /// <summary>When a migration last let go of the machine (<see cref="Stopwatch.GetTimestamp"/>).</summary>
+    public long TakenBackAt { get; private set; }
+
+    public string Id => "none";
+
     public GuestRam Ram { get; } = new();
 
-    public IReadOnlyList<IDirtyTracker> DirtyTrackers => [];
+    public IReadOnlyList<IDirtyTracker> DirtyTrackers => [this];
 
     public IReadOnlyList<IMigratableDevice> Devices => [];
 
@@ -62,6 +68,14 @@ internal sealed class IdleMachine : IMigrationHost, IDisposable
     public void StartAfterLoad(bool running)
     {
     }
+
+    public void Start()
+    {
+    }
+
+    public DirtySyncReport Sync(bool final) => default;
+
+    public void Stop() => TakenBackAt = Stopwatch.GetTimestamp();
 
     public void Dispose() => Ram.Dispose();
 }

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Globalization;
 
 namespace Godwit.Migration.Bench;
 
@@ -30,6 +31,16 @@ internal sealed class OtherProcess : IDisposable
 
     /// <summary>Waits for a line that says what it has used.</summary>
     public Usage ReadUsage() => Usage.Parse(_process.StandardOutput.ReadLine() ?? throw new InvalidOperationException("The other process has ended early"));
+
+    /// <summary>Stops it, or lets it go on (signal(7)).</summary>
+    public void Pause(bool stopped)
+    {
+        using Process kill = Process.Start("kill", [stopped ? "-STOP" : "-CONT", _process.Id.ToString(CultureInfo.InvariantCulture)]);
+        kill.WaitForExit();
+    }
+
+    /// <summary>Ends one that would wait for more.</summary>
+    public void Kill() => _process.Kill();
 
     public void Dispose()
     {

@@ -4,6 +4,7 @@ using Godwit.Migration;
 using Godwit.Migration.Bench;
 
 // dotnet run -c Release --project bench/Godwit.Migration.Bench -- [--memory MIB] [--repeat N] [--transport unix|tcp|tls] [--channels N]
+// dotnet run -c Release --project bench/Godwit.Migration.Bench -- cancel [the same]: how long a cancel takes instead
 //
 // Migrates an idle machine to another process, beside a plain copy of the same bytes over the same kind of socket (TCP for TLS) into fresh
 // memory, by turns in the same run. The ratio is what counts: the machine's speed is in both.
@@ -16,6 +17,9 @@ switch (args)
         return 0;
 }
 
+bool cancel = args is ["cancel", ..];
+if (cancel)
+    args = args[1..];
 ulong mebibytes = 2048;
 int repeat = 3;
 int channels = 1;
@@ -57,6 +61,14 @@ try
         Link.WriteCertificates(directory);
     TlsCredentials? credentials = transport == Transport.Tls ? TlsCredentials.Load(directory, []) : null;
     ulong bytes = mebibytes << 20;
+    if (cancel)
+    {
+        using var machine = new IdleMachine(bytes);
+        machine.FillWithRandom(seed: 1);
+        Cancel(machine, credentials);
+        return 0;
+    }
+
     Console.WriteLine($"{mebibytes} MiB over {transport.ToString().ToLowerInvariant()}, {channels} {(channels == 1 ? "channel" : "channels")}, median of {repeat}");
     Console.WriteLine("MB/s of guest memory; CPU seconds of both sides; resident memory of the destination beside guest RAM");
     Console.WriteLine(
@@ -132,6 +144,19 @@ Sample Migrate(IdleMachine machine, TlsCredentials? credentials, bool verify)
     other.Expect("completed");
     Usage theirs = other.ReadUsage();
     return new Sample(time, status.Downtime!.Total, cpu + theirs.CpuSeconds, theirs.PeakBytes);
+}
+
+void Cancel(IdleMachine machine, TlsCredentials? credentials)
+{
+    Migrate(machine, credentials, verify: false); // warms up
+    TimeSpan whole = Migrate(machine, credentials, verify: false).Time;
+    string uri = Link.NewUri(transport, directory);
+    using var other = new OtherProcess("destination", uri, machine.Block.Size.ToString(CultureInfo.InvariantCulture), "");
+    Console.WriteLine($"{mebibytes} MiB, {repeat} cancels at random moments of {whole.TotalSeconds:0.0} s; ms until the machine is left alone, and until it is told");
+    Console.WriteLine($"{"destination",-14} {"median",8} {"largest",8} {"told: median",12} {"largest",8}");
+    CancelTimes.Measure(machine, other, uri, whole, repeat, stopped: false);
+    CancelTimes.Measure(machine, other, uri, whole, repeat, stopped: true);
+    other.Kill();
 }
 
 Sample Copy(IdleMachine machine)

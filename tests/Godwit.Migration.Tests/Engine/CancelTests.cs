@@ -81,6 +81,8 @@ public sealed class CancelTests
             pair.Source.Cancel();
         }).Start());
         AssertCancelled(pair);
+        // It waits after each chunk, and the cancel came in the first wait.
+        Assert.InRange(pair.Source.Status.NormalPages, 1, StreamFormat.MaxPagesPerFrame);
     }
 
     [Fact]
@@ -114,6 +116,25 @@ public sealed class CancelTests
         Assert.Equal(MigrationState.Cancelled, pair.WaitForSource(MigrationState.Cancelled, MigrationState.Failed, MigrationState.Completed));
         Assert.True(source.Executing);
         Assert.False(source.Ram.Dirty.Enabled);
+    }
+
+    [Fact]
+    public void A_write_that_makes_no_progress_is_broken_within_a_hundred_milliseconds_of_the_cancel()
+    {
+        var clock = new ManualClock();
+        using var source = new TestMachine(mebibytes: 64, devices: 0);
+        source.Fill(4);
+        using var pair = new Pair(source, new TestMachine(mebibytes: 64, devices: 0, running: false), clock);
+        using var deaf = new DeafDestination(StreamDescription.Of(source), pair.TempFile("deaf.sock"));
+        pair.Source.Start(deaf.Address);
+        deaf.WaitUntilFull();
+        pair.Source.Cancel();
+        // Looked at twice by then: what has just begun when it is looked at for the first time is old enough the second time.
+        clock.Advance(TimeSpan.FromMilliseconds(49));
+        Assert.False(MigrationProgress.IsOver(pair.Source.Status.State));
+        clock.Advance(TimeSpan.FromMilliseconds(51));
+        Assert.Equal(MigrationState.Cancelled, pair.WaitForSource(MigrationState.Cancelled, MigrationState.Failed, MigrationState.Completed));
+        Assert.True(source.Executing);
     }
 
     [Fact]
