@@ -10,6 +10,9 @@ internal sealed class Exchange
 
     public required byte[] Request { get; set; }
 
+    /// <summary>What came with the command; the relay's.</summary>
+    public IReadOnlyList<FileDescriptor> RequestFiles { get; init; } = [];
+
     /// <summary>The answer's body; null when there is none yet: the device is asked then.</summary>
     public byte[]? Reply { get; set; }
 
@@ -46,6 +49,9 @@ internal sealed record Spoil(Action<Exchange>? Before = null, Action<Exchange>? 
 {
     /// <summary>The client has gone, in the middle of a message perhaps. True: nobody is served any more.</summary>
     public Func<bool, bool>? OnGone { get; init; }
+
+    /// <summary>Called when nobody is served any more.</summary>
+    public Action? OnDone { get; init; }
 
     /// <summary>A second client throws the first one out.</summary>
     public bool SecondThrowsOutFirst { get; init; }
@@ -86,6 +92,7 @@ internal sealed class SpoiledDevice : IDisposable
         }
         foreach (Thread thread in _threads)
             thread.Join();
+        _spoil.OnDone?.Invoke();
         _listener.Dispose();
         Directory.Delete(_directory, recursive: true);
     }
@@ -153,7 +160,7 @@ internal sealed class SpoiledDevice : IDisposable
 
     private bool Pass(SocketHandle client, SocketHandle device, MessageHeader header, byte[] body, List<FileDescriptor> files)
     {
-        var exchange = new Exchange { Header = header, Request = body };
+        var exchange = new Exchange { Header = header, Request = body, RequestFiles = files };
         _spoil.Before?.Invoke(exchange);
         if (exchange.Close)
             return false;

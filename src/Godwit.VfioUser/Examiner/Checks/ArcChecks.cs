@@ -32,16 +32,20 @@ internal static class ArcChecks
                 Examination.Require(after == Running, $"after a reset in {state} it is in {after}");
             }
         }),
-        new("migration.arcs", "every state is reached from every state from which there is a way, and then is the state", static e => EachPair(e, legal: true, (support, from, to) =>
+        new("migration.arcs", "every state is reached from every state from which there is a way, and then is the state", static e =>
         {
-            // Without the data of a device there is nothing to leave RESUMING with: a refusal is right, and so is leaving.
-            Errno error = TrySet(e, to);
-            if (from == Resuming && to != Resuming)
-                return;
-            Examination.Require(error == Errno.None, $"{from} to {to} is refused with {error}");
-            DeviceMigrationState now = Get(e);
-            Examination.Require(now == to, $"after {from} to {to} it is in {now}");
-        })),
+            e.Migration();
+            byte[] state = StateChecks.Save(e); // without a device's data there is nothing to leave RESUMING with
+            EachPair(e, legal: true, (support, from, to) =>
+            {
+                if (from == Resuming && to != Resuming)
+                    StateChecks.Write(e, state);
+                Errno error = TrySet(e, to);
+                Examination.Require(error == Errno.None, $"{from} to {to} is refused with {error}");
+                DeviceMigrationState now = Get(e);
+                Examination.Require(now == to, $"after {from} to {to} it is in {now}");
+            });
+        }),
         new("migration.no-arcs", "where there is no way a change is refused and changes nothing", static e => EachPair(e, legal: false, (support, from, to) =>
         {
             Examination.Require(TrySet(e, to) != Errno.None, $"{from} to {to} is not refused");

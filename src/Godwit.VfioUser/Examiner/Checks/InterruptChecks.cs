@@ -82,6 +82,20 @@ internal static class InterruptChecks
         }, all: true)),
     ];
 
+    /// <summary>Goes with an eventfd assigned: whoever comes next must not reach it. Nothing to see without interrupts.</summary>
+    public static void LeaveBehind(Examination e)
+    {
+        for (int index = PciIrq.Intx; index <= PciIrq.Msix; index++)
+        {
+            if (e.Irq(index).Count == 0)
+                continue;
+            using var fds = new EventFds(e, index, 1);
+            e.Disconnect();
+            e.Try(Command.DeviceSetIrqs, Request(Fire, index, 0, 1));
+            fds.Expect(0, 0, "after its client had gone");
+        }
+    }
+
     private static byte[] Request(IrqSetFlags flags, int index, uint start, uint count, ReadOnlySpan<byte> data = default) => ExaminerPeer.Bytes(
         new SetIrqsBody { ArgSize = (uint)(20 + data.Length), Flags = flags, Index = (uint)index, Start = start, Count = count }, data);
 

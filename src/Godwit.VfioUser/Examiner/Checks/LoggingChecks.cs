@@ -13,6 +13,18 @@ internal static class LoggingChecks
     /// <summary>Up to here a least span is looked for: 57 bits, the widest aperture of an IOMMU.</summary>
     private const ulong LargestTried = 1UL << 57;
 
+    /// <summary>Goes with a log started: whoever comes next finds none, and may start one. Nothing to see without logging.</summary>
+    public static void LeaveBehind(Examination e)
+    {
+        if (e.Try(Command.DeviceFeature, Examination.Feature(Feature.DmaLoggingStart, FeatureFlags.Set | FeatureFlags.Probe, 8)) != Errno.None)
+            return;
+        StartAround(e, Page, Base, Page);
+        e.Disconnect();
+        e.Refused(Command.DeviceFeature, "a report of the log of a client that has gone", ReportBody(Base, Page, Page));
+        StartAround(e, Page, Base, Page);
+        Stop(e);
+    }
+
     public static IReadOnlyList<Check> All { get; } =
     [
         new("logging.start-stop", "logging starts and stops, and starts anew", static e =>

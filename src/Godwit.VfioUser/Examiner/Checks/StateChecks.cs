@@ -55,12 +55,12 @@ internal static class StateChecks
             Examination.Require(large.Length > 0, "there is none");
             Examination.Require(large.AsSpan().SequenceEqual(small), $"{large.Length} bytes in large pieces, {small.Length} in small ones, or others");
         }),
-        new("state.restore", "a saved state makes another instance (or the same after a reset) the same device", Restore),
+        new("state.restore", "a saved state makes another instance (or the same after a reset) the same device: its configuration, its registers, and what it saves in its turn", Restore),
         new("state.damaged", "a state that ends early is refused, and after a reset the whole one is taken", Damaged),
     ];
 
     /// <summary>Stops the device and reads its state. It is reset afterwards.</summary>
-    private static byte[] Save(Examination e, int piece)
+    public static byte[] Save(Examination e, int piece = Piece)
     {
         e.Get(Command.DeviceReset, "a reset", []);
         ArcChecks.Set(e, StopCopy);
@@ -88,20 +88,26 @@ internal static class StateChecks
         e.Migration();
         e.Write(PciRegion.Config, 0x3C, [0x2A]); // something that is not as after a reset
         byte[] before = e.Read(PciRegion.Config, 0, 256);
+        byte[] registers = [];
+        if (IExaminerDriver.For(e) is { } driver)
+        {
+            driver.Mark();
+            registers = ReadRegisters(e, driver);
+        }
         ArcChecks.Set(e, StopCopy);
         byte[] state = ReadAll(e);
         if (e.Options.Second is not { } second)
         {
             e.Get(Command.DeviceReset, "a reset", []);
-            Load(e, state, before);
+            Load(e, state, before, registers);
             return;
         }
         using var other = new Examination(e.Options with { Socket = second, Second = null });
         other.Settle();
-        Load(other, state, before);
+        Load(other, state, before, registers);
     }
 
-    private static void Load(Examination e, byte[] state, byte[] config)
+    private static void Load(Examination e, byte[] state, byte[] config, byte[] registers)
     {
         ArcChecks.Set(e, Resuming);
         Write(e, state);
@@ -109,8 +115,15 @@ internal static class StateChecks
         byte[] after = e.Read(PciRegion.Config, 0, 256);
         for (int i = 0; i < config.Length; i++)
             Examination.Require(config[i] == after[i], $"configuration space has 0x{after[i]:x2} instead of 0x{config[i]:x2} at 0x{i:x}");
+        ArcChecks.Set(e, StopCopy);
+        byte[] again = ReadAll(e);
+        Examination.Require(again.AsSpan().SequenceEqual(state), $"restored from {state.Length} bytes it saves {again.Length}, or others");
         ArcChecks.Set(e, Running);
+        if (IExaminerDriver.For(e) is { } driver)
+            Examination.Require(ReadRegisters(e, driver).AsSpan().SequenceEqual(registers), "registers of BAR 0 do not have what they had");
     }
+
+    private static byte[] ReadRegisters(Examination e, IExaminerDriver driver) => [.. driver.Marked.SelectMany(register => e.Read(0, register.Offset, register.Size))];
 
     private static void Damaged(Examination e)
     {
@@ -127,7 +140,8 @@ internal static class StateChecks
         ArcChecks.Set(e, Running);
     }
 
-    private static void Write(Examination e, ReadOnlySpan<byte> state)
+    /// <summary>Gives a device in RESUMING a state.</summary>
+    public static void Write(Examination e, ReadOnlySpan<byte> state)
     {
         for (; !state.IsEmpty; state = state[Math.Min(state.Length, Piece)..])
             e.Get(Command.MigrationDataWrite, "MIG_DATA_WRITE of the device's own state", WriteBody(state[..Math.Min(state.Length, Piece)]));

@@ -6,6 +6,7 @@ internal sealed class EduExaminerDriver(Examination e) : IExaminerDriver
     /// <summary>Vendor and device ID.</summary>
     public const uint Identity = 0x11E8_1234;
 
+    private const ulong Liveness = 0x04;
     private const ulong Source = 0x80;
     private const ulong Destination = 0x88;
     private const ulong Count = 0x90;
@@ -21,6 +22,16 @@ internal sealed class EduExaminerDriver(Examination e) : IExaminerDriver
         Set(Destination, address);
         Set(Count, WireLimits.PageSize);
         Set(CommandRegister, StartFromDevice);
+    }
+
+    public IReadOnlyList<(ulong Offset, int Size)> Marked { get; } = [(Liveness, 4), (Source, 8), (Destination, 8), (Count, 8)];
+
+    public void Mark()
+    {
+        e.Write(0, Liveness, [0x12, 0x34, 0x56, 0x78]);
+        Set(Source, Buffer + 64);
+        Set(Destination, 0x1234_5000);
+        Set(Count, 48);
     }
 
     public void Await()

@@ -21,6 +21,12 @@ internal interface IExaminerDriver
     /// <summary>Has the device write all of the page at <paramref name="address"/>, with something else than 0xA5 in front.</summary>
     void Begin(ulong address);
 
+    /// <summary>Gives registers of BAR 0 other contents than after a reset, without starting anything.</summary>
+    void Mark();
+
+    /// <summary>Those registers, with their sizes in bytes: they are as they were after a migration.</summary>
+    IReadOnlyList<(ulong Offset, int Size)> Marked { get; }
+
     /// <summary>Waits until that is done.</summary>
     void Await();
 }

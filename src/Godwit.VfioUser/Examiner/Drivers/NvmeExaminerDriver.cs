@@ -57,6 +57,18 @@ internal sealed class NvmeExaminerDriver(Examination e) : IExaminerDriver
         Set(SubmissionDoorbell, _tail);
     }
 
+    public IReadOnlyList<(ulong Offset, int Size)> Marked { get; } = [(QueueAttributes, 4), (SubmissionBase, 4), (SubmissionBase + 4, 4), (CompletionBase, 4), (CompletionBase + 4, 4)];
+
+    public void Mark()
+    {
+        Set(Configuration, 0); // disabled, it takes these
+        Set(QueueAttributes, 7u << 16 | 5);
+        Set(SubmissionBase, 0x1234_5000);
+        Set(SubmissionBase + 4, 1);
+        Set(CompletionBase, 0x2345_6000);
+        Set(CompletionBase + 4, 1);
+    }
+
     public void Await()
     {
         long start = TimeProvider.System.GetTimestamp();
