@@ -7,9 +7,6 @@ namespace Godwit.VfioUser;
 /// <summary>Serves one device on one socket, one client at a time; a second client is refused while the first is there.</summary>
 public static class VfioUserServer
 {
-    /// <summary>How long a client that is refused may take to say its first word.</summary>
-    private static readonly TimeSpan RefusalTimeout = TimeSpan.FromSeconds(2);
-
     /// <summary>How long to pause when no descriptor is left for a new client.</summary>
     private const int ExhaustedPauseMilliseconds = 100;
 
@@ -137,9 +134,10 @@ public static class VfioUserServer
             {
                 using (socket)
                 {
-                    socket.SetReceiveTimeout(RefusalTimeout);
-                    socket.SetSendTimeout(RefusalTimeout);
-                    using var pump = new MessagePump(socket, RefusalTimeout, TimeProvider.System);
+                    socket.SetSendTimeout(options.SendTimeout);
+                    using var pump = new MessagePump(socket, options.DmaReplyTimeout, options.Clock);
+                    using ITimer limit = options.Clock.CreateTimer(
+                        static state => ((MessagePump)state!).Close("busy"), pump, options.RefusalTimeout, Timeout.InfiniteTimeSpan);
                     if (pump.Next() is { } message)
                     {
                         pump.Refuse(message.Header, Errno.EBUSY);

@@ -15,6 +15,15 @@ public sealed record VfioUserServerOptions
     /// <summary>How long a client may take to say what it speaks; longer would keep others out.</summary>
     public TimeSpan HandshakeTimeout { get; init; } = TimeSpan.FromSeconds(10);
 
+    /// <summary>How long a second client, which is refused, may take to say its first word.</summary>
+    public TimeSpan RefusalTimeout { get; init; } = TimeSpan.FromSeconds(2);
+
+    /// <summary>
+    /// How long a client may leave its socket full before it counts as gone: a thread of the device may be waiting to ask it something. By the
+    /// kernel's clock (SO_SNDTIMEO, socket(7)).
+    /// </summary>
+    public TimeSpan SendTimeout { get; init; } = TimeSpan.FromSeconds(30);
+
     /// <summary>
     /// How long the device may take to let go of a client that has gone. Until then, and from then on until it has, further ones are told
     /// that it is busy; a server that is told to stop waits no longer.
@@ -33,6 +42,6 @@ public sealed record VfioUserServerOptions
     /// <summary>How many different files of clients may be mapped.</summary>
     internal FileBudget Files { get; init; } = FileBudget.Process;
 
-    /// <summary>Clock for all times here.</summary>
+    /// <summary>Clock for all times here but <see cref="SendTimeout"/>.</summary>
     public TimeProvider Clock { get; init; } = TimeProvider.System;
 }

@@ -63,6 +63,34 @@ public sealed class ConnectionTests
     }
 
     [Fact]
+    public void A_second_client_that_says_nothing_is_let_go()
+    {
+        var clock = new ManualClock();
+        using var server = new TestServer(configure: o => o with { RefusalTimeout = TimeSpan.FromHours(1), Clock = clock });
+        using VfioUserClient first = server.Connect();
+        using RawPeer silent = RawPeer.Connect(server.Path);
+        clock.AwaitTimer();
+        clock.Advance(TimeSpan.FromHours(1));
+        Assert.Null(silent.TryReceive());
+        first.Reset();
+    }
+
+    [Fact]
+    public void A_client_that_does_not_read_is_gone_after_a_while_and_holds_no_thread_of_the_device()
+    {
+        using var server = new TestServer(configure: o => o with { SendTimeout = TimeSpan.FromMilliseconds(50), DmaReplyTimeout = TestServer.Patience });
+        using RawPeer peer = RawPeer.ConnectAndNegotiate(server.Path);
+        IDeviceHost host = TestServer.Take(server.Device.Connections);
+        Assert.Equal(Errno.None, peer.Try(Command.DmaMap, RawPeer.Bytes(new DmaMapBody { ArgSize = 32, Flags = 1, Size = 4096 })));
+        for (int i = 0; i < 5; i++)
+            peer.Send(Command.RegionRead, RawPeer.Bytes(new RegionAccessBody { Region = 2, Count = 1 << 20 }));
+        Background device = Background.Run(() => Assert.False(host.Read(new DmaAddress(0), new byte[4])));
+        TestServer.Take(server.Device.Disconnections);
+        device.Join();
+        Assert.Null(server.Device.Host);
+    }
+
+    [Fact]
     public void A_client_that_never_says_its_version_is_put_out()
     {
         var clock = new ManualClock();

@@ -123,7 +123,7 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
         }
         catch (LinuxException e)
         {
-            Close($"sending failed: {e.Message}");
+            Close(e.Errno == Errno.EAGAIN ? "the client has left its socket full for too long" : $"sending failed: {e.Message}");
         }
     }
 
@@ -358,7 +358,7 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
         }
         catch (LinuxException e)
         {
-            Close(e.Errno == Errno.EAGAIN ? "the client did not say what it speaks in time" : $"receiving failed: {e.Message}");
+            Close($"receiving failed: {e.Message}");
         }
         if (command)
             return message;

@@ -32,6 +32,7 @@ internal sealed partial class Session : IDisposable
         _migration = migration;
         _options = options;
         _socket = socket;
+        socket.SetSendTimeout(options.SendTimeout);
         _pump = new MessagePump(socket, options.DmaReplyTimeout, options.Clock);
         _host = new DeviceHost(_description, _pump, options, Close);
         _regionCount = PciRegion.Count;
@@ -186,6 +187,7 @@ internal sealed partial class Session : IDisposable
     private SocketHandle OpenTwin()
     {
         (_twinSocket, SocketHandle far) = SocketHandle.CreatePair();
+        _twinSocket.SetSendTimeout(_options.SendTimeout);
         var twin = new MessagePump(_twinSocket, _options.DmaReplyTimeout, _options.Clock);
         twin.Abandon(); // commands have no business there
         Volatile.Write(ref _twin, twin);
