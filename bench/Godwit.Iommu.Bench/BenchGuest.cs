@@ -24,7 +24,9 @@ internal sealed class BenchGuest : IDisposable
     private readonly BenchTables _tables;
     private readonly int _levels;
     private ulong _nextTable = Tables;
+    private readonly IntelIommu _iommu;
     private uint _tail;
+    private uint _waits;
 
     internal BenchGuest(BenchTables tables = BenchTables.SecondStage, int levels = 3)
     {
@@ -33,9 +35,9 @@ internal sealed class BenchGuest : IDisposable
         _block = _ram.Add("ram", 2UL << 30); // touched only in part; a device may have so many mappings live as RAM allows
         _topology.Add(_topology.SystemRoot, default, new RamRegion("ram", _block));
         var pci = new PciHostBridge(_topology, new Gpa(0xB000_0000), 256);
-        var iommu = new IntelIommu(
+        _iommu = new IntelIommu(
             _topology, new IntelIommuOptions { AddressWidth = 12 + (9 * levels), ScalableMode = tables == BenchTables.FirstStage });
-        pci.RootBus.SetIommu(iommu);
+        pci.RootBus.SetIommu(_iommu);
         var function = new Endpoint();
         pci.RootBus.Attach(function, new DevFn(3, 0));
         Space = function.DmaSpace;
@@ -44,10 +46,10 @@ internal sealed class BenchGuest : IDisposable
         Write(Root, Contexts | 1);
         SetDomain(Table, 1);
         Register(0x20, Root | (Wide ? 1u << 10 : 0));
-        Register32(0x18, 1u << 30);
+        Command(1u << 30);
         Register(0x90, Queue | (Wide ? 1u << 11 : 0));
-        Register32(0x18, 1u << 26);
-        Register32(0x18, (1u << 26) | (1u << 31));
+        Command(1u << 26);
+        Command((1u << 26) | (1u << 31));
         Region = (IommuRegion)Space.View.Ranges[0].Region;
     }
 
@@ -59,7 +61,11 @@ internal sealed class BenchGuest : IDisposable
 
     private bool Wide => _tables == BenchTables.FirstStage;
 
-    public void Dispose() => _ram.Dispose();
+    public void Dispose()
+    {
+        _iommu.Pause();
+        _ram.Dispose();
+    }
 
     /// <summary>Gives the function a table; what <see cref="SwitchDomain"/> does before it tells the unit.</summary>
     internal void SetDomain(ulong table, ushort domain)
@@ -143,8 +149,25 @@ internal sealed class BenchGuest : IDisposable
 
     private void Wait()
     {
-        Push(5u | (1u << 5) | (1UL << 32), Status);
+        Push(5u | (1u << 5) | ((ulong)++_waits << 32), Status);
         Register32(0x88, _tail << (Wide ? 5 : 4));
+        var spin = new SpinWait();
+        while (Read(Status) != _waits)
+            spin.SpinOnce();
+    }
+
+    private void Command(uint bits)
+    {
+        Register32(0x18, bits);
+        var spin = new SpinWait();
+        while ((Read(IntelIommu.RegisterBase.Value + 0x1C) & bits) != bits)
+            spin.SpinOnce();
+    }
+
+    private uint Read(ulong gpa)
+    {
+        _topology.System.ReadUInt32(new BusAddress(gpa), out uint value, TransactionAttributes.Vcpu);
+        return value;
     }
 
     private void Push(ulong low, ulong high)

@@ -40,7 +40,7 @@ public sealed class VirtualMachine : IDisposable
             apics.Add(vcpus[i]);
         }
 
-        _vcpus = new VcpuSet(vcpus, clock);
+        _vcpus = new VcpuSet(vcpus, clock, board.Iommu);
         board.ConnectInterrupts(apics, OnSwitchedOff);
         board.WriteFirmware();
         _host = new MachineMigrationHost(this);

@@ -78,6 +78,9 @@ public class PciBridge : PciFunction
         // Everything below is held in reset while the bit is set; the edge is enough (PCI Express 5.0, 7.5.1.3.13).
         if (!before && InSecondaryReset)
             ResetBelow();
+        // Written, changed or not: of two writers at once either may be the last.
+        if (offset <= ConfigOffset.SecondaryBus && offset + size > ConfigOffset.SecondaryBus)
+            Secondary.NumberChanged();
     }
 
     /// <summary>Resets the bridge and everything below.</summary>
@@ -85,6 +88,14 @@ public class PciBridge : PciFunction
     {
         base.Reset();
         ResetBelow();
+        Secondary.NumberChanged();
+    }
+
+    /// <inheritdoc/>
+    public override void LoadState(ReadOnlySpan<byte> state)
+    {
+        base.LoadState(state);
+        Secondary.NumberChanged();
     }
 
     /// <inheritdoc/>

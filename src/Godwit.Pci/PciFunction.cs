@@ -35,6 +35,8 @@ public abstract partial class PciFunction
     /// <summary>The bus it is plugged into. Throws <see cref="InvalidOperationException"/> before.</summary>
     public PciBus Bus => _bus ?? throw new InvalidOperationException($"{Name} is not plugged into a bus");
 
+    internal bool IsPlugged => _bus is not null;
+
     /// <summary>Its slot.</summary>
     public DevFn DevFn { get; private set; }
 

@@ -79,7 +79,15 @@ public sealed partial class VfioPciFunction
     public void WriteState(ReadOnlySpan<byte> chunk) => _states.Write(chunk);
 
     /// <inheritdoc/>
-    public void EndLoad() => _states.EndLoad();
+    /// <exception cref="IOException">
+    /// It did not take a mapping that the guest has: the guest would find out by a DMA that fails, when it is too late to stay where it was.
+    /// </exception>
+    /// <exception cref="MigrationPhaseException">The device did not take its state.</exception>
+    public void EndLoad()
+    {
+        _shadow.RequireAllInstalled();
+        _states.EndLoad();
+    }
 
     /// <inheritdoc/>
     public void Start(StartPhase phase)

@@ -53,6 +53,9 @@ internal sealed class IntelDevice
 
     internal DmaView View { get; private set; }
 
+    /// <summary>Its context is that of another requester id than its announcements are. Under the command lock.</summary>
+    internal bool IsRenumbered { get; set; }
+
     /// <summary>Shows <paramref name="view"/>, inside the caller's transaction.</summary>
     internal void Switch(DmaView view)
     {

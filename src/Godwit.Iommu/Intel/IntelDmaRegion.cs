@@ -125,7 +125,6 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
     /// <summary>Begins a comparison, to be made by <see cref="SyncStep"/>.</summary>
     internal SyncRange BeginSync(Iova first, Iova last)
     {
-        _unit.Shadows.Begin();
         if (last > _unit.LastIova)
             last = _unit.LastIova;
         // Whole announcements only: one that reaches over an end of the range may have been replaced by smaller pages.
@@ -133,28 +132,33 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
             first = over.First;
         if (_record.TryFindEndingAtOrAfter(last, out over) && over.First <= last && over.Last > last)
             last = over.Last;
-        return new SyncRange(first.Value, last.Value, EmptyTo: 0);
+        return new SyncRange(first.Value, last.Value, EmptyTo: 0, _unit.Shadows.ComparisonLimit);
     }
 
     /// <summary>
     /// Compares what the tables map in a range with what was announced, and announces the difference: what is gone or changed is
     /// unmapped before anything is mapped over it; what is the same is not mentioned. Stops after <see cref="LeavesPerStep"/> leaves, or as
-    /// many tables as the walker allows, with <paramref name="range"/> being what is left; true when nothing is.
+    /// many tables as the walker allows, with <paramref name="range"/> being what is left; true when nothing is. Costs as many
+    /// <paramref name="units"/> as it looked at tables and leaves, or withdrew or announced.
     /// </summary>
-    internal bool SyncStep(ref SyncRange range)
+    internal bool SyncStep(ref SyncRange range, out long units)
     {
+        units = 1;
         if (_listeners.Count == 0)
             return true;
         _cursor = range.First;
         _emptyTo = range.EmptyTo;
         _left = LeavesPerStep;
-        bool complete = Advance(range.Last);
+        long tables = _unit.Shadows.Visited;
+        long budget = range.Budget;
+        bool complete = Advance(range.Last, ref budget);
         TellGone();
-        range = new SyncRange(_cursor, range.Last, _emptyTo);
+        range = new SyncRange(_cursor, range.Last, _emptyTo, budget);
+        units += LeavesPerStep - _left + (_unit.Shadows.Visited - tables);
         return complete;
     }
 
-    private bool Advance(ulong last)
+    private bool Advance(ulong last, ref long budget)
     {
         if (!WithdrawEmpty())
             return false;
@@ -164,7 +168,7 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
         WalkEnd end = WalkEnd.Complete;
         Iova paused = default;
         if (_unit.TranslationEnabled && context.IsTranslated)
-            end = _unit.Shadows.Walk(context.Table, new Iova(_cursor), new Iova(last), this, out paused);
+            end = _unit.Shadows.Walk(context.Table, new Iova(_cursor), new Iova(last), this, ref budget, out paused);
         if (end == WalkEnd.Stopped)
             return _cursor > last;
         _emptyTo = end == WalkEnd.Paused ? paused.Value : last + 1;
@@ -219,8 +223,10 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
     {
         int generation = Iotlb.Generation;
         DeviceContext context = Context;
-        if (context.IsBlocked)
-            context = _unit.LookupContext(SourceId); // without caching mode, present needs no invalidation (VT-d 6.1)
+        // Without caching mode, present needs no invalidation (VT-d 6.1). And what was found for another requester id says nothing of this one.
+        bool kept = !context.IsBlocked && context.SourceId == SourceId;
+        if (!kept)
+            context = _unit.LookupContext(SourceId);
         if (context.IsPassThrough)
             return new IommuTranslation(default, default, ulong.MaxValue, AccessRights.ReadWrite);
         FaultReason fault = context.Fault;
@@ -273,7 +279,7 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
     private void SyncAll()
     {
         SyncRange range = BeginSync(default, _unit.LastIova);
-        while (!SyncStep(ref range))
+        while (!SyncStep(ref range, out _))
         {
         }
     }
@@ -334,5 +340,9 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
     }
 }
 
-/// <summary>What is left of a comparison of tables with announcements: IOVAs, both inclusive; from the first to <paramref name="EmptyTo"/> nothing is mapped.</summary>
-internal readonly record struct SyncRange(ulong First, ulong Last, ulong EmptyTo);
+/// <summary>What is left of a comparison of tables with announcements.</summary>
+/// <param name="First">IOVA; all before is told.</param>
+/// <param name="Last">IOVA, inclusive.</param>
+/// <param name="EmptyTo">From the first to here nothing is mapped.</param>
+/// <param name="Budget">Tables and leaves that it may still look at.</param>
+internal readonly record struct SyncRange(ulong First, ulong Last, ulong EmptyTo, long Budget);

@@ -7,6 +7,9 @@ namespace Godwit.Iommu.Intel;
 // GCMD (VT-d 11.4.4.1): tables, translation, queue, interrupt remapping. Under the command lock.
 public sealed partial class IntelIommu
 {
+    // Of GCMD: commands rather than switches.
+    private const uint PointerCommands = GlobalCommandBits.SetRootTablePointer | GlobalCommandBits.SetInterruptTablePointer;
+
     private IInterruptTableOwner? _interrupts;
     private ulong _interruptTable; // IRTA as latched by SIRTP, 0 before: IRTPS says whether it counts. Changed under both locks, read under either
 
@@ -20,40 +23,88 @@ public sealed partial class IntelIommu
         }
     }
 
-    private void ExecuteGlobalCommand(uint command)
+    /// <summary>
+    /// A write of GCMD. Software waits for GSTS before it writes again (11.4.4.1); if it does not, pointers that are still to be set are set, and of
+    /// the switches the last write counts. RTPS is clear until the new pointer counts (11.4.4.2).
+    /// </summary>
+    private void RequestGlobalCommand(uint command)
     {
-        uint status = ReadRegister32(RegisterOffsets.GlobalStatus);
+        _globalCommand = command | (_globalCommand.GetValueOrDefault() & PointerCommands);
+        SetStatus(command & GlobalCommandBits.SetRootTablePointer, set: false);
+    }
+
+    /// <summary>Does what of a command is done at once, and begins the next of what is not; called again until all is done.</summary>
+    private void BeginGlobalCommand(uint command)
+    {
         if ((command & GlobalCommandBits.SetRootTablePointer) != 0)
-            SetRootTable();
+        {
+            _globalCommand = command & ~GlobalCommandBits.SetRootTablePointer;
+            BeginRootTable();
+            return;
+        }
+
         if (Options.InterruptRemapping && (command & GlobalCommandBits.SetInterruptTablePointer) != 0)
             SetInterruptTable();
-        uint changed = command ^ status;
+        uint changed = command ^ ReadRegister32(RegisterOffsets.GlobalStatus);
         if ((changed & GlobalCommandBits.QueuedInvalidationEnable) != 0)
             SetQueueEnabled((command & GlobalCommandBits.QueuedInvalidationEnable) != 0);
         if (Options.InterruptRemapping)
             SetInterruptSwitches(command, changed);
+        _globalCommand = null;
         if (Options.DmaTranslation && (changed & GlobalCommandBits.TranslationEnable) != 0)
-            SetTranslation((command & GlobalCommandBits.TranslationEnable) != 0);
+            BeginTranslation((command & GlobalCommandBits.TranslationEnable) != 0);
     }
 
-    private void SetRootTable()
+    /// <summary>What of GCMD has no effect yet, to be done again where the state is loaded.</summary>
+    private uint? UnfinishedGlobalCommand => _work switch
+    {
+        Work.RootTable => _globalCommand.GetValueOrDefault() | GlobalCommandBits.SetRootTablePointer,
+        Work.Translation => _globalCommand ?? Switches(),
+        _ => _globalCommand,
+    };
+
+    /// <summary>The switches as they are, with TE as it will be.</summary>
+    private uint Switches()
+    {
+        uint status = ReadRegister32(RegisterOffsets.GlobalStatus) & ~(PointerCommands | GlobalCommandBits.TranslationEnable);
+        return status | (_translationEnabled ? GlobalCommandBits.TranslationEnable : 0);
+    }
+
+    private void BeginRootTable()
     {
         ulong root;
         lock (_registerLock)
             root = _registers.Get64(RegisterOffsets.RootTable);
         Volatile.Write(ref _rootPointer, root);
+        _work = Work.RootTable;
         // ESRTPS: setting the pointer invalidates everything (VT-d 6.6).
         Reevaluate(_ => true, alsoUnchanged: true);
-        _topology.WaitForAccesses();
+    }
+
+    private void FinishRootTable()
+    {
+        Drain();
         SetStatus(GlobalCommandBits.SetRootTablePointer, set: true);
     }
 
-    private void SetTranslation(bool enable)
+    private void BeginTranslation(bool enable)
     {
         _translationEnabled = enable;
+        _work = Work.Translation;
         Reevaluate(_ => true, alsoUnchanged: true);
+    }
+
+    private void FinishTranslation()
+    {
+        Drain();
+        SetStatus(GlobalCommandBits.TranslationEnable, _translationEnabled);
+    }
+
+    /// <summary>On return no access uses any more what was invalidated before.</summary>
+    private void Drain()
+    {
         _topology.WaitForAccesses();
-        SetStatus(GlobalCommandBits.TranslationEnable, enable);
+        Charge(DrainUnits);
     }
 
     /// <summary>ESIRTPS: setting the pointer invalidates all interrupt entries (VT-d 6.7).</summary>
@@ -64,6 +115,7 @@ public sealed partial class IntelIommu
         SetStatus(GlobalCommandBits.SetInterruptTablePointer, set: true);
         ConfigureInterrupts();
         _interrupts?.InvalidateEntries(0, ushort.MaxValue);
+        Charge(InterruptUnits);
     }
 
     private void SetInterruptSwitches(uint command, uint changed)

@@ -48,7 +48,9 @@ public sealed partial class IntelIommu
         {
             if (granularity != IotlbCommandBits.Global && !IsOf(device, domain))
                 continue;
-            (Iova first, Iova last) = pages && !device.Region.Context.UsesFirstStage ? Pages(address, addressMask) : Everything;
+            // What is cached of a device without a usable context was found by later walks, through whatever tables there were then.
+            DeviceContext context = device.Region.Context;
+            (Iova first, Iova last) = pages && context.IsTranslated && !context.UsesFirstStage ? Pages(address, addressMask) : Everything;
             Invalidate(device, first, last);
         }
 
@@ -70,22 +72,10 @@ public sealed partial class IntelIommu
     private void Invalidate(IntelDevice device, Iova first, Iova last)
     {
         _invalidatedSinceWait = true;
-        EnterSegment();
+        Charge(ContextUnits);
         device.Region.Iotlb.Invalidate(first, last);
         if (device.View == DmaView.Translated)
-            SyncInSteps(device, first, last);
-    }
-
-    /// <summary>Brings the announcements up to the tables, giving the lock away after each step, with the host's unmaps done. Within a segment.</summary>
-    private void SyncInSteps(IntelDevice device, Iova first, Iova last)
-    {
-        SyncRange range = device.Region.BeginSync(first, last);
-        while (!device.Region.SyncStep(ref range))
-        {
-            EndSegment();
-            Thread.Yield();
-            EnterSegment();
-        }
+            _plan.Compare(device, first, last);
     }
 
     /// <summary>PASID-cache invalidation (6.5.2.2): of a domain, of a PASID in a domain, of all.</summary>
@@ -154,6 +144,7 @@ public sealed partial class IntelIommu
         int count = descriptor.InterruptSelective ? 1 << Math.Min(descriptor.InterruptIndexMask, 16) : 1 << 16;
         int first = descriptor.InterruptSelective ? descriptor.InterruptIndex & ~(count - 1) : 0;
         _interrupts?.InvalidateEntries(first, first + count - 1);
+        Charge(InterruptUnits);
         return true;
     }
 
@@ -161,63 +152,71 @@ public sealed partial class IntelIommu
     /// CCMD (6.5.1.1): ignored while the queue is on, as the specification forbids the mix. Scalable mode is for the queue alone, so there
     /// the command is done in no granularity.
     /// </summary>
-    private void ExecuteContextCommand()
+    private void RequestContextCommand()
     {
-        ulong command;
         lock (_registerLock)
-            command = _registers.Get64(RegisterOffsets.ContextCommand);
-        if ((command & ContextCommandBits.Invalidate) == 0 || _queue.IsOn)
-            return;
-        ulong granularity = (command >> ContextCommandBits.RequestShift) & 3;
-        bool done = IsLegacy && InvalidateContexts(granularity, (ushort)command, (ushort)(command >> 16), (int)((command >> 32) & 3));
-        _topology.WaitForAccesses();
-        ulong actual = done ? granularity : 0;
-        lock (_registerLock)
-        {
-            command &= ~(ContextCommandBits.Invalidate | (3UL << ContextCommandBits.ActualShift));
-            _registers.Set64(RegisterOffsets.ContextCommand, command | (actual << ContextCommandBits.ActualShift));
-        }
+            _contextCommand = (_registers.Get64(RegisterOffsets.ContextCommand) & ContextCommandBits.Invalidate) != 0 && !_queue.IsOn;
     }
+
+    private void BeginContextCommand()
+    {
+        _contextCommand = false;
+        lock (_registerLock)
+            _registerCommand = _registers.Get64(RegisterOffsets.ContextCommand);
+        _work = Work.ContextCommand;
+        _commandTaken = IsLegacy && InvalidateContexts(
+            (_registerCommand >> ContextCommandBits.RequestShift) & 3, (ushort)_registerCommand, (ushort)(_registerCommand >> 16), (int)((_registerCommand >> 32) & 3));
+    }
+
+    private void FinishContextCommand() => FinishRegisterCommand(
+        RegisterOffsets.ContextCommand, ContextCommandBits.Invalidate, ContextCommandBits.RequestShift, ContextCommandBits.ActualShift, again: _contextCommand);
 
     private bool IsLegacy => new RootPointer(_rootPointer).Mode == TableMode.Legacy;
 
     /// <summary>IOTLB register (6.5.1.2); as CCMD.</summary>
-    private void ExecuteIotlbCommand()
+    private void RequestIotlbCommand()
     {
-        ulong command, address;
+        lock (_registerLock)
+            _iotlbCommand = (_registers.Get64(RegisterOffsets.IotlbInvalidate) & IotlbCommandBits.Invalidate) != 0 && !_queue.IsOn;
+    }
+
+    private void BeginIotlbCommand()
+    {
+        _iotlbCommand = false;
+        ulong address;
         lock (_registerLock)
         {
-            command = _registers.Get64(RegisterOffsets.IotlbInvalidate);
+            _registerCommand = _registers.Get64(RegisterOffsets.IotlbInvalidate);
             address = _registers.Get64(RegisterOffsets.InvalidateAddress);
         }
 
-        if ((command & IotlbCommandBits.Invalidate) == 0 || _queue.IsOn)
-            return;
-        ulong granularity = (command >> IotlbCommandBits.RequestShift) & 3;
-        bool done;
-        try
-        {
-            done = IsLegacy && InvalidateIotlb(
-                granularity,
-                (ushort)(command >> IotlbCommandBits.DomainShift),
-                address & ~0xFFFUL,
-                (int)(address & IotlbCommandBits.AddressMaskMask));
-        }
-        finally
-        {
-            EndSegment();
-        }
+        _work = Work.IotlbCommand;
+        _commandTaken = IsLegacy && InvalidateIotlb(
+            (_registerCommand >> IotlbCommandBits.RequestShift) & 3,
+            (ushort)(_registerCommand >> IotlbCommandBits.DomainShift),
+            address & ~0xFFFUL,
+            (int)(address & IotlbCommandBits.AddressMaskMask));
+    }
 
-        _topology.WaitForAccesses();
+    private void FinishIotlbCommand() => FinishRegisterCommand(
+        RegisterOffsets.IotlbInvalidate, IotlbCommandBits.Invalidate, IotlbCommandBits.RequestShift, IotlbCommandBits.ActualShift, again: _iotlbCommand);
+
+    /// <summary>Tells software by the bit that it waits for. Software that has written the register again meanwhile waits for that.</summary>
+    private void FinishRegisterCommand(int offset, ulong invalidate, int requestShift, int actualShift, bool again)
+    {
+        Drain();
+        if (again)
+            return;
+        ulong actual = _commandTaken ? (_registerCommand >> requestShift) & 3 : 0;
         lock (_registerLock)
         {
-            command &= ~(IotlbCommandBits.Invalidate | (3UL << IotlbCommandBits.ActualShift));
-            _registers.Set64(RegisterOffsets.IotlbInvalidate, command | ((done ? granularity : 0) << IotlbCommandBits.ActualShift));
+            ulong value = _registers.Get64(offset) & ~(invalidate | (3UL << actualShift));
+            _registers.Set64(offset, value | (actual << actualShift));
         }
     }
 
-    // Page invalidations up to the next wait or context change share one hold of the lock and one batch.
-    private void EnterSegment()
+    /// <summary>Page invalidations up to the next wait or context change, or the end of a step, share one hold of the lock and one batch.</summary>
+    internal void EnterSegment()
     {
         if (_syncHeld)
             return;
@@ -225,7 +224,8 @@ public sealed partial class IntelIommu
         _syncHeld = true;
     }
 
-    private void EndSegment()
+    /// <summary>On return what was withdrawn is unmapped in the host, and the lock is free.</summary>
+    internal void EndSegment()
     {
         if (!_syncHeld)
             return;

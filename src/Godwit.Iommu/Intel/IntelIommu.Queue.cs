@@ -5,12 +5,6 @@ namespace Godwit.Iommu.Intel;
 // The invalidation queue (VT-d 6.5.2). Under the command lock.
 public sealed partial class IntelIommu
 {
-    /// <summary>
-    /// Whole walks of the largest table that one register write may cost before the queue stops with an error. A guest needs one or two
-    /// per device and run; without a bound, a queue full of domain invalidations over aliased tables would keep a CPU for hours.
-    /// </summary>
-    private const int WalksPerRun = 8;
-
     private LatchedQueue _queue;
 
     private void SetQueueEnabled(bool enable)
@@ -22,35 +16,39 @@ public sealed partial class IntelIommu
         }
 
         SetStatus(GlobalCommandBits.QueuedInvalidationEnable, enable);
-        RunQueue();
+        RenewQueueLimit();
+    }
+
+    private bool QueueHasWork
+    {
+        get
+        {
+            lock (_registerLock)
+            {
+                return _queue.IsOn && (_registers.Get32(RegisterOffsets.FaultStatus) & FaultStatusBits.QueueStopped) == 0
+                    && _registers.Get64(RegisterOffsets.QueueHead) != _registers.Get64(RegisterOffsets.QueueTail);
+            }
+        }
     }
 
     /// <summary>
-    /// Executes descriptors from head to tail, at most one round of the queue for one register write. Events for shadow users are one
+    /// Begins the descriptor at the head; false when there is none that can be. The head moves on when it is done. Events for shadow users are one
     /// batch up to each wait, which completes only after the host has unmapped all of it.
     /// </summary>
-    private void RunQueue()
+    private bool TryBeginDescriptor()
     {
-        try
+        if (!TryFetch(out InvalidationDescriptor descriptor, out _nextHead))
+            return false;
+        Charge(1);
+        QueueErrorInfo? error = _spent > _queueLimit ? QueueErrorInfo.None : Execute(descriptor);
+        if (error is { } info)
         {
-            long limit = Shadows.Visited + (Shadows.TableLimit * WalksPerRun);
-            for (uint left = _queue.Entries; left > 0 && TryFetch(out InvalidationDescriptor descriptor, out ulong next); left--)
-            {
-                QueueErrorInfo? error = Shadows.Visited > limit ? QueueErrorInfo.None : Execute(descriptor);
-                if (error is { } info)
-                {
-                    FailQueue(info);
-                    return;
-                }
+            FailQueue(info);
+            return false;
+        }
 
-                lock (_registerLock)
-                    _registers.Set64(RegisterOffsets.QueueHead, next);
-            }
-        }
-        finally
-        {
-            EndSegment();
-        }
+        _work = Work.Descriptor;
+        return true;
     }
 
     private bool TryFetch(out InvalidationDescriptor descriptor, out ulong next)
@@ -143,7 +141,7 @@ public sealed partial class IntelIommu
         EndSegment();
         if (_invalidatedSinceWait)
         {
-            _topology.WaitForAccesses();
+            Drain();
             _invalidatedSinceWait = false;
         }
 

@@ -13,18 +13,20 @@ public sealed partial class IntelIommu : IMmioHandler
     /// <inheritdoc/>
     ulong IMmioHandler.Read(ulong offset, int size, in TransactionAttributes attributes)
     {
+        Volatile.Read(ref _failure)?.Throw();
         lock (_registerLock)
             return _registers.GuestRead((int)offset, size);
     }
 
     /// <summary>
-    /// A register write. Only vCPUs program the unit: a device's DMA into the window, or the unit's own status write, would otherwise wait
-    /// for itself.
+    /// A register write: what it commands is done when this returns, if it is not too much, else some time later. Only vCPUs program the unit: a
+    /// device's DMA into the window, or the unit's own status write, would otherwise wait for itself.
     /// </summary>
     void IMmioHandler.Write(ulong offset, ulong value, int size, in TransactionAttributes attributes)
     {
         if (attributes.Source != DirtySource.Vcpu || attributes.RequesterId is not null)
             return;
+        Volatile.Read(ref _failure)?.Throw();
         lock (_command)
         {
             lock (_registerLock)
@@ -33,6 +35,8 @@ public sealed partial class IntelIommu : IMmioHandler
             React((int)offset, (uint)value);
             if (size == 8)
                 React((int)offset + 4, (uint)(value >> 32));
+            _awaitsGuest = false;
+            WorkForWriter();
         }
     }
 
@@ -41,6 +45,7 @@ public sealed partial class IntelIommu : IMmioHandler
     {
         lock (_command)
         {
+            ForgetWork();
             lock (_registerLock)
             {
                 _registers.Reset();
@@ -52,6 +57,7 @@ public sealed partial class IntelIommu : IMmioHandler
             Volatile.Write(ref _rootPointer, 0);
             _queue = default;
             Reevaluate(_ => true, alsoUnchanged: true);
+            FinishPlan();
             ConfigureInterrupts();
             _interrupts?.InvalidateEntries(0, ushort.MaxValue);
         }
@@ -120,21 +126,21 @@ public sealed partial class IntelIommu : IMmioHandler
         switch (offset)
         {
             case RegisterOffsets.GlobalCommand:
-                ExecuteGlobalCommand(value);
+                RequestGlobalCommand(value);
                 break;
             case RegisterOffsets.ContextCommand + 4:
-                ExecuteContextCommand();
+                RequestContextCommand();
                 break;
             case RegisterOffsets.IotlbInvalidate + 4:
-                ExecuteIotlbCommand();
+                RequestIotlbCommand();
                 break;
             case RegisterOffsets.QueueTail:
-                RunQueue();
+                RenewQueueLimit();
                 break;
             case RegisterOffsets.FaultStatus:
                 lock (_registerLock)
                     _faults.Recompute();
-                RunQueue(); // clearing IQE or ITE lets the queue go on (VT-d 6.5.2.11)
+                RenewQueueLimit(); // clearing IQE or ITE lets the queue go on (VT-d 6.5.2.11)
                 break;
             case RegisterOffsets.FaultEventControl or RegisterOffsets.CompletionEventControl:
                 SendPendingEvent(offset);

@@ -7,15 +7,23 @@ namespace Godwit.Iommu.Intel;
 // What migrates: registers, what was latched from them, and where fault recording stands. Caches and records of announcements are rebuilt.
 public sealed partial class IntelIommu
 {
-    /// <summary>RTADDR and IRTA as latched, the queue as latched (<see cref="LatchedQueue.Word"/>), the next fault record.</summary>
-    private const int LatchedWords = 4;
+    /// <summary>
+    /// RTADDR and IRTA as latched, the queue as latched (<see cref="LatchedQueue.Word"/>), the next fault record, what of GCMD is still to be done
+    /// with <see cref="CommandPending"/>.
+    /// </summary>
+    private const int LatchedWords = 5;
+
+    private const ulong CommandPending = 1UL << 32;
 
     /// <summary>Version of the state that <see cref="SaveState"/> writes, its first word.</summary>
-    public static int StateVersion => 2;
+    public static int StateVersion => 3;
 
     private int StateLength => (1 + _registers.Values.Length + LatchedWords) * sizeof(ulong);
 
-    /// <summary>Saves registers, latched tables and queue state. The vCPUs are stopped.</summary>
+    /// <summary>
+    /// Saves registers, latched tables, queue state, and what was commanded and is not done, which is begun anew where it is loaded: ICC and IVT are
+    /// set, and IQH stands before the descriptor. The vCPUs are stopped, and the unit is paused.
+    /// </summary>
     public void SaveState(IBufferWriter<byte> writer)
     {
         ArgumentNullException.ThrowIfNull(writer);
@@ -31,6 +39,7 @@ public sealed partial class IntelIommu
                 Put(ref span, _interruptTable);
                 Put(ref span, _queue.Word);
                 Put(ref span, (ulong)_faults.Next);
+                Put(ref span, UnfinishedGlobalCommand is { } command ? CommandPending | command : 0);
             }
 
             writer.Advance(StateLength);
@@ -38,7 +47,8 @@ public sealed partial class IntelIommu
     }
 
     /// <summary>
-    /// Loads them, then re-switches every device's space, which rebuilds and announces its mappings from the tables in guest RAM.
+    /// Loads them, then re-switches every device's space, which rebuilds and announces its mappings from the tables in guest RAM. What the guest had
+    /// commanded and is not done waits for <see cref="Resume"/>, or for a vCPU that writes a register.
     /// RAM and bridge numbers must have been loaded before. Everything in the state is checked: it comes over the wire.
     /// </summary>
     /// <exception cref="InvalidDataException">Not a state of such a unit: what differs is named, and nothing was changed.</exception>
@@ -58,7 +68,10 @@ public sealed partial class IntelIommu
             ulong interrupts = Take(ref state);
             ulong queueWord = Take(ref state);
             ulong next = Take(ref state);
-            LatchedQueue queue = Check(values, root, interrupts, queueWord, next);
+            ulong command = Take(ref state);
+            LatchedQueue queue = Check(values, root, interrupts, queueWord, next, command);
+            ForgetWork();
+            _awaitsGuest = true; // what is done before would be done to memory that is still being loaded
             lock (_registerLock)
             {
                 _registers.Load(values);
@@ -70,12 +83,16 @@ public sealed partial class IntelIommu
             _queue = queue;
             _translationEnabled = (ReadRegister32(RegisterOffsets.GlobalStatus) & GlobalCommandBits.TranslationEnable) != 0;
             Reevaluate(_ => true, alsoUnchanged: true);
+            FinishPlan();
+            _globalCommand = (command & CommandPending) != 0 ? (uint)command : null;
+            RequestContextCommand();
+            RequestIotlbCommand();
             ConfigureInterrupts();
             _interrupts?.InvalidateEntries(0, ushort.MaxValue);
         }
     }
 
-    private LatchedQueue Check(ulong[] values, ulong root, ulong interrupts, ulong queueWord, ulong next)
+    private LatchedQueue Check(ulong[] values, ulong root, ulong interrupts, ulong queueWord, ulong next, ulong command)
     {
         if (_registers.FindImpossible(values) is { } offset)
         {
@@ -97,6 +114,8 @@ public sealed partial class IntelIommu
             throw new InvalidDataException($"VT-d state has the queue head at byte {head} of {queue.Entries} entries");
         if (next >= RegisterOffsets.FaultRecordCount)
             throw new InvalidDataException($"VT-d state has next fault record {next} of {RegisterOffsets.FaultRecordCount}");
+        if (command >> 33 != 0 || command is > 0 and < CommandPending)
+            throw new InvalidDataException($"VT-d state has the unfinished command 0x{command:x}, which is none with bit 32 to say so");
         return queue;
     }
 

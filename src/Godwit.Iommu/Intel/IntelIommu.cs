@@ -10,7 +10,7 @@ namespace Godwit.Iommu.Intel;
 /// and what it has not is in docs/vtd.md.
 /// </summary>
 /// <remarks>
-/// Locks, outermost first: the command lock (one guest command at a time; held while the host unmaps), the topology's writer lock,
+/// Locks, outermost first: the command lock (one step at a time of what the guest has commanded; held while the host unmaps), the topology's writer lock,
 /// <see cref="Sync"/> (records of what was announced), the register lock (values only, never held while calling out). Translation takes
 /// none of them on a hit, and only the register lock to record a fault.
 /// </remarks>
@@ -35,6 +35,7 @@ public sealed partial class IntelIommu : IPciIommu
         Contexts = new ContextLookup(Tables, options);
         Walker = new TableWalker(Tables);
         Shadows = new ShadowWalker(Tables, topology.System);
+        _plan = new ChangePlan(this);
         LastIova = new Iova((1UL << options.AddressWidth) - 1);
         _registers = new RegisterFile();
         _faults = new FaultRecorder(_registers);
@@ -112,23 +113,47 @@ public sealed partial class IntelIommu : IPciIommu
     /// <inheritdoc/>
     public IommuAttributes GetAttributes(PciBus bus, DevFn devFn) => Attributes;
 
-    internal DeviceContext LookupContext(ushort sourceId) => Contexts.Find(new RootPointer(Volatile.Read(ref _rootPointer)), sourceId);
+    /// <inheritdoc/>
+    public void BusNumberChanged(PciBus bus)
+    {
+        lock (_command)
+        {
+            using (_topology.Begin()) // for the list of devices
+            {
+                lock (Sync)
+                {
+                    foreach (IntelDevice device in _devices)
+                    {
+                        if (device.Region.Context.SourceId == device.Region.SourceId)
+                            continue;
+                        // No access finds the old domain any more; what a passthrough device was told is brought up to that in steps.
+                        device.Region.RefreshContext();
+                        device.IsRenumbered = true;
+                        _renumbered = true;
+                    }
+                }
+            }
+
+            if (_renumbered)
+                WorkForWriter();
+        }
+    }
+
+    internal DeviceContext LookupContext(ushort sourceId) =>
+        Contexts.Find(new RootPointer(Volatile.Read(ref _rootPointer)), sourceId) with { SourceId = sourceId };
 
     /// <summary>Remembers to end the batch of <paramref name="region"/>. Under <see cref="Sync"/>.</summary>
     internal void NoteBatch(IntelDmaRegion region) => _inBatch.Add(region);
 
     /// <summary>
-    /// Reads the context of each matching device again and lets it see what that says: what a device is not to have any more is withdrawn in
-    /// steps; then all that see something else are switched in one memory transaction, which finds nothing mapped; then what devices are
-    /// to have now is announced in steps. Under the command lock.
+    /// Reads the context of each matching device again and plans what lets the device see what that says (<see cref="ChangePlan"/>). Under the
+    /// command lock.
     /// </summary>
     /// <param name="matches">Which devices.</param>
     /// <param name="alsoUnchanged">The command invalidates the IOTLB too, so tables are compared even if the context is the same.</param>
     private void Reevaluate(Predicate<IntelDevice> matches, bool alsoUnchanged = false)
     {
-        var leaving = new List<IntelDevice>();
-        var entering = new List<IntelDevice>();
-        var switching = new List<IntelDevice>();
+        EndSegment();
         using (_topology.Begin()) // for the list of devices; nothing is changed here
         {
             lock (Sync)
@@ -137,22 +162,21 @@ public sealed partial class IntelIommu : IPciIommu
                 {
                     if (!matches(device))
                         continue;
+                    bool renumbered = device.IsRenumbered;
+                    device.IsRenumbered = false;
+                    Charge(ContextUnits);
                     DeviceContext before = device.Region.Context;
                     device.Region.RefreshContext();
                     DmaView view = ViewOf(device);
                     if (view != device.View)
-                        switching.Add(device);
+                        _plan.Switch(device);
                     if (device.View == DmaView.Translated && view != DmaView.Translated)
-                        leaving.Add(device);
-                    else if (view == DmaView.Translated && (view != device.View || alsoUnchanged || device.Region.Context != before))
-                        entering.Add(device);
+                        _plan.Withdraw(device);
+                    else if (view == DmaView.Translated && (view != device.View || alsoUnchanged || renumbered || device.Region.Context != before))
+                        _plan.Compare(device, default, LastIova);
                 }
             }
         }
-
-        SyncInSteps(leaving);
-        Switch(switching);
-        SyncInSteps(entering);
     }
 
     private DmaView ViewOf(IntelDevice device) => !_translationEnabled ? DmaView.Bypass : device.Region.Context.Mode switch
@@ -162,10 +186,10 @@ public sealed partial class IntelIommu : IPciIommu
         _ => DmaView.Blocked,
     };
 
-    private void Switch(List<IntelDevice> devices)
+    /// <summary>Shows each of <paramref name="devices"/> what it is to see, in one memory transaction. Under the command lock.</summary>
+    internal void Switch(List<IntelDevice> devices)
     {
-        if (devices.Count == 0)
-            return;
+        EndSegment();
         SetDefersReplay(devices, true);
         try
         {
@@ -185,22 +209,6 @@ public sealed partial class IntelIommu : IPciIommu
         {
             foreach (IntelDevice device in devices)
                 device.Region.DefersReplay = value;
-        }
-    }
-
-    private void SyncInSteps(List<IntelDevice> devices)
-    {
-        try
-        {
-            foreach (IntelDevice device in devices)
-            {
-                EnterSegment();
-                SyncInSteps(device, default, LastIova);
-            }
-        }
-        finally
-        {
-            EndSegment();
         }
     }
 

@@ -1,7 +1,9 @@
+using Godwit.Iommu.Intel;
+
 namespace Godwit.Machine;
 
-/// <summary>All vCPUs of a machine, run and stopped together.</summary>
-internal sealed class VcpuSet(IReadOnlyList<IVcpu> vcpus, TimeProvider clock) : IDisposable
+/// <summary>All vCPUs of a machine, run and stopped together, and with them the vIOMMU, which works for them by itself.</summary>
+internal sealed class VcpuSet(IReadOnlyList<IVcpu> vcpus, TimeProvider clock, IntelIommu? iommu = null) : IDisposable
 {
     public IReadOnlyList<IVcpu> All => vcpus;
 
@@ -10,14 +12,19 @@ internal sealed class VcpuSet(IReadOnlyList<IVcpu> vcpus, TimeProvider clock) : 
 
     public void Run()
     {
+        iommu?.Resume();
         foreach (IVcpu vcpu in vcpus)
             vcpu.Run();
     }
 
-    /// <summary>The barrier: on return no vCPU executes.</summary>
+    /// <summary>
+    /// The barrier: on return no vCPU executes, and the vIOMMU rests, perhaps in the middle of what a vCPU told it to do. The vCPUs stop first: one
+    /// may be waiting for the vIOMMU.
+    /// </summary>
     /// <exception cref="TimeoutException">One did not stop in time; all run on.</exception>
     public void Stop(TimeSpan deadline)
     {
+        iommu?.RequestPause();
         foreach (IVcpu vcpu in vcpus)
             vcpu.RequestStop();
 
@@ -31,11 +38,14 @@ internal sealed class VcpuSet(IReadOnlyList<IVcpu> vcpus, TimeProvider clock) : 
             throw new TimeoutException(
                 $"vCPU {vcpu.ApicId} did not stop within {deadline.TotalMilliseconds:0} ms (a device may not be answering); the machine runs on.");
         }
+
+        iommu?.Pause();
     }
 
     public void Dispose()
     {
         foreach (IVcpu vcpu in vcpus)
             vcpu.Dispose();
+        iommu?.Pause();
     }
 }

@@ -14,4 +14,13 @@ public interface IPciIommu
 
     /// <summary>Properties of the vIOMMU for that function, right before the guest has mapped anything. Any thread.</summary>
     IommuAttributes GetAttributes(PciBus bus, DevFn devFn);
+
+    /// <summary>
+    /// The number of <paramref name="bus"/> may be another one now, and with it the requester ids of the pairs on it: what was found out for the old
+    /// ones no longer counts. After the change, and without locks, on the thread that made it; not for buses that bypass the vIOMMU. One that
+    /// keeps nothing by requester id has nothing to do.
+    /// </summary>
+    void BusNumberChanged(PciBus bus)
+    {
+    }
 }

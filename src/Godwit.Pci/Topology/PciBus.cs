@@ -133,6 +133,25 @@ public sealed class PciBus
         }
     }
 
+    /// <summary>Tells the vIOMMU that knows pairs on this bus, the nearest one up from here, that they have other requester ids now.</summary>
+    internal void NumberChanged()
+    {
+        IPciIommu? nearest = null;
+        PciBus bus = this;
+        while (true)
+        {
+            nearest ??= bus._iommu;
+            if (bus.ParentBridge is not { } bridge)
+                break;
+            if (!bridge.IsPlugged)
+                return; // nobody knows it yet
+            bus = bridge.Bus;
+        }
+
+        if (!bus.BypassIommu)
+            nearest?.BusNumberChanged(this);
+    }
+
     /// <summary>The pair whose numbers are the requester id at the root.</summary>
     internal (PciBus Bus, DevFn DevFn) FindAlias(DevFn devFn)
     {

@@ -173,6 +173,21 @@ internal sealed class DmaShadow : IMemoryListener
             CommitCollected();
     }
 
+    /// <summary>Every mapping of RAM that was asked for is in the device, which has acknowledged it. Nothing is being collected.</summary>
+    /// <exception cref="IOException">One is not; it is named, with the reason.</exception>
+    public void RequireAllInstalled()
+    {
+        lock (Gate)
+        {
+            if (NotInstalled.TryFindRefused(out IovaPages range, out NotInstalledReason reason))
+            {
+                throw new IOException(reason == NotInstalledReason.LimitReached
+                    ? $"{_device}: the device here takes at most {_mapper.MaxMappings} DMA mappings, and the guest's {range} is one more"
+                    : $"{_device}: the device here refused to map the guest's {range}");
+            }
+        }
+    }
+
     /// <summary>The device has gone: nothing is installed any more.</summary>
     public void Abandon()
     {

@@ -56,6 +56,24 @@ internal sealed class NotInstalled
         return cursor.MoveNext() && cursor.Current.First <= page ? (NotInstalledReason)cursor.Current.Value : null;
     }
 
+    /// <summary>The first range remembered that this device could not or would not take, though it is RAM.</summary>
+    public bool TryFindRefused(out IovaPages range, out NotInstalledReason reason)
+    {
+        PageRangeMap.Cursor cursor = _map.Seek(0);
+        while (cursor.MoveNext())
+        {
+            reason = (NotInstalledReason)cursor.Current.Value;
+            if (reason is NotInstalledReason.LimitReached or NotInstalledReason.Refused)
+            {
+                range = cursor.Current.Range;
+                return true;
+            }
+        }
+
+        (range, reason) = (default, default);
+        return false;
+    }
+
     /// <summary>Forgets everything.</summary>
     public void Clear() => _map.Clear();
 }

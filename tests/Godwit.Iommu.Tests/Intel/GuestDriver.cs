@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using Godwit.Iommu.Intel;
 using Godwit.Memory;
 using Godwit.Pci;
@@ -25,11 +26,12 @@ internal sealed class GuestDriver : IDisposable
 
     private readonly GuestRam _ram = new();
     private readonly Stack<ulong> _freeTables = new();
+    private readonly ConcurrentQueue<Action> _turns = new();
     private ulong _nextTable = 0x10_0000;
     private uint _status;
     private int _tail;
 
-    internal GuestDriver(IntelIommuOptions? options = null, int functions = 1, TableKind kind = TableKind.Legacy)
+    internal GuestDriver(IntelIommuOptions? options = null, int functions = 1, TableKind kind = TableKind.Legacy, bool ownThreads = false)
     {
         Kind = kind;
         Topology = new MemoryTopology();
@@ -37,7 +39,8 @@ internal sealed class GuestDriver : IDisposable
         Topology.Add(Topology.SystemRoot, default, new RamRegion("ram", Block));
         Topology.Add(Topology.SystemRoot, new BusAddress(0xFEE0_0000), new MmioRegion("messages", 1 << 20, Messages));
         Pci = new PciHostBridge(Topology, new Gpa(0xB000_0000), 256);
-        Iommu = new IntelIommu(Topology, options ?? new IntelIommuOptions());
+        options ??= new IntelIommuOptions();
+        Iommu = ownThreads ? new IntelIommu(Topology, options) : new IntelIommu(Topology, options) { Later = _turns.Enqueue };
         Iommu.ConnectEvents(Events);
         Pci.RootBus.SetIommu(Iommu);
         for (int index = 0; index < functions; index++)
@@ -109,7 +112,28 @@ internal sealed class GuestDriver : IDisposable
     internal IommuRegion Region(int function = 0) =>
         (IommuRegion)Functions[function].DmaSpace.View.Ranges.First(range => range.Region is IommuRegion).Region;
 
-    public void Dispose() => _ram.Dispose();
+    public void Dispose()
+    {
+        Iommu.Pause();
+        _ram.Dispose();
+    }
+
+    /// <summary>Takes the unit's next turn, if it wants one: what a thread of the pool does otherwise, so that tests say when.</summary>
+    internal bool TakeTurn()
+    {
+        if (!_turns.TryDequeue(out Action? turn))
+            return false;
+        turn();
+        return true;
+    }
+
+    /// <summary>Lets the unit do what it has to do.</summary>
+    internal void TakeTurns()
+    {
+        while (TakeTurn())
+        {
+        }
+    }
 
     // Registers.
     internal uint Read32(int offset)
@@ -170,6 +194,7 @@ internal sealed class GuestDriver : IDisposable
     {
         uint on = Read32(Gsts) & (Te | Qie | (1u << 25) | (1u << 23));
         Write32(Gcmd, (on | set) & ~clear);
+        TakeTurns();
         Assert.Equal(set, Read32(Gsts) & set);
         Assert.Equal(0u, Read32(Gsts) & clear);
     }
@@ -292,7 +317,11 @@ internal sealed class GuestDriver : IDisposable
     }
 
     /// <summary>Tells the unit; returns when it has consumed what it will.</summary>
-    internal void Ring() => Write32(Iqt, (uint)_tail << DescriptorShift);
+    internal void Ring()
+    {
+        Write32(Iqt, (uint)_tail << DescriptorShift);
+        TakeTurns();
+    }
 
     /// <summary>Submits with a wait behind and asserts that it completed.</summary>
     internal void Invalidate(params ReadOnlySpan<(ulong Low, ulong High)> descriptors)

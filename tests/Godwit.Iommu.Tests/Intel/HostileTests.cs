@@ -31,7 +31,7 @@ public class HostileTests
 
     private static void Run(int[] numbers, int width, bool scalable)
     {
-        var options = new IntelIommuOptions { AddressWidth = width, ScalableMode = scalable, DeviceIotlb = numbers.Length % 2 == 0 };
+        var options = new IntelIommuOptions { AddressWidth = width, ScalableMode = scalable, DeviceIotlb = numbers.Length != 0 && numbers[0] % 2 == 0 };
         using var guest = new GuestDriver(options, functions: 3);
         ShadowUser[] users = [new(guest.Functions[0].DmaSpace), new(guest.Functions[1].DmaSpace)];
         var program = new Program(numbers);

@@ -319,6 +319,33 @@ public class ScalableTests
     }
 
     /// <summary>Invalidations reach what they name and nothing else: translations of others stay cached although their tables have changed.</summary>
+    /// <summary>
+    /// A function that was blocked when the unit looked, and whose context the guest has made since without saying so: its first-stage translations
+    /// are those of the whole domain too when a page of the domain is invalidated (6.5.2.3).
+    /// </summary>
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void TranslationsOfAContextThatWasFoundLateGoWithTheirDomain(bool cachingMode)
+    {
+        using var guest = new GuestDriver(
+            new IntelIommuOptions { AddressWidth = 48, ScalableMode = true, CachingMode = cachingMode }, kind: TableKind.ScalableFirst);
+        Assert.NotNull(guest.Functions[0].DmaSpace); // the unit has met it
+        guest.SetRootAndEnable(); // there is no context yet
+        ulong table = guest.AllocateTable();
+        guest.Map(table, 0x1000, 0x8000);
+        guest.SetContext(guest.Sid(), table, 1);
+        Assert.Equal(MemoryResult.Ok, guest.DmaRead(0x1000, out _));
+        guest.Unmap(table, 0x1000);
+        guest.Invalidate(IotlbPages(1, 0x9000, 0)); // another page
+        Assert.Equal(MemoryResult.AccessError, guest.DmaRead(0x1000, out _));
+        guest.Map(table, 0x1000, 0x8000);
+        Assert.Equal(MemoryResult.Ok, guest.DmaRead(0x1000, out _));
+        guest.Unmap(table, 0x1000);
+        guest.Invalidate(PasidIotlb(1, PasidOf(guest.Sid())));
+        Assert.Equal(MemoryResult.AccessError, guest.DmaRead(0x1000, out _));
+    }
+
     [Fact]
     public void InvalidationsOfFirstStageTranslationsAreExact()
     {

@@ -24,6 +24,9 @@ internal enum DmaMode
 /// <param name="FaultDisabled">FPD of an entry on the way: qualified faults are not recorded.</param>
 internal sealed record DeviceContext(DmaMode Mode, FaultReason Fault, bool FaultDisabled)
 {
+    /// <summary>The requester that it was found for.</summary>
+    internal ushort SourceId { get; init; }
+
     /// <summary>The domain that tags its cached translations. Of a blocked one 0, which in caching mode tags what is not present (VT-d 6.1).</summary>
     internal ushort Domain { get; init; }
 

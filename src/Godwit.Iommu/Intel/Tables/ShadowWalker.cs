@@ -25,9 +25,9 @@ internal enum WalkEnd
 
 /// <summary>
 /// Walks a range of a table of either stage. Empty subtrees cost one entry. Tables that share subtables could unfold to far more leaves
-/// than they have bytes, so a walk visits at most as many tables as guest RAM has pages, and a device has at most twice as many
-/// announcements live; what lies beyond is left out and counted. A guest whose tables are a tree meets neither limit. Used under the
-/// unit's lock.
+/// than they have bytes, so a comparison looks at most at as many tables and leaves together as guest RAM has pages for tables and a device may
+/// have announcements live, which is twice as many; what lies beyond is left out and counted. A guest whose tables are a tree meets neither
+/// limit. Used under the unit's lock.
 /// </summary>
 /// <remarks>
 /// A device that is told of a mapping uses it without asking again, so first-stage entries are marked accessed, and writable leaves dirty,
@@ -52,8 +52,8 @@ internal sealed class ShadowWalker(GuestTables tables, AddressSpace system)
     /// <summary>Tables visited since the unit was created.</summary>
     internal long Visited { get; private set; }
 
-    /// <summary>Tables that one walk may visit.</summary>
-    internal long TableLimit => RamPages + 16;
+    /// <summary>Tables and leaves that one comparison may look at.</summary>
+    internal long ComparisonLimit => RamPages + 16 + AnnouncementLimit;
 
     /// <summary>Announcements that one device may have live: every page of RAM twice, and some for what is no RAM.</summary>
     internal long AnnouncementLimit => (RamPages * 2) + 0x1_0000;
@@ -79,23 +79,23 @@ internal sealed class ShadowWalker(GuestTables tables, AddressSpace system)
     /// <summary>Counts a leaf that a device may not have because of <see cref="AnnouncementLimit"/>.</summary>
     internal void Refuse() => Refused++;
 
-    /// <summary>Begins a series of steps, which together visit <see cref="TableLimit"/> tables at most.</summary>
-    internal void Begin() => _budget = TableLimit;
-
     /// <summary>
     /// Visits the valid leaves that overlap [<paramref name="first"/>, <paramref name="last"/>], until the end, or until the visitor stops it,
-    /// or until it has visited as many tables as one step may: then <paramref name="pausedAt"/> is where to go on.
+    /// or until it has visited as many tables as one step may: then <paramref name="pausedAt"/> is where to go on. Takes tables and leaves from
+    /// <paramref name="budget"/>, and finds nothing more when it is used up.
     /// </summary>
-    internal WalkEnd Walk(in PageTable table, Iova first, Iova last, ILeafVisitor visitor, out Iova pausedAt)
+    internal WalkEnd Walk(in PageTable table, Iova first, Iova last, ILeafVisitor visitor, ref long budget, out Iova pausedAt)
     {
         pausedAt = first;
         ulong highest = (1UL << table.InputBits) - 1;
         if (first.Value > highest)
             return WalkEnd.Complete;
         _step = TablesPerStep;
+        _budget = budget;
         var range = new Range(first.Value, Math.Min(last.Value, highest));
         WalkEnd end = Descend(table, table.Root, table.Levels, 0, AccessRights.ReadWrite, range, visitor);
         pausedAt = new Iova(_pausedAt);
+        budget = _budget;
         return end;
     }
 
@@ -133,10 +133,21 @@ internal sealed class ShadowWalker(GuestTables tables, AddressSpace system)
             ulong iova = origin + ((ulong)(from + i) << shift);
             WalkEnd end = WalkEnd.Complete;
             if (!child.IsLeaf)
+            {
                 end = Descend(format, child.Address, level - 1, iova, allowed, range, visitor);
-            else if (!InterruptRange.Overlaps(child.Address, SecondStageEntry.PageBytes(level))
-                && !visitor.Visit(new Announcement(new Iova(iova), level, new Gpa(child.Address), allowed)))
-                end = WalkEnd.Stopped;
+            }
+            else if (!InterruptRange.Overlaps(child.Address, SecondStageEntry.PageBytes(level)))
+            {
+                if (_budget-- <= 0)
+                {
+                    Refused++;
+                    return WalkEnd.Complete;
+                }
+
+                if (!visitor.Visit(new Announcement(new Iova(iova), level, new Gpa(child.Address), allowed)))
+                    end = WalkEnd.Stopped;
+            }
+
             if (end != WalkEnd.Complete)
                 return end;
         }

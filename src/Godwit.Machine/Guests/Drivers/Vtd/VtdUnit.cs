@@ -7,8 +7,11 @@ namespace Godwit.Machine.Guests.Drivers;
 /// <summary>What the guest knows of its remapping unit. Lies in guest RAM; the methods work on a copy.</summary>
 internal partial struct VtdUnit
 {
-    /// <summary>How long the unit may take for a command or an invalidation, in guest nanoseconds.</summary>
-    private const ulong CommandTimeout = 1_000_000_000;
+    /// <summary>
+    /// How long the unit may take for a command or an invalidation, in guest nanoseconds. The specification sets no limit; what has a device of its
+    /// own process let go of many mappings may take a while on a busy host.
+    /// </summary>
+    private const ulong CommandTimeout = 10_000_000_000;
 
     public Gpa Registers;
     public ulong Capabilities;

@@ -1,0 +1,495 @@
+using Godwit.Iommu.Intel;
+using Godwit.Memory;
+using static Godwit.Iommu.Tests.GuestDriver;
+
+namespace Godwit.Iommu.Tests;
+
+/// <summary>
+/// What a guest commands costs a vCPU a bounded number of units of work for each register write, whatever it is and for however many devices; the
+/// unit does the rest, may rest between any two steps, and tells the guest when it is done and not before.
+/// </summary>
+public class WorkTests
+{
+    private const int Devices = 4;
+    private const int Pages = 40 * 512; // of each device: 40 times the same leaf table
+    private const ulong First = 0x80_0000, Other = 0xC0_0000;
+
+    // What may come on top of the limit: the step that reaches it, a memory transaction, a look at each context, a drain.
+    private const long MostPerWrite = IntelIommu.UnitsPerWrite + IntelIommu.UnitsPerStep + ChangePlan.SwitchUnits + (Devices * 16) + 64;
+
+    /// <summary>Commands that reach every device.</summary>
+    public enum Command
+    {
+        QueueOfDomains,
+        QueueOfContexts,
+        ContextRegister,
+        IotlbRegister,
+        RootTable,
+        TranslationOff,
+    }
+
+    public static TheoryData<Command> Commands => [.. Enum.GetValues<Command>()];
+
+    /// <summary>Tables that unfold to as much as a unit will look at, for each of several devices, and a queue full of it.</summary>
+    [Theory]
+    [MemberData(nameof(Commands))]
+    public void OneWriteCostsAVcpuABoundedNumberOfUnits(Command command)
+    {
+        using var rig = new Rig(command);
+        ulong table = rig.Aliased(leaves: true);
+        for (int device = 0; device < Devices; device++)
+            rig.Guest.SetContext(rig.Guest.Sid(device), table, 1);
+        long before = rig.Guest.Iommu.Spent;
+        rig.Send(command, descriptors: 200);
+        Assert.InRange(rig.Guest.Iommu.Spent - before, IntelIommu.UnitsPerWrite, MostPerWrite);
+        Assert.False(rig.IsDone(command));
+        for (int write = 0; write < 5; write++)
+        {
+            // Nor does it cost more to write again, the same or something else, while the unit is at it.
+            before = rig.Guest.Iommu.Spent;
+            rig.Guest.Write32(write % 2 == 0 ? Fectl : Iqt, rig.Guest.Read32(write % 2 == 0 ? Fectl : Iqt));
+            Assert.InRange(rig.Guest.Iommu.Spent - before, 0, MostPerWrite);
+        }
+
+        // A turn of the unit's own is one step, so that whoever wants the lock has it soon; and all turns together come to an end.
+        int turns = 0;
+        do
+        {
+            before = rig.Guest.Iommu.Spent;
+            if (!rig.Guest.TakeTurn())
+                break;
+            Assert.InRange(rig.Guest.Iommu.Spent - before, 0, MostPerWrite - IntelIommu.UnitsPerWrite);
+        }
+        while (++turns < 20_000);
+        Assert.InRange(turns, 1, 19_999);
+        Assert.True(rig.IsDone(command) || (rig.Guest.Read32(Fsts) & (1 << 4)) != 0);
+        rig.CheckRecords();
+    }
+
+    /// <summary>Step by step: it is not reported done before every device has what the tables say, and it is when they have.</summary>
+    [Theory]
+    [MemberData(nameof(Commands))]
+    public void NothingIsReportedBeforeItsEffect(Command command)
+    {
+        using var rig = new Rig(command);
+        rig.ChangeTables(command);
+        rig.Send(command);
+        Assert.False(rig.IsDone(command));
+        while (!rig.IsDone(command))
+        {
+            rig.CheckRecords();
+            Assert.True(rig.Guest.TakeTurn(), "the unit has stopped before it was done");
+        }
+
+        rig.CheckEffect(command);
+        rig.Guest.TakeTurns();
+        rig.CheckEffect(command);
+    }
+
+    /// <summary>A request to pause that comes in the middle ends the write after the step; a paused unit does nothing; and it goes on where it was.</summary>
+    [Theory]
+    [MemberData(nameof(Commands))]
+    public void ARequestToPauseEndsARunAfterOneStep(Command command)
+    {
+        using var rig = new Rig(command);
+        rig.ChangeTables(command);
+        long requested = 0;
+        rig.OnEvent = () =>
+        {
+            rig.OnEvent = null;
+            requested = rig.Guest.Iommu.Spent;
+            rig.Guest.Iommu.RequestPause();
+        };
+        rig.Send(command);
+        Assert.NotEqual(0, requested);
+        Assert.InRange(rig.Guest.Iommu.Spent - requested, 0, IntelIommu.UnitsPerStep);
+        Assert.False(rig.IsDone(command));
+        rig.CheckRecords();
+
+        // Until it is paused the unit goes on by itself, as a vCPU may wait for it; a write makes a step, so that small things are not put off.
+        long before = rig.Guest.Iommu.Spent;
+        rig.Guest.Write32(Fectl, 0);
+        Assert.InRange(rig.Guest.Iommu.Spent - before, 1, 2 * IntelIommu.UnitsPerStep);
+        before = rig.Guest.Iommu.Spent;
+        Assert.True(rig.Guest.TakeTurn());
+        Assert.NotEqual(before, rig.Guest.Iommu.Spent);
+
+        rig.Guest.Iommu.Pause();
+        before = rig.Guest.Iommu.Spent;
+        int events = rig.Events;
+        rig.Guest.TakeTurns();
+        rig.Guest.Write32(Fectl, 0);
+        Assert.Equal((before, events), (rig.Guest.Iommu.Spent, rig.Events));
+        Assert.False(rig.IsDone(command));
+
+        rig.Guest.Iommu.Resume();
+        rig.Guest.TakeTurns();
+        Assert.True(rig.IsDone(command));
+        rig.CheckEffect(command);
+    }
+
+    /// <summary>
+    /// Paused after more and more of its steps and moved: the other side has every device's mappings when the state is loaded, reports nothing done
+    /// that is not, and ends what was begun when it may run.
+    /// </summary>
+    [Theory]
+    [MemberData(nameof(Commands))]
+    public void WhatWasBegunIsEndedWhereItIsLoaded(Command command)
+    {
+        bool ended = false;
+        for (int steps = 0; !ended; steps += 11)
+        {
+            using var rig = new Rig(command);
+            rig.ChangeTables(command);
+            rig.Send(command);
+            for (int step = 0; step < steps; step++)
+                rig.Guest.TakeTurn();
+            rig.Guest.Iommu.Pause();
+            ended = rig.IsDone(command);
+
+            using var target = new Rig(command, started: false);
+            rig.CopyRamTo(target);
+            target.Guest.Iommu.LoadState(StateTests.Save(rig.Guest));
+            Assert.Equal(rig.IsDone(command), target.IsDone(command));
+            target.CheckRecords();
+            long before = target.Guest.Iommu.Spent;
+            target.Guest.TakeTurns();
+            Assert.Equal(before, target.Guest.Iommu.Spent); // not before it may
+            target.RenumberABus(); // a bridge whose state is loaded once more, as for a rehearsal
+            Assert.Equal((before, rig.Guest.Read64(rig.Guest.StatusWord)), (target.Guest.Iommu.Spent, target.Guest.Read64(target.Guest.StatusWord)));
+
+            target.Guest.Iommu.Resume();
+            target.Guest.TakeTurns();
+            Assert.True(target.IsDone(command));
+            target.CheckEffect(command);
+        }
+    }
+
+    /// <summary>With the pool's threads, and nobody who touches a register again: a driver that looks at its status word in memory sees it change.</summary>
+    [Fact]
+    public void TheUnitGoesOnByItself()
+    {
+        using var rig = new Rig(Command.QueueOfDomains, ownThreads: true);
+        rig.ChangeTables(Command.QueueOfDomains);
+        rig.Send(Command.QueueOfDomains);
+        Assert.True(SpinWait.SpinUntil(() => rig.IsDone(Command.QueueOfDomains), TimeSpan.FromMinutes(2)));
+        rig.Guest.Iommu.Pause();
+        rig.CheckEffect(Command.QueueOfDomains);
+    }
+
+    /// <summary>Pauses and resumptions by another thread, at any moment: nothing is lost and nothing is done twice or half.</summary>
+    [Fact]
+    public void PausesAtAnyMomentLoseNothing()
+    {
+        using var rig = new Rig(Command.QueueOfDomains, ownThreads: true);
+        for (int round = 0; round < 6; round++)
+        {
+            rig.ChangeTables(Command.QueueOfDomains, round % 2 == 0 ? Other : First);
+            rig.Send(Command.QueueOfDomains);
+            for (int pause = 0; pause < 20; pause++)
+            {
+                rig.Guest.Iommu.RequestPause();
+                rig.Guest.Iommu.Pause();
+                int events = rig.Events;
+                rig.CheckRecords();
+                Assert.Equal(events, rig.Events);
+                rig.Guest.Iommu.Resume();
+            }
+
+            Assert.True(SpinWait.SpinUntil(() => rig.IsDone(Command.QueueOfDomains), TimeSpan.FromMinutes(2)));
+        }
+    }
+
+    /// <summary>Commands that come while another is being done wait for it: the queue is not switched off under its descriptor.</summary>
+    [Fact]
+    public void CommandsAreDoneOneAfterTheOther()
+    {
+        using var rig = new Rig(Command.QueueOfDomains);
+        rig.ChangeTables(Command.QueueOfDomains);
+        rig.Send(Command.QueueOfDomains);
+        rig.Guest.Write32(Gcmd, Te); // QIE off
+        Assert.NotEqual(0u, rig.Guest.Read32(Gsts) & Qie);
+        while ((rig.Guest.Read32(Gsts) & Qie) != 0)
+        {
+            rig.CheckRecords();
+            Assert.True(rig.Guest.TakeTurn());
+        }
+
+        rig.CheckEffect(Command.QueueOfDomains); // it was the first descriptor, which is done
+        Assert.Equal(0ul, rig.Guest.ReadRegister64(Iqh));
+    }
+
+    /// <summary>A register command that is written again while it is being done is done again, and reported done once, after that.</summary>
+    [Fact]
+    public void ACommandThatIsWrittenAgainIsDoneAgain()
+    {
+        using var rig = new Rig(Command.IotlbRegister);
+        rig.ChangeTables(Command.IotlbRegister);
+        rig.Send(Command.IotlbRegister);
+        while (rig.Live[0].Count == 0 || rig.Live[0][0] != Other)
+            Assert.True(rig.Guest.TakeTurn());
+        // The first device is compared already. The guest changes it once more and asks for its domain.
+        rig.ChangeTables(Command.IotlbRegister, First);
+        rig.Guest.WriteRegister64(IotlbReg, (1UL << 63) | (2UL << 60) | (1UL << 32));
+        while (!rig.IsDone(Command.IotlbRegister))
+            Assert.True(rig.Guest.TakeTurn());
+        Assert.Equal(2ul, (rig.Guest.ReadRegister64(IotlbReg) >> 57) & 3);
+        for (int device = 0; device < Devices; device++)
+            rig.CheckDevice(device, First);
+    }
+
+    /// <summary>A second SRTP is not taken for done because the first one was.</summary>
+    [Fact]
+    public void ThePointerIsSetWhenItSaysSo()
+    {
+        using var rig = new Rig(Command.RootTable);
+        Assert.NotEqual(0u, rig.Guest.Read32(Gsts) & Srtp);
+        rig.ChangeTables(Command.RootTable);
+        rig.Send(Command.RootTable);
+        Assert.Equal(0u, rig.Guest.Read32(Gsts) & Srtp);
+        rig.Guest.TakeTurns();
+        Assert.NotEqual(0u, rig.Guest.Read32(Gsts) & Srtp);
+    }
+
+    /// <summary>What goes wrong in the unit's own turn is told to whoever drives it next, and is no exception of nobody's.</summary>
+    [Fact]
+    public void AFailureInTheUnitsTurnIsThrownAtTheNextAccess()
+    {
+        using var rig = new Rig(Command.QueueOfDomains);
+        rig.ChangeTables(Command.QueueOfDomains);
+        rig.Send(Command.QueueOfDomains);
+        rig.OnEvent = () => throw new InvalidOperationException("a listener's fault");
+        rig.Guest.TakeTurns();
+        rig.OnEvent = null;
+        Assert.Equal("a listener's fault", Assert.Throws<InvalidOperationException>(() => rig.Guest.Read32(Gsts)).Message);
+        Assert.Equal("a listener's fault", Assert.Throws<InvalidOperationException>(() => rig.Guest.Write32(Fectl, 0)).Message);
+    }
+
+    [Fact]
+    public void AStateWithACommandThatCannotBeIsRefused()
+    {
+        using var rig = new Rig(Command.TranslationOff);
+        byte[] state = StateTests.Save(rig.Guest);
+        state[^8] = 1; // a command, and nothing says that there is one
+        Assert.Contains("unfinished command", Assert.Throws<InvalidDataException>(() => rig.Guest.Iommu.LoadState(state)).Message, StringComparison.Ordinal);
+        state[^1] = 1;
+        Assert.Contains("unfinished command", Assert.Throws<InvalidDataException>(() => rig.Guest.Iommu.LoadState(state)).Message, StringComparison.Ordinal);
+    }
+
+    /// <summary>Several devices of one domain whose table has as many pages as a register write does not finish with.</summary>
+    private sealed class Rig : IDisposable
+    {
+        private readonly Command _command;
+        private ulong _leaves;
+        private readonly ulong _table;
+
+        internal Rig(Command command, bool started = true, bool ownThreads = false)
+        {
+            _command = command;
+            Guest = new GuestDriver(functions: Devices, ownThreads: ownThreads);
+            for (int device = 0; device < Devices; device++)
+            {
+                Live.Add([]);
+                Guest.Functions[device].DmaSpace.AddListener(new Keeper(this, device));
+            }
+
+            _leaves = Guest.AllocateTable();
+            _table = Guest.AllocateTable();
+            Fill(_leaves, First);
+            ulong middle = Guest.AllocateTable();
+            for (ulong index = 0; index < Pages / 512; index++)
+                Guest.Write64(middle + (index * 8), _leaves | 3);
+            Guest.Write64(_table, middle | 3);
+            if (!started)
+                return;
+            for (int device = 0; device < Devices; device++)
+                Guest.SetContext(Guest.Sid(device), _table, 1);
+            Guest.WriteRegister64(Rtaddr, Guest.Root);
+            Write(Srtp);
+            Write(Te);
+            if (UsesQueue)
+            {
+                Guest.WriteRegister64(Iqt, 0);
+                Guest.WriteRegister64(Iqa, Guest.Queue);
+                Write(Te | Qie);
+            }
+
+            for (int device = 0; device < Devices; device++)
+                CheckDevice(device, First);
+
+            void Write(uint command)
+            {
+                Guest.Write32(Gcmd, command);
+                Guest.TakeTurns();
+                Assert.True(SpinWait.SpinUntil(() => (Guest.Read32(Gsts) & command) == command, TimeSpan.FromMinutes(2)));
+            }
+        }
+
+        internal GuestDriver Guest { get; }
+
+        /// <summary>For each device, target by page.</summary>
+        internal List<Dictionary<ulong, ulong>> Live { get; } = [];
+
+        internal int Events { get; private set; }
+
+        internal Action? OnEvent { get; set; }
+
+        private bool UsesQueue => _command is Command.QueueOfDomains or Command.QueueOfContexts;
+
+        public void Dispose() => Guest.Dispose();
+
+        /// <summary>Another target for every page, or other tables.</summary>
+        internal void ChangeTables(Command command, ulong target = Other)
+        {
+            if (command is not (Command.QueueOfContexts or Command.ContextRegister))
+            {
+                Fill(_leaves, target);
+                return;
+            }
+
+            // Contexts of another domain, whose tables are others too.
+            _leaves = Guest.AllocateTable();
+            Fill(_leaves, target);
+            ulong middle = Guest.AllocateTable(), table = Guest.AllocateTable();
+            for (ulong index = 0; index < Pages / 512; index++)
+                Guest.Write64(middle + (index * 8), _leaves | 3);
+            Guest.Write64(table, middle | 3);
+            for (int device = 0; device < Devices; device++)
+                Guest.SetContext(Guest.Sid(device), table, 2);
+        }
+
+        /// <summary>Tables of which each entry leads to the same table below, down to leaves.</summary>
+        internal ulong Aliased(bool leaves)
+        {
+            ulong table = Guest.AllocateTable();
+            if (leaves)
+                Fill(table, First);
+            for (int level = 2; level <= Guest.Levels; level++)
+            {
+                ulong above = Guest.AllocateTable();
+                for (ulong index = 0; index < 512; index++)
+                    Guest.Write64(above + (index * 8), table | 3);
+                table = above;
+            }
+
+            return table;
+        }
+
+        internal void Send(Command command, int descriptors = 1)
+        {
+            switch (command)
+            {
+                case Command.QueueOfDomains or Command.QueueOfContexts:
+                    for (int index = 0; index < descriptors; index++)
+                        Guest.Queued(command == Command.QueueOfContexts && index % 2 == 0 ? ContextGlobal : IotlbGlobal);
+                    Guest.Queued(Guest.Wait(0x5A));
+                    Guest.Write32(Iqt, (uint)Guest.Tail << 4);
+                    break;
+                case Command.ContextRegister:
+                    Guest.WriteRegister64(Ccmd, (1UL << 63) | (1UL << 61));
+                    break;
+                case Command.IotlbRegister:
+                    Guest.WriteRegister64(IotlbReg, (1UL << 63) | (1UL << 60));
+                    break;
+                case Command.RootTable:
+                    Guest.Write32(Gcmd, Te | Srtp);
+                    break;
+                default:
+                    Guest.Write32(Gcmd, 0);
+                    break;
+            }
+        }
+
+        /// <summary>What software looks at.</summary>
+        internal bool IsDone(Command command) => command switch
+        {
+            Command.ContextRegister => Guest.ReadRegister64(Ccmd) >> 63 == 0,
+            Command.IotlbRegister => Guest.ReadRegister64(IotlbReg) >> 63 == 0,
+            Command.RootTable => (Guest.Read32(Gsts) & Srtp) != 0,
+            Command.TranslationOff => (Guest.Read32(Gsts) & Te) == 0,
+            _ => Guest.Read64(Guest.StatusWord) == 0x5A && Guest.ReadRegister64(Iqh) == Guest.ReadRegister64(Iqt),
+        };
+
+        /// <summary>What every device has been told is what the unit believes it was.</summary>
+        internal void CheckRecords() => Assert.Equal(Live.Sum(device => device.Count), Guest.Iommu.Churn.Live);
+
+        internal void CheckEffect(Command command)
+        {
+            CheckRecords();
+            for (int device = 0; device < Devices; device++)
+            {
+                if (command == Command.TranslationOff)
+                {
+                    Assert.Empty(Live[device]);
+                    Assert.True(Guest.Functions[device].DmaSpace.IsSystemMemory);
+                }
+                else
+                {
+                    CheckDevice(device, Other);
+                }
+            }
+        }
+
+        internal void CheckDevice(int device, ulong target)
+        {
+            Assert.Equal(Pages, Live[device].Count);
+            for (ulong page = 0; page < Pages; page++)
+                Assert.Equal(target + ((page % 512) << 12), Live[device][page << 12]);
+        }
+
+        internal void RenumberABus()
+        {
+            var port = new Pci.PciBridge("port", Pci.PciBridgeKind.RootPort);
+            Guest.Pci.RootBus.Attach(port, new Pci.DevFn(1, 0));
+            _ = Guest.Iommu.GetAddressSpace(port.Secondary, default);
+            port.WriteConfig(0x19, 7, 1);
+        }
+
+        internal void CopyRamTo(Rig target)
+        {
+            byte[] memory = new byte[RamSize];
+            Guest.Block.Read(0, memory);
+            target.Guest.Block.Write(0, memory, DirtySource.Vmm);
+        }
+
+        private void Fill(ulong leaves, ulong target)
+        {
+            for (ulong index = 0; index < 512; index++)
+                Guest.Write64(leaves + (index * 8), (target + (index << 12)) | 3);
+        }
+
+        private void Happened()
+        {
+            Events++;
+            OnEvent?.Invoke();
+        }
+
+        /// <summary>Keeps what a device was told, of small pages.</summary>
+        private sealed class Keeper(Rig rig, int device) : IMemoryListener, IIommuListener
+        {
+            public void RegionAdded(in FlatRange range) => (range.Region as IommuRegion)?.AddListener(this, range.Range);
+
+            public void RegionRemoved(in FlatRange range)
+            {
+                if (range.Region is not IommuRegion region)
+                    return;
+                region.RemoveListener(this);
+                rig.Live[device].Clear();
+            }
+
+            public void Mapped(Iova iova, ulong length, Gpa target, AccessRights rights)
+            {
+                Assert.Equal(0x1000ul, length);
+                rig.Live[device].Add(iova.Value, target.Value);
+                rig.Happened();
+            }
+
+            public void Unmapped(Iova iova, ulong length)
+            {
+                for (ulong at = 0; at < length; at += 0x1000)
+                    Assert.True(rig.Live[device].Remove(iova.Value + at));
+                rig.Happened();
+            }
+        }
+    }
+}
