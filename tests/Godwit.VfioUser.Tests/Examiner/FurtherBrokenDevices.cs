@@ -6,9 +6,9 @@ namespace Godwit.VfioUser.Tests;
 /// <summary>For checks that look at several things, a device that is wrong in each of the others.</summary>
 internal static class FurtherBrokenDevices
 {
-    public static IReadOnlyDictionary<string, (string Check, Func<Spoil> Make)> ByFlaw { get; } = new Dictionary<string, (string, Func<Spoil>)>(StringComparer.Ordinal)
+    public static IReadOnlyDictionary<string, (string Check, string Why, Func<Spoil> Make)> ByFlaw { get; } = new Dictionary<string, (string, string, Func<Spoil>)>(StringComparer.Ordinal)
     {
-        ["keeps the mappings of a client that has gone"] = ("connection.again", () =>
+        ["keeps the mappings of a client that has gone"] = ("connection.again", "refused with EEXIST", () =>
         {
             var kept = new List<DmaMapBody>();
             int old = 0;
@@ -26,7 +26,7 @@ internal static class FurtherBrokenDevices
                 kept.Add(map);
             });
         }),
-        ["keeps the eventfds of a client that has gone"] = ("connection.again", () =>
+        ["keeps the eventfds of a client that has gone"] = ("connection.again", "after its client had gone", () =>
         {
             EventFd? kept = null;
             bool old = false;
@@ -44,7 +44,7 @@ internal static class FurtherBrokenDevices
                 OnDone = () => kept?.Dispose(),
             };
         }),
-        ["keeps the log of a client that has gone"] = ("connection.again", () =>
+        ["keeps the log of a client that has gone"] = ("connection.again", "the log of a client that has gone is not refused", () =>
         {
             bool logs = false;
             bool old = false;
@@ -60,7 +60,7 @@ internal static class FurtherBrokenDevices
                         m.Accept(m.Request);
                 });
         }),
-        ["drops its registers"] = ("state.restore", () =>
+        ["drops its registers"] = ("state.restore", "registers of BAR 0", () =>
         {
             bool restored = false;
             return new Spoil(
@@ -71,7 +71,7 @@ internal static class FurtherBrokenDevices
                         m.Reply.AsSpan(16).Clear();
                 });
         }),
-        ["saves another state than it was given"] = ("state.restore", () =>
+        ["saves another state than it was given"] = ("state.restore", "it saves", () =>
         {
             bool restored = false;
             return new Spoil(
@@ -82,7 +82,7 @@ internal static class FurtherBrokenDevices
                         m.Reply[^1] ^= 1;
                 });
         }),
-        ["stays in RESUMING"] = ("migration.arcs", () =>
+        ["stays in RESUMING"] = ("migration.arcs", "after Resuming to PreCopy it is in Resuming", () =>
         {
             bool written = false;
             return new Spoil(m =>
@@ -92,7 +92,7 @@ internal static class FurtherBrokenDevices
                     m.Accept(m.Request);
             });
         }),
-        ["ends the connection at one mapping too many"] = ("dma.limit", () =>
+        ["ends the connection at one mapping too many"] = ("dma.limit", "closed the connection instead of answering DMA_MAP", () =>
         {
             int maps = 0;
             return new Spoil(

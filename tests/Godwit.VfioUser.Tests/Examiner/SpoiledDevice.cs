@@ -97,6 +97,28 @@ internal sealed class SpoiledDevice : IDisposable
         Directory.Delete(_directory, recursive: true);
     }
 
+    private static unsafe bool HasHungUp(SocketHandle client)
+    {
+        const short PollRdHup = 0x2000; // poll(2)
+        bool added = false;
+        try
+        {
+            client.DangerousAddRef(ref added);
+            // SAFETY: one entry in this frame; the reference keeps the descriptor open.
+            var entry = new pollfd { fd = client.Number, events = PollRdHup };
+            return poll.wait(&entry, 1, 0) > 0;
+        }
+        catch (ObjectDisposedException)
+        {
+            return true;
+        }
+        finally
+        {
+            if (added)
+                client.DangerousRelease();
+        }
+    }
+
     private static void Shutdown(SocketHandle socket)
     {
         if (!socket.IsClosed)
@@ -121,6 +143,12 @@ internal sealed class SpoiledDevice : IDisposable
                 if (_spoil.SecondThrowsOutFirst && _threads.Any(thread => thread.IsAlive))
                     _sockets.ForEach(Shutdown);
                 _sockets.Add(client);
+            }
+            // A client that has gone has gone from the device, too, before the next one comes there.
+            foreach ((Thread thread, SocketHandle socket) in _threads.Zip(_sockets))
+            {
+                if (HasHungUp(socket))
+                    thread.Join();
             }
             var relay = new Thread(() => Relay(client));
             _threads.Add(relay);
