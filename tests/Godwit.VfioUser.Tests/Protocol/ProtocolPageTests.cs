@@ -1,6 +1,6 @@
 namespace Godwit.VfioUser.Tests;
 
-/// <summary>docs/vfio-user.md names every command by its number, and tests that exist.</summary>
+/// <summary>docs/vfio-user.md names every command by its number, and tests that exist; the example is as short as it is said to be.</summary>
 public sealed class ProtocolPageTests
 {
     private static readonly string[] Rows = [.. File.ReadAllLines(Path.Combine(Root(), "docs", "vfio-user.md"))
@@ -22,6 +22,10 @@ public sealed class ProtocolPageTests
             Assert.All(named, name => Assert.Contains(name, classes));
         }
     }
+
+    [Fact]
+    public void The_example_device_has_fewer_than_100_lines() => Assert.InRange(
+        Directory.GetFiles(Path.Combine(Root(), "examples", "ChecksumDevice"), "*.cs").Sum(file => File.ReadLines(file).Count()), 10, 99);
 
     private static string Cell(string row, int index) => row.Split('|')[index + 1].Trim();
 
