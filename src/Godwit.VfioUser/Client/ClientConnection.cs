@@ -80,8 +80,13 @@ internal sealed unsafe partial class ClientConnection : IMessageSender, IDisposa
         // SAFETY: replyData stays pinned until the slot is complete; only the receiver completes it, after its last write.
         fixed (byte* pointer = replyData)
         {
-            RequestSlot slot = Acquire();
-            slot.Prepare(command, replyHead.Length, pointer, replyData.Length, received, _options.Clock.GetTimestamp());
+            long now = _options.Clock.GetTimestamp();
+            RequestSlot slot;
+            lock (_slotsGate)
+            {
+                slot = Acquire();
+                slot.Prepare(command, replyHead.Length, pointer, replyData.Length, received, now);
+            }
             SendRequest(command, slot.Id, wantsReply: true, body, data, files);
             if (!TryLead(slot))
                 slot.Wait();
@@ -109,11 +114,16 @@ internal sealed unsafe partial class ClientConnection : IMessageSender, IDisposa
     /// <summary>Sends a map or unmap whose answer <see cref="Flush"/> collects. Waits only when too many are under way.</summary>
     public void Queue(Command command, DmaRange range, ReadOnlySpan<byte> body, ReadOnlySpan<FileDescriptor> files, int replyHead)
     {
-        RequestSlot slot = Acquire();
+        long now = _options.Clock.GetTimestamp();
+        RequestSlot slot;
+        lock (_slotsGate)
+        {
+            slot = Acquire();
+            (int generation, int operation) = _queued.Begin();
+            slot.PrepareQueued(command, replyHead, range, generation, operation, now);
+        }
         if (Volatile.Read(ref _inFlight) == WakeReceiverAt)
             WakeReceiver();
-        (int generation, int operation) = _queued.Begin();
-        slot.PrepareQueued(command, replyHead, range, generation, operation, _options.Clock.GetTimestamp());
         SendRequest(command, slot.Id, wantsReply: true, body, [], files);
     }
 
@@ -206,21 +216,22 @@ internal sealed unsafe partial class ClientConnection : IMessageSender, IDisposa
         _socket.Dispose();
     }
 
+    /// <summary>
+    /// A free slot, waiting for one if need be. The caller holds <see cref="_slotsGate"/> until the slot is pending: who ends the connection closes the
+    /// gate before looking for pending slots, and would find none in one that is taken and not yet pending.
+    /// </summary>
     private RequestSlot Acquire()
     {
-        lock (_slotsGate)
+        while (true)
         {
-            while (true)
+            if (_closed)
+                ThrowLost();
+            if (_freeSlots.TryPop(out int index))
             {
-                if (_closed)
-                    ThrowLost();
-                if (_freeSlots.TryPop(out int index))
-                {
-                    Volatile.Write(ref _inFlight, RequestSlot.Count - _freeSlots.Count);
-                    return _slots[index] ??= new RequestSlot(index);
-                }
-                Monitor.Wait(_slotsGate);
+                Volatile.Write(ref _inFlight, RequestSlot.Count - _freeSlots.Count);
+                return _slots[index] ??= new RequestSlot(index);
             }
+            Monitor.Wait(_slotsGate);
         }
     }
 

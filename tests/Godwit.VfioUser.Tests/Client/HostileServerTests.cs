@@ -408,6 +408,37 @@ public sealed class HostileServerTests
         }
     }
 
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void A_connection_that_ends_while_a_request_is_being_made_ends_the_request(bool queued)
+    {
+        // The clock is looked at when a request is made: the connection ends right there.
+        using var server = new RawServer();
+        using var hangUp = new ManualResetEventSlim();
+        server.Play(peer =>
+        {
+            peer.AcceptVersion();
+            Assert.True(hangUp.Wait(TestServer.Patience));
+        });
+        var clock = new InterruptedClock();
+        using VfioUserClient client = server.Connect(new VfioUserClientOptions { Clock = clock, ReplyTimeout = TestServer.Patience });
+        using MemFd file = MemFd.Create("ram", 4096);
+        clock.Interrupt = () =>
+        {
+            hangUp.Set();
+            Background.LossOf(client);
+        };
+        Background.Run(() => Assert.Throws<VfioUserDisconnectedException>(() =>
+        {
+            if (!queued)
+                client.Reset();
+            client.DmaMapQueued(new DmaRange(new DmaAddress(0), 4096), DmaAccess.Read, file, 0);
+            client.DmaFlush();
+        })).Join();
+        Assert.Null(clock.Interrupt);
+    }
+
     [Fact]
     public void Wrong_commands_of_the_device_get_errors()
     {

@@ -84,3 +84,22 @@ internal sealed class LeapingClock(TimeSpan leap) : TimeProvider
 
     public override long GetTimestamp() => Interlocked.Add(ref _now, leap.Ticks);
 }
+
+/// <summary>Ordinary time, and something that happens when somebody looks.</summary>
+internal sealed class InterruptedClock : TimeProvider
+{
+    private Action? _interrupt;
+
+    /// <summary>What happens at the next look, once, on the thread that looks.</summary>
+    public Action? Interrupt
+    {
+        get => Volatile.Read(ref _interrupt);
+        set => Volatile.Write(ref _interrupt, value);
+    }
+
+    public override long GetTimestamp()
+    {
+        Interlocked.Exchange(ref _interrupt, null)?.Invoke();
+        return base.GetTimestamp();
+    }
+}
