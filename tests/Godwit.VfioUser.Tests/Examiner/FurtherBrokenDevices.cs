@@ -25,7 +25,8 @@ internal static class FurtherBrokenDevices
                     m.Refuse(Errno.EEXIST);
                 kept.Add(map);
             });
-        }),
+        }
+        ),
         ["keeps the eventfds of a client that has gone"] = ("connection.again", "after its client had gone", () =>
         {
             EventFd? kept = null;
@@ -43,7 +44,8 @@ internal static class FurtherBrokenDevices
             {
                 OnDone = () => kept?.Dispose(),
             };
-        }),
+        }
+        ),
         ["keeps the log of a client that has gone"] = ("connection.again", "the log of a client that has gone is not refused", () =>
         {
             bool logs = false;
@@ -59,7 +61,8 @@ internal static class FurtherBrokenDevices
                     if (old && IsFeature(m, Feature.DmaLoggingReport, FeatureFlags.Get))
                         m.Accept(m.Request);
                 });
-        }),
+        }
+        ),
         ["drops its registers"] = ("state.restore", "registers of BAR 0", () =>
         {
             bool restored = false;
@@ -70,7 +73,8 @@ internal static class FurtherBrokenDevices
                     if (restored && m.Command == Command.RegionRead && m.As<RegionAccessBody>().Region == PciRegion.Bar0)
                         m.Reply.AsSpan(16).Clear();
                 });
-        }),
+        }
+        ),
         ["saves another state than it was given"] = ("state.restore", "it saves", () =>
         {
             bool restored = false;
@@ -81,7 +85,8 @@ internal static class FurtherBrokenDevices
                     if (restored && m.Command == Command.MigrationDataRead && m.Reply!.Length > 8)
                         m.Reply[^1] ^= 1;
                 });
-        }),
+        }
+        ),
         ["stays in RESUMING"] = ("migration.arcs", "after Resuming to PreCopy it is in Resuming", () =>
         {
             bool written = false;
@@ -91,7 +96,8 @@ internal static class FurtherBrokenDevices
                 if (written && IsFeature(m, Feature.MigrationDeviceState, FeatureFlags.Set) && BitConverter.ToUInt32(m.Request, 8) == (uint)DeviceMigrationState.PreCopy)
                     m.Accept(m.Request);
             });
-        }),
+        }
+        ),
         ["ends the connection at one mapping too many"] = ("dma.limit", "closed the connection instead of answering DMA_MAP", () =>
         {
             int maps = 0;
@@ -102,7 +108,8 @@ internal static class FurtherBrokenDevices
                     if (m.Command == Command.Version)
                         m.Reply = Encoding.UTF8.GetBytes(Encoding.Latin1.GetString(m.Reply!).Replace("\"max_dma_maps\":65535", "\"max_dma_maps\":64", StringComparison.Ordinal));
                 });
-        }),
+        }
+        ),
     };
 
     private static bool IsFeature(Exchange m, Feature feature, FeatureFlags methods) =>
