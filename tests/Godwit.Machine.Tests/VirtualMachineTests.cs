@@ -1,3 +1,4 @@
+using Godwit.Iommu.Intel;
 using Godwit.Machine.Guests.Drivers;
 using Godwit.Memory;
 using Godwit.Migration;
@@ -156,6 +157,17 @@ public class VirtualMachineTests
         using VirtualMachine machine = VirtualMachine.Build(Small, TimeProvider.System);
         Assert.Equal(["iommu", "pci/00/00.0", "ioapic", "power", "cpu/0"], machine.Host.States.Select(s => s.Id));
         Assert.Equal(["iommu"], machine.Host.States.Where(s => s.LoadsAhead).Select(s => s.Id));
+    }
+
+    [Theory]
+    [InlineData(false, true, true)]
+    [InlineData(true, false, true)]
+    [InlineData(true, true, false)]
+    public void A_unit_that_marks_tables_does_not_load_ahead(bool scalable, bool firstStage, bool ahead)
+    {
+        // Among pages of different times it would mark what is no table any more.
+        using VirtualMachine machine = VirtualMachine.Build(Small with { Intel = new IntelIommuOptions { AddressWidth = 48, ScalableMode = scalable, FirstStage = !scalable || firstStage } }, TimeProvider.System);
+        Assert.Equal(ahead, machine.Host.States.Single(s => s.Id == "iommu").LoadsAhead);
     }
 
     [Fact]

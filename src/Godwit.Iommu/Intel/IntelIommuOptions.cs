@@ -39,6 +39,9 @@ public sealed record IntelIommuOptions
     /// </summary>
     public bool FirstStage { get; init; } = true;
 
+    /// <summary>Whether the guest can make first-stage tables, whose entries the unit marks as accessed and dirty (VT-d 3.6.2): it writes guest memory then.</summary>
+    public bool HasFirstStage => ScalableMode && FirstStage;
+
     /// <summary><c>snoop-control</c>, ECAP.SC: bit 11 of second-stage leaves and PGSNP are no reserved bits (VT-d 9.6, 9.8). All accesses snoop anyway.</summary>
     public bool SnoopControl { get; init; }
 

@@ -82,7 +82,8 @@ internal static class StateParticipants
         public int Version => 1;
 
         // What takes time is to walk the guest's tables and to install their mappings in the devices; a load compares with what is installed.
-        public bool LoadsAhead => true;
+        // Within a round the destination has pages of different times: what marks table entries would write into what is no table any more.
+        public bool LoadsAhead => !iommu.Options.HasFirstStage;
 
         public void Save(IBufferWriter<byte> writer) => iommu.SaveState(writer);
 

@@ -70,6 +70,9 @@ internal static class Convergence
     {
         bool written = obstacle is ConvergenceObstacle.DeviceWrites or ConvergenceObstacle.GuestWrites;
         // What is left to send has nothing to do with it; what is measured there varies, so only a new least is progress.
+        // A round in which it was not measured says nothing.
+        if (obstacle == ConvergenceObstacle.DestinationTime && !input.DestinationMeasured)
+            return new ConvergenceOutlook(input.OutpacedRounds, obstacle);
         if (obstacle == ConvergenceObstacle.DestinationTime)
             return input.Destination.Time >= input.LeastDestinationTime * Progress ? new ConvergenceOutlook(input.OutpacedRounds + 1, obstacle) : default;
         // What is written may become less by chance when it is near the limit; what is there whatever is written does not. While something can

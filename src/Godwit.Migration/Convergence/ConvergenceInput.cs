@@ -44,6 +44,9 @@ internal readonly record struct ConvergenceInput
     /// <summary>What the destination says that it would need.</summary>
     public DestinationNeeds Destination { get; init; }
 
+    /// <summary>Whether it measured that in this round; else it is what it said before.</summary>
+    public bool DestinationMeasured { get; init; } = true;
+
     /// <summary>The shortest <see cref="DestinationNeeds.Time"/> that it said before.</summary>
     public TimeSpan LeastDestinationTime { get; init; } = TimeSpan.MaxValue;
 

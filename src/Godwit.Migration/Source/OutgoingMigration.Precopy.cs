@@ -94,6 +94,7 @@ internal sealed partial class OutgoingMigration : ISendPace
                 SyncTime = _syncTime,
                 RoundTrip = _ackTime,
                 Destination = _needs,
+                DestinationMeasured = MeasuredNeeds,
                 LeastDestinationTime = history.LeastDestinationTime,
                 Rates = marked.PerSecond(time),
                 UnconvergedRounds = history.UnconvergedRounds,

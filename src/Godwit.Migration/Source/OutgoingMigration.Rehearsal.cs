@@ -11,34 +11,39 @@ internal sealed partial class OutgoingMigration
     private readonly ArrayBufferWriter<byte> _state = new();
     private long _rehearsedAt;
     private TimeSpan? _rehearsal; // how long the latest took there; null when there was none
+    private bool _sentAhead; // in this round
 
     /// <summary>
     /// In a round: what loads ahead, as it is now, for the destination to load at the round's end. A file loads nothing before it is restored.
     /// </summary>
     private void SendStatesAhead()
     {
+        _sentAhead = false;
         if (_uri is FileMigrationUri || (_rehearsal is { } took && _clock.GetElapsedTime(_rehearsedAt) < took * (RehearsalShare - 1)))
             return;
         for (int i = 0; i < _host.States.Count; i++)
         {
-            if (_host.States[i].LoadsAhead)
-                SendState(i);
+            if (!_host.States[i].LoadsAhead)
+                continue;
+            SendState(i);
+            _sentAhead = true;
         }
     }
+
+    /// <summary>Whether what the destination said last was measured in this round, and not said again.</summary>
+    private bool MeasuredNeeds => _sentAhead || !_host.States.Any(state => state.LoadsAhead);
 
     /// <summary>The destination's answer to a round; returns the time of <paramref name="ackTime"/> that was the link's.</summary>
     private TimeSpan TakeNeeds(TimeSpan ackTime)
     {
         RoundAckMessage ack = Link.Acknowledged;
         _needs = ack.Needs;
+        if (!_sentAhead)
+            return ackTime;
         // What it says it took cannot be more than was waited for.
         TimeSpan rehearsal = ack.Rehearsal < ackTime ? ack.Rehearsal : ackTime;
-        if (rehearsal > TimeSpan.Zero)
-        {
-            _rehearsal = rehearsal;
-            _rehearsedAt = _clock.GetTimestamp();
-        }
-
+        _rehearsal = rehearsal;
+        _rehearsedAt = _clock.GetTimestamp();
         return ackTime - rehearsal;
     }
 

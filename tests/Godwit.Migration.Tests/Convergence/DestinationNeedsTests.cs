@@ -120,6 +120,16 @@ public sealed class DestinationNeedsTests
     }
 
     [Fact]
+    public void What_it_only_said_again_is_no_round_without_progress()
+    {
+        Assert.Equal(5, Convergence.Decide(Stuck).Outlook.OutpacedRounds);
+        ConvergenceDecision decision = Convergence.Decide(Stuck with { DestinationMeasured = false });
+        Assert.Equal(4, decision.Outlook.OutpacedRounds);
+        Assert.Equal(ConvergenceObstacle.DestinationTime, decision.Outlook.Obstacle);
+        Assert.Equal(ConvergenceStep.Continue, decision.Step);
+    }
+
+    [Fact]
     public void The_shortest_that_it_said_is_remembered()
     {
         var history = new ConvergenceHistory(new ManualClock());

@@ -62,8 +62,8 @@ internal static class Capabilities
         | ((ulong)(RegisterOffsets.FaultRecordCount - 1) << FaultCountShift)
         | ((ulong)MaxAddressMask << MaxAddressMaskShift)
         | DrainWritesAndReads
-        | If(HasFirstStage(options), FirstStage1GiB)
-        | If(HasFirstStage(options) && options.AddressWidth == 57, FirstStage5Levels)
+        | If(options.HasFirstStage, FirstStage1GiB)
+        | If(options.HasFirstStage && options.AddressWidth == 57, FirstStage5Levels)
         | If(options.InterruptRemapping, EnhancedSetInterruptTable)
         | EnhancedSetRootTable;
 
@@ -79,10 +79,9 @@ internal static class Capabilities
         | ((ulong)(RegisterOffsets.InvalidateAddress / 16) << IotlbOffsetShift)
         // SRS: a driver may set SRE in a PASID entry; requests without PASID have user privilege whatever it says (VT-d 9.6, RPRIVS is 0).
         | If(options.ScalableMode, SupervisorRequests | ScalableMode | SecondStage | ScalableCoherent | RidPasid)
-        | If(HasFirstStage(options), FirstStage)
+        | If(options.HasFirstStage, FirstStage)
         | If(options.DmaTranslation, AbortDma);
 
-    private static bool HasFirstStage(IntelIommuOptions options) => options.ScalableMode && options.FirstStage;
 
     private static ulong If(bool condition, ulong bits) => condition ? bits : 0;
 }
