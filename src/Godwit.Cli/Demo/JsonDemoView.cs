@@ -91,6 +91,17 @@ internal sealed class JsonDemoView : DemoView
         writer.WriteEndObject();
     }
 
+    private static void WriteParts(Utf8JsonWriter writer, string name, IReadOnlyList<KeyValuePair<string, TimeSpan>> parts)
+    {
+        writer.WriteStartObject(name);
+        foreach ((string part, TimeSpan time) in parts)
+        {
+            writer.WriteNumber(part, Microseconds(time));
+        }
+
+        writer.WriteEndObject();
+    }
+
     private static void WriteMigration(Utf8JsonWriter writer, DemoResult result)
     {
         MigrationView migration = result.Switch.Migration;
@@ -103,20 +114,8 @@ internal sealed class JsonDemoView : DemoView
 
         writer.WriteNumber("total-time-ms", (long)migration.TotalTime.TotalMilliseconds);
         writer.WriteNumber("downtime-us", Microseconds(migration.Downtime ?? default));
-        writer.WriteStartObject("downtime-parts-us");
-        foreach ((string part, TimeSpan time) in migration.DowntimeParts)
-        {
-            writer.WriteNumber(part, Microseconds(time));
-        }
-
-        writer.WriteEndObject();
-        writer.WriteStartObject("expected-downtime-parts-us");
-        foreach ((string part, TimeSpan time) in migration.ExpectedParts)
-        {
-            writer.WriteNumber(part, Microseconds(time));
-        }
-
-        writer.WriteEndObject();
+        WriteParts(writer, "downtime-parts-us", migration.DowntimeParts);
+        WriteParts(writer, "expected-downtime-parts-us", migration.ExpectedParts);
         writer.WriteNumber("verification-us", Microseconds(migration.Verification));
         writer.WriteStartObject("bytes");
         writer.WriteNumber("ram", migration.RamTransferred);

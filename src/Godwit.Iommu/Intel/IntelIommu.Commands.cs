@@ -100,9 +100,10 @@ public sealed partial class IntelIommu
         SetStatus(GlobalCommandBits.TranslationEnable, _translationEnabled);
     }
 
-    /// <summary>On return no access uses any more what was invalidated before.</summary>
+    /// <summary>On return what was invalidated before is unmapped in the host, and no access uses it any more.</summary>
     private void Drain()
     {
+        EndSegment();
         _topology.WaitForAccesses();
         Charge(DrainUnits);
     }

@@ -225,19 +225,15 @@ public sealed partial class IntelIommu
                     _registers.Set64(RegisterOffsets.QueueHead, _nextHead);
                 break;
             case Work.ContextCommand:
-                EndSegment();
                 FinishContextCommand();
                 break;
             case Work.IotlbCommand:
-                EndSegment();
                 FinishIotlbCommand();
                 break;
             case Work.RootTable:
-                EndSegment();
                 FinishRootTable();
                 break;
             case Work.Translation:
-                EndSegment();
                 FinishTranslation();
                 break;
         }

@@ -61,11 +61,7 @@ public sealed unsafe partial class DirtyBitmap
         {
             ulong lastOfBlock = Math.Min(word | (DirtyBlock.Words - 1), lastWord);
             ulong mask = lastOfBlock == lastWord ? tailMask : ulong.MaxValue;
-            var run = new WordRun(
-                (int)(word % DirtyBlock.Words),
-                (int)(lastOfBlock % DirtyBlock.Words),
-                word == lastOfBlock ? headMask & mask : headMask,
-                word == lastOfBlock ? headMask & mask : mask);
+            var run = new WordRun((int)(word % DirtyBlock.Words), (int)(lastOfBlock % DirtyBlock.Words), headMask, mask);
             added += OrBlock(word / DirtyBlock.Words, run.Parts, run);
             if (lastOfBlock == lastWord)
                 return added;
@@ -157,7 +153,7 @@ public sealed unsafe partial class DirtyBitmap
         public ulong OrInto(ulong* words) => OrWord(ref words[place], bit);
     }
 
-    /// <summary>All bits of words in a row, with masks for the first and the last; for a single word both masks must be the same.</summary>
+    /// <summary>All bits of words in a row, with masks for the first and the last.</summary>
     private readonly struct WordRun(int first, int last, ulong headMask, ulong tailMask) : IBlockBits
     {
         public ulong Parts => (2UL << (last / DirtyBlock.WordsPerPart)) - (1UL << (first / DirtyBlock.WordsPerPart));
@@ -166,7 +162,7 @@ public sealed unsafe partial class DirtyBitmap
         {
             ulong added = 0;
             for (int i = first; i <= last; i++)
-                added += OrWord(ref words[i], i == first ? headMask : i == last ? tailMask : ulong.MaxValue);
+                added += OrWord(ref words[i], (i == first ? headMask : ulong.MaxValue) & (i == last ? tailMask : ulong.MaxValue));
             return added;
         }
     }

@@ -69,12 +69,15 @@ internal static class Convergence
     private static ConvergenceOutlook Look(in ConvergenceInput input, TimeSpan expected, ConvergenceObstacle obstacle, bool hopes)
     {
         bool written = obstacle is ConvergenceObstacle.DeviceWrites or ConvergenceObstacle.GuestWrites;
-        // What is left to send has nothing to do with it; what is measured there varies, so only a new least is progress.
-        // A round in which it was not measured says nothing.
-        if (obstacle == ConvergenceObstacle.DestinationTime && !input.DestinationMeasured)
-            return new ConvergenceOutlook(input.OutpacedRounds, obstacle);
         if (obstacle == ConvergenceObstacle.DestinationTime)
+        {
+            // What is left to send has nothing to do with it. A round in which it was not measured says nothing; what is measured varies, so only a
+            // new least is progress.
+            if (!input.DestinationMeasured)
+                return new ConvergenceOutlook(input.OutpacedRounds, obstacle);
             return input.Destination.Time >= input.LeastDestinationTime * Progress ? new ConvergenceOutlook(input.OutpacedRounds + 1, obstacle) : default;
+        }
+
         // What is written may become less by chance when it is near the limit; what is there whatever is written does not. While something can
         // be done about it, chance is not waited for.
         bool outpaced = input.RemainingBytes >= input.RoundBytes * Progress

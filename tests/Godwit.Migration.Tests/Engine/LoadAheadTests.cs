@@ -66,11 +66,7 @@ public sealed class LoadAheadTests
     {
         var clock = new ManualClock();
         using Pair pair = Create(clock);
-        FakeDevice source = pair.SourceMachine.Devices[0];
-        source.State = new byte[24 << 20];
-        source.Precopy = 2 << 20;
-        source.CountsPending = true;
-        pair.DestinationMachine.Devices[0].Taking = bytes => clock.Advance(TimeSpan.FromMilliseconds(100.0 * bytes / (1 << 20)));
+        FakeDevice source = SlowlyTaken(pair, clock, size: 24 << 20, precopy: 2 << 20);
         pair.Source.PassStarted += _ => source.Precopy = Math.Min(source.Precopy + (2 << 20), source.State.Length - (512 << 10));
         pair.Migrate();
         MigrationStatus status = pair.Source.Status;
@@ -86,11 +82,7 @@ public sealed class LoadAheadTests
     {
         var clock = new ManualClock();
         using Pair pair = Create(clock);
-        FakeDevice source = pair.SourceMachine.Devices[0];
-        source.State = new byte[6 << 20];
-        source.Precopy = 3 << 20;
-        source.CountsPending = true;
-        pair.DestinationMachine.Devices[0].Taking = bytes => clock.Advance(TimeSpan.FromMilliseconds(100.0 * bytes / (1 << 20)));
+        SlowlyTaken(pair, clock, size: 6 << 20, precopy: 3 << 20);
         pair.Migrate();
         MigrationStatus status = pair.Source.Status;
         Assert.Equal(MigrationState.Failed, status.State);
@@ -150,7 +142,7 @@ public sealed class LoadAheadTests
         Assert.Throws<MigrationStreamException>(() => RoundAckMessage.Read(header, bytes));
     }
 
-    /// <summary>Two machines whose vIOMMU loads ahead; each round but the last takes three seconds.</summary>
+    /// <summary>Two machines whose vIOMMU loads ahead; each round but the last takes four seconds.</summary>
     private static Pair Create(ManualClock clock)
     {
         var pair = new Pair(Machine(), Machine(running: false), clock);
@@ -161,6 +153,17 @@ public sealed class LoadAheadTests
                 clock.Advance(TimeSpan.FromSeconds(4));
         };
         return pair;
+    }
+
+    /// <summary>Gives the source's device so much state, of which some comes before the stop, and has the destination's take 100 ms for each MiB.</summary>
+    private static FakeDevice SlowlyTaken(Pair pair, ManualClock clock, int size, int precopy)
+    {
+        FakeDevice source = pair.SourceMachine.Devices[0];
+        source.State = new byte[size];
+        source.Precopy = precopy;
+        source.CountsPending = true;
+        pair.DestinationMachine.Devices[0].Taking = bytes => clock.Advance(TimeSpan.FromMilliseconds(100.0 * bytes / (1 << 20)));
+        return source;
     }
 
     private static TestMachine Machine(bool running = true)

@@ -82,6 +82,5 @@ internal static class Capabilities
         | If(options.HasFirstStage, FirstStage)
         | If(options.DmaTranslation, AbortDma);
 
-
     private static ulong If(bool condition, ulong bits) => condition ? bits : 0;
 }
