@@ -1,4 +1,3 @@
-using System.Runtime;
 using Godwit.Machine.Guests.Stress;
 using Godwit.Memory;
 
@@ -91,37 +90,34 @@ public sealed class NvmeStressTests : IDisposable
         var program = new StressProgram();
         var cpu = new TestCpu(rig.Machine.Board.Bus);
         var apic = (Managed.ManagedVcpu)rig.Machine.Vcpus.All[0]; // never run: only takes the messages
-        long inSteps = 0, measured = 0;
+        int measured = 0, allocating = 0;
+        long bytes = 0;
         while (StressRig.Commands(program.ReadReport(rig.Machine.Board.Bus)) < 3000)
         {
+            bool warm = rig.Machine.Board.Bus.Load<StressControl>(StressLayout.Control).Reads > 500;
             for (int i = 0; i < 100; i++)
             {
-                bool warm = rig.Machine.Board.Bus.Load<StressControl>(StressLayout.Control).Reads > 500;
                 int collections = GC.CollectionCount(0);
-                long contentions = Monitor.LockContentionCount;
-                long compiled = JitInfo.GetCompiledMethodCount(currentThread: true);
                 long before = GC.GetAllocatedBytesForCurrentThread();
                 if (apic.Registers.TryTakeInterrupt(out byte vector))
                     program.Interrupt(cpu, vector);
                 else
                     program.Step(cpu);
                 long allocated = GC.GetAllocatedBytesForCurrentThread() - before;
-                // Three things are the runtime's own: a collection books the rest of this thread's allocation buffer as allocated; a wait for a Lock
-                // makes the event to wait on, once a lock and once a thread; and what runs for the first time is compiled and initialised.
-                if (!warm || collections != GC.CollectionCount(0) || contentions != Monitor.LockContentionCount
-                    || compiled != JitInfo.GetCompiledMethodCount(currentThread: true))
-                {
+                if (!warm || collections != GC.CollectionCount(0)) // a collection counts the rest of this thread's allocation buffer as allocated
                     continue;
-                }
-
                 measured++;
-                inSteps += allocated;
+                if (allocated == 0)
+                    continue;
+                allocating++;
+                bytes += allocated;
             }
         }
 
         StressRig.AssertClean(program.ReadReport(rig.Machine.Board.Bus));
         Assert.True(measured > 1000, $"only {measured} steps were measured");
-        Assert.Equal(0, inSteps);
+        // A few steps are the runtime's (see Allocations); what allocates for each interrupt does so in about a hundred, for each command in thousands.
+        Assert.True(allocating < 20, $"{allocating} of {measured} steps have allocated, {bytes} bytes together");
     }
 
     [Fact]

@@ -162,11 +162,11 @@ public sealed class AddressSpaceTests : IDisposable
         AddressSpace device = _topology.CreateAddressSpace("device", iommu);
         var buffer = new byte[9000];
         _ram.Dirty.Start();
-        Exercise();
-        long before = GC.GetAllocatedBytesForCurrentThread();
-        for (int i = 0; i < 100; i++)
-            Exercise();
-        Assert.Equal(before, GC.GetAllocatedBytesForCurrentThread());
+        Assert.Equal(0, Allocations.Of(() =>
+        {
+            for (int i = 0; i < 100; i++)
+                Exercise();
+        }));
 
         void Exercise()
         {

@@ -107,10 +107,7 @@ public sealed class DirtyLogTests : IDisposable
         StartClear();
         var words = new ulong[16];
         ulong[] bits = [5, 7, 9];
-        Exercise();
-        long before = GC.GetAllocatedBytesForCurrentThread();
-        Exercise();
-        Assert.Equal(before, GC.GetAllocatedBytesForCurrentThread());
+        Assert.Equal(0, Allocations.Of(Exercise));
 
         void Exercise()
         {

@@ -114,7 +114,7 @@ public sealed class PipelineTests
         client.StartDmaLogging(4096, []);
         byte[] word = new byte[4];
         ulong[] bitmap = new ulong[64];
-        Assert.Equal(0, AllocatedBy(() =>
+        Assert.Equal(0, Allocations.Of(() =>
         {
             client.ReadRegion(0, 0, word);
             client.WriteRegion(0, 0, word, posted: false);
@@ -126,17 +126,6 @@ public sealed class PipelineTests
             client.DmaFlush();
             client.ReportDmaLog(new DmaRange(new DmaAddress(0), 4096 * 4096), 4096, bitmap);
         }));
-    }
-
-    /// <summary>Bytes that this thread allocates in a run of <paramref name="action"/>, after some runs to warm up.</summary>
-    private static long AllocatedBy(Action action)
-    {
-        for (int i = 0; i < 50; i++)
-            action();
-        long before = GC.GetAllocatedBytesForCurrentThread();
-        for (int i = 0; i < 10; i++)
-            action();
-        return (GC.GetAllocatedBytesForCurrentThread() - before) / 10;
     }
 
     private static DmaRange Page(ulong index) => new(new DmaAddress(index * 4096), 4096);
