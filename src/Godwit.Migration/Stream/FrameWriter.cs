@@ -25,7 +25,7 @@ public sealed unsafe class FrameWriter : IDisposable
     private readonly Stream _stream;
     private byte* _buffer;
     private int _used;
-    private bool _broken;
+    private string? _broken; // why nothing can be written any more
     private ulong _sequence;
     private long _bytes;
     private double _sentBytes; // recent ones and the time they took
@@ -100,21 +100,24 @@ public sealed unsafe class FrameWriter : IDisposable
     {
         lock (_gate)
         {
-            _broken = true;
+            _broken ??= "it has been closed";
             // SAFETY: set to null, so it is freed once.
             NativeMemory.AlignedFree(_buffer);
             _buffer = null;
         }
     }
 
-    /// <summary>Sends <paramref name="type"/> now unless another thread is writing (then there is no need to). For keep-alives.</summary>
+    /// <summary>
+    /// Sends <paramref name="type"/> now unless another thread is writing (then there is no need to) or nothing was written yet. For keep-alives.
+    /// </summary>
     internal bool TryWriteNow(FrameType type)
     {
         if (!_gate.TryEnter())
             return false;
         try
         {
-            if (_broken)
+            // Nothing may come before the preface: on a busy machine the timer can be there first.
+            if (_broken is not null || !Begun)
                 return false;
             WriteCore(type, default, default);
             FlushCore();
@@ -168,14 +171,19 @@ public sealed unsafe class FrameWriter : IDisposable
 
     private Span<byte> Reserve(int bytes)
     {
-        if (_broken)
-            throw new IOException("The migration stream was closed or failed before");
+        ThrowIfBroken();
         Debug.Assert(_used + bytes <= Capacity, "a frame fits behind what is not yet full");
         // SAFETY: below FlushAt are in use between calls, and no frame is longer than the rest.
         var result = new Span<byte>(_buffer + _used, bytes);
         _used += bytes;
         Volatile.Write(ref _bytes, _bytes + bytes);
         return result;
+    }
+
+    private void ThrowIfBroken()
+    {
+        if (_broken is { } why)
+            throw new IOException($"Nothing can be written to the migration stream any more: {why}");
     }
 
     private void FlushIfFull()
@@ -186,8 +194,7 @@ public sealed unsafe class FrameWriter : IDisposable
 
     private void FlushCore()
     {
-        if (_broken)
-            throw new IOException("The migration stream was closed or failed before");
+        ThrowIfBroken();
         if (_used == 0)
             return;
         long began = Stopwatch.GetTimestamp();
@@ -196,10 +203,10 @@ public sealed unsafe class FrameWriter : IDisposable
             // SAFETY: the first _used bytes of the buffer are written.
             _stream.Write(new ReadOnlySpan<byte>(_buffer, _used));
         }
-        catch
+        catch (Exception e)
         {
             // Part of a frame may be out; nothing that came after would be understood.
-            _broken = true;
+            _broken = e.Message;
             throw;
         }
 

@@ -77,9 +77,12 @@ public sealed class LinkWatchTests
         using var writer = new FrameWriter(left);
         using var watch = new LinkWatch(left, writer, "peer", Timeout, clock);
         var reader = new FrameReader(right);
+        writer.WritePreface();
         for (int i = 0; i < 5; i++)
         {
             clock.Advance(Timeout / 6);
+            if (i == 0)
+                reader.ReadPreface();
             Assert.Equal(FrameType.KeepAlive, reader.ReadHeader().Type);
             Assert.Equal(TimeSpan.Zero, right.QuietFor);
         }
@@ -88,5 +91,25 @@ public sealed class LinkWatchTests
         // The watched side has heard nothing all the time.
         clock.Advance(Timeout / 6);
         Assert.Contains("Nothing was heard from the peer", left.AbortReason, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void A_keep_alive_does_not_overtake_the_preface_of_a_side_that_is_slow_to_begin()
+    {
+        using var directory = new TempDirectory();
+        var clock = new ManualClock();
+        using MigrationListener listener = MigrationListener.Open(new UnixMigrationUri(directory.File("a")), clock);
+        using MigrationChannel left = MigrationConnector.Connect(listener.Address, clock, default);
+        using MigrationChannel right = listener.Accept()!;
+        using var writer = new FrameWriter(left);
+        using (var watch = new LinkWatch(left, writer, "peer", Timeout, clock))
+            clock.Advance(Timeout / 2);
+        Assert.Equal(0, writer.Bytes);
+        writer.WritePreface();
+        writer.Write(FrameType.Accept, default);
+        writer.Flush();
+        var reader = new FrameReader(right);
+        reader.ReadPreface();
+        Assert.Equal(FrameType.Accept, reader.ReadHeader().Type);
     }
 }

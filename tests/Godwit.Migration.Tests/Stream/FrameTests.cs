@@ -181,8 +181,8 @@ public sealed class FrameTests
     {
         using var writer = new FrameWriter(new BrokenStream());
         writer.Write(FrameType.Accept, default);
-        Assert.Throws<IOException>(writer.Flush);
-        Assert.Contains("failed before", Assert.Throws<IOException>(() => writer.Write(FrameType.Accept, default)).Message, StringComparison.Ordinal);
+        string why = Assert.Throws<IOException>(writer.Flush).Message;
+        Assert.EndsWith(why, Assert.Throws<IOException>(() => writer.Write(FrameType.Accept, default)).Message, StringComparison.Ordinal);
         Assert.Throws<IOException>(writer.Flush);
         Assert.False(writer.TryWriteNow(FrameType.KeepAlive));
     }
