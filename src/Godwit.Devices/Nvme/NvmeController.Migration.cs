@@ -25,7 +25,7 @@ public sealed partial class NvmeController
         // Leaving, in the order in which the pieces depend on each other; a failure leaves the device as it was.
         if (Executes(from) && !Executes(to) && !_core.Scheduler.Close(_options.QuiesceWait))
         {
-            _log.Write($"nvme: {from} to {to} refused: commands on {_image.Path} did not finish within {_options.QuiesceWait.TotalSeconds:G3} s");
+            _log.Write($"nvme: {from} to {to} refused: commands on {_image.Path} did not finish within {_options.QuiesceWait}");
             GoOn();
             return Errno.ETIMEDOUT;
         }

@@ -43,12 +43,12 @@ public sealed partial class NvmeController : IVfioUserDevice, IDisposable
         _options = options;
         _log = log;
         _image = image;
-        _ownership = new ImageOwnership(image, log);
+        _ownership = new ImageOwnership(image, options.Clock, log);
         _pci = new PciConfiguration(limits.Vectors);
         _msixTable = new byte[limits.Vectors * PciIdentity.MsixEntrySize];
         _format = new NvmeStateFormat(limits, identity);
         _session = new MigrationSession(_format, log);
-        _core = new NvmeCore(limits, identity, image, options.Workers, log);
+        _core = new NvmeCore(limits, identity, image, options.Workers, options.Clock, log);
         Description = new DeviceDescription
         {
             Regions = new Dictionary<int, DeviceRegion>

@@ -29,7 +29,7 @@ internal sealed class NvmeCore : IQueueProcessor, IDisposable
     private bool _pin; // under _pinGate: what the host was told
 
     /// <summary>Creates a disabled controller without a client, and its worker threads.</summary>
-    public NvmeCore(NvmeLimits limits, NvmeIdentity identity, ImageFile image, int workers, LogLimiter log)
+    public NvmeCore(NvmeLimits limits, NvmeIdentity identity, ImageFile image, int workers, TimeProvider clock, LogLimiter log)
     {
         Limits = limits;
         Identity = identity;
@@ -39,7 +39,7 @@ internal sealed class NvmeCore : IQueueProcessor, IDisposable
         Queues = new QueueTable(limits);
         _admin = new AdminCommands(this);
         _nvm = new NvmCommands(limits, image, Features, Counters);
-        Scheduler = new CommandScheduler(this, workers, limits.QueueSlots, () => new CommandContext(limits));
+        Scheduler = new CommandScheduler(this, workers, limits.QueueSlots, () => new CommandContext(limits), clock);
     }
 
     public NvmeLimits Limits { get; }

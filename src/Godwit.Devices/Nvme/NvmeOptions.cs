@@ -44,6 +44,9 @@ public sealed record NvmeOptions
     /// client hears why.
     /// </summary>
     public TimeSpan QuiesceWait { get; init; } = TimeSpan.FromSeconds(8);
+
+    /// <summary>Clock for <see cref="OwnershipWait"/> and <see cref="QuiesceWait"/>.</summary>
+    public TimeProvider Clock { get; init; } = TimeProvider.System;
 }
 
 /// <summary>An option of <see cref="NvmeOptions"/> that cannot be had: which, and why.</summary>

@@ -135,7 +135,7 @@ public static class VfioUserServer
                 using (socket)
                 {
                     socket.SetSendTimeout(options.SendTimeout);
-                    using var pump = new MessagePump(socket, options.DmaReplyTimeout, options.Clock);
+                    using var pump = new MessagePump(socket, options.DmaReplyTimeout, options.Clock, end: null);
                     using ITimer limit = options.Clock.CreateTimer(
                         static state => ((MessagePump)state!).Close("busy"), pump, options.RefusalTimeout, Timeout.InfiniteTimeSpan);
                     if (pump.Next() is { } message)

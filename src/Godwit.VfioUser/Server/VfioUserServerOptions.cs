@@ -9,7 +9,10 @@ public sealed record VfioUserServerOptions
     /// <summary>Told one line per event worth an operator's eye. Called on any of the server's threads.</summary>
     public Action<string>? Log { get; init; }
 
-    /// <summary>How long to wait for the answer to one DMA message before the access fails.</summary>
+    /// <summary>
+    /// How long to wait for the answer to one DMA message before the access fails; it may take a quarter longer. A client that stops in the
+    /// middle of a message meanwhile loses its connection, after half as long again at most.
+    /// </summary>
     public TimeSpan DmaReplyTimeout { get; init; } = TimeSpan.FromSeconds(10);
 
     /// <summary>How long a client may take to say what it speaks; longer would keep others out.</summary>

@@ -249,9 +249,10 @@ public class MigrationTests
     }
 
     [Fact]
-    public void AReadThatDoesNotEndInTimeRefusesTheStop()
+    public async Task AReadThatDoesNotEndInTimeRefusesTheStop()
     {
-        using NvmeRig rig = NvmeRig.Started(out GuestQueue queue, o => o with { QuiesceWait = TimeSpan.FromMilliseconds(50) });
+        var clock = new ManualClock();
+        using NvmeRig rig = NvmeRig.Started(out GuestQueue queue, o => o with { QuiesceWait = TimeSpan.FromHours(1), Clock = clock });
         using var gate = new ManualResetEventSlim();
         using var entered = new ManualResetEventSlim();
         rig.Host.BeforeAcquire = address =>
@@ -263,8 +264,11 @@ public class MigrationTests
         };
         rig.Driver.Submit(queue, GuestDriver.Io(NvmOpcode.Read, 0, 1, GuestMemory.Base + (15 << 20)));
         Assert.True(entered.Wait(TimeSpan.FromSeconds(30)));
-        Assert.Equal(Errno.ETIMEDOUT, rig.Controller.Transition(Running, RunningP2P));
-        Assert.Contains("did not finish", rig.AllLog, StringComparison.Ordinal);
+        Task<Errno> stop = Task.Run(() => rig.Controller.Transition(Running, RunningP2P));
+        clock.AwaitTimer();
+        clock.Advance(TimeSpan.FromHours(1));
+        Assert.Equal(Errno.ETIMEDOUT, await stop.WaitAsync(TimeSpan.FromSeconds(60)));
+        Assert.Contains("did not finish within 01:00:00", rig.AllLog, StringComparison.Ordinal);
         gate.Set();
         Assert.Equal(NvmeStatus.Success, rig.Driver.Wait(queue).Status);
         Assert.Equal(NvmeStatus.Success, rig.Driver.Execute(queue, GuestDriver.Io(NvmOpcode.Flush, 0, 1)).Status); // it runs on

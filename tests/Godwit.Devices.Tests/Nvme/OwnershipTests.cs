@@ -10,7 +10,7 @@ public class OwnershipTests
     {
         using var image = new TempImage();
         using var first = new NvmeRig(image: image);
-        using var second = new NvmeRig(o => o with { OwnershipWait = TimeSpan.FromMilliseconds(20) }, image);
+        using var second = new NvmeRig(o => o with { OwnershipWait = TimeSpan.Zero }, image);
         first.Driver.Enable();
         Assert.True(first.Controller.OwnsImage);
         second.Driver.Write32(NvmeRegister.AdminQueueAttributes, 0x001F_001F);
@@ -39,12 +39,12 @@ public class OwnershipTests
     {
         using var image = new TempImage();
         using var memory = new GuestMemory(4 << 20);
-        using var source = new NvmeRig(o => o with { OwnershipWait = TimeSpan.FromMilliseconds(20) }, image, memory);
+        using var source = new NvmeRig(o => o with { OwnershipWait = TimeSpan.Zero }, image, memory);
         source.Driver.Enable();
         source.Go(Running, PreCopy, PreCopyP2P);
         Assert.True(source.Controller.OwnsImage);
 
-        using var destination = new NvmeRig(o => o with { OwnershipWait = TimeSpan.FromMilliseconds(20) }, image, memory);
+        using var destination = new NvmeRig(o => o with { OwnershipWait = TimeSpan.Zero }, image, memory);
         destination.Go(Running, RunningP2P, Stop, Resuming);
         Assert.Equal(Errno.None, destination.Controller.WriteMigrationData(MigrationTests.ReadAll(source.Controller)));
         source.Go(PreCopyP2P, StopCopy);
@@ -64,13 +64,16 @@ public class OwnershipTests
         Assert.True(source.Controller.OwnsImage);
     }
 
-    [Fact]
-    public async Task EnteringARunningStateWaitsForTheOwnerToLetGo()
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task EnteringARunningStateWaitsForTheOwnerToLetGo(bool itDoes)
     {
         using var image = new TempImage();
         using var owner = new NvmeRig(image: image);
         owner.Driver.Enable();
-        using var next = new NvmeRig(o => o with { OwnershipWait = TimeSpan.FromSeconds(60) }, image);
+        var clock = new ManualClock();
+        using var next = new NvmeRig(o => o with { OwnershipWait = TimeSpan.FromHours(1), Clock = clock }, image);
         Task<Errno> enabling = Task.Run(() =>
         {
             next.Driver.Write32(NvmeRegister.AdminQueueAttributes, 0x001F_001F);
@@ -78,9 +81,21 @@ public class OwnershipTests
             next.Driver.Write64(NvmeRegister.AdminCompletionBase, GuestMemory.Base + 4096);
             return next.Controller.WriteRegion(0, NvmeRegister.Configuration, BitConverter.GetBytes(GuestDriver.ConfigurationFor(12)));
         });
-        owner.Go(Running, RunningP2P, Stop);
-        Assert.Equal(Errno.None, await enabling.WaitAsync(TimeSpan.FromSeconds(60)));
-        Assert.True(next.Controller.OwnsImage);
+        if (itDoes)
+        {
+            owner.Go(Running, RunningP2P, Stop);
+        }
+        else
+        {
+            while (!enabling.IsCompleted)
+            {
+                clock.Advance(TimeSpan.FromHours(1)); // whenever it has begun to wait
+                Thread.Yield();
+            }
+        }
+        Assert.Equal(itDoes ? Errno.None : Errno.EBUSY, await enabling.WaitAsync(TimeSpan.FromSeconds(60)));
+        Assert.Equal(itDoes, next.Controller.OwnsImage);
+        Assert.Equal(!itDoes, next.AllLog.Contains("did not let go within", StringComparison.Ordinal));
     }
 
     [Fact]

@@ -43,7 +43,7 @@ public class SocketTests
     {
         using var image = new TempImage();
         using var memory = new GuestMemory(4 << 20);
-        using var first = new ServedController(image);
+        using var first = new ServedController(image, ownershipWait: TimeSpan.Zero);
         using var second = new ServedController(image);
         using var source = new ClientSide(first, memory, doorbells);
         using var destination = new ClientSide(second, memory, doorbells);
@@ -156,10 +156,10 @@ public class SocketTests
         private readonly Thread _server;
         private readonly ConcurrentQueue<string> _log = new();
 
-        public ServedController(TempImage image)
+        public ServedController(TempImage image, TimeSpan? ownershipWait = null)
         {
             Path = System.IO.Path.Combine(image.Folder, $"{Guid.NewGuid():N}.sock"[..12]);
-            _controller = NvmeController.Create(image.Options with { OwnershipWait = TimeSpan.FromSeconds(2) }, _log.Enqueue);
+            _controller = NvmeController.Create(image.Options with { OwnershipWait = ownershipWait ?? TimeSpan.FromSeconds(60) }, _log.Enqueue);
             using var listening = new ManualResetEventSlim();
             var options = new VfioUserServerOptions
             {

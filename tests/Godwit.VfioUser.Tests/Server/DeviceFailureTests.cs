@@ -1,9 +1,13 @@
 using System.Buffers.Binary;
+using System.Collections.Concurrent;
 using Godwit.Interop.Linux;
 
 namespace Godwit.VfioUser.Tests;
 
-/// <summary>A device whose work throws says so by the error interrupt, answers nothing any more, and is whole again after a reset.</summary>
+/// <summary>
+/// A device whose work throws says so by the error interrupt, answers nothing any more, and is whole again after a reset. One whose work does
+/// not end is not stopped, and runs on.
+/// </summary>
 public sealed class DeviceFailureTests
 {
     [Fact]
@@ -24,6 +28,68 @@ public sealed class DeviceFailureTests
         client.ReadRegion(0, 0, word);
         Assert.Equal(DeviceThatFails.Value, BinaryPrimitives.ReadUInt32LittleEndian(word));
         Assert.Equal(0ul, error.Drain());
+    }
+
+    [Fact]
+    public void Work_that_does_not_end_in_time_refuses_the_stop_and_goes_on()
+    {
+        var clock = new ManualClock();
+        var device = new DeviceThatWorksLong { QuiesceWait = TimeSpan.FromHours(1), Clock = clock };
+        using var served = new ServedDevice(device);
+        using VfioUserClient client = VfioUserClient.Connect(served.Path, new VfioUserClientOptions { ReplyTimeout = TestServer.Patience }, new NoDma());
+        client.WriteRegion(0, 0, [1], posted: false);
+        Assert.True(device.Began.Wait(TestServer.Patience));
+        Background stop = Background.Run(() =>
+            Assert.Equal(Errno.ETIMEDOUT, Assert.Throws<VfioUserRemoteException>(() => client.SetMigrationState(DeviceMigrationState.Stop)).Errno));
+        clock.AwaitTimer();
+        clock.Advance(TimeSpan.FromMinutes(59));
+        Assert.True(stop.IsRunning);
+        clock.Advance(TimeSpan.FromMinutes(1));
+        stop.Join();
+        Assert.Contains("did not finish within 01:00:00", device.Lines.Single(), StringComparison.Ordinal);
+        Assert.Equal(DeviceMigrationState.Running, client.GetMigrationState());
+        device.MayEnd.Set();
+        client.SetMigrationState(DeviceMigrationState.Stop);
+        client.SetMigrationState(DeviceMigrationState.Running);
+    }
+
+    private sealed class DeviceThatWorksLong : PciDevice
+    {
+        private volatile bool _asked;
+
+        public DeviceThatWorksLong()
+            : base(new PciDefinition { VendorId = 0x1234, DeviceId = 1, Bars = [new PciBar(0, 16)] }) => Log = Lines.Enqueue;
+
+        public ManualResetEventSlim Began { get; } = new();
+
+        public ManualResetEventSlim MayEnd { get; } = new();
+
+        public ConcurrentQueue<string> Lines { get; } = new();
+
+        protected override void ReadBar(int bar, ulong offset, Span<byte> destination)
+        {
+        }
+
+        protected override void WriteBar(int bar, ulong offset, ReadOnlySpan<byte> data)
+        {
+            _asked = true;
+            RequestWork();
+        }
+
+        protected override void Work()
+        {
+            if (!_asked)
+                return;
+            Began.Set();
+            MayEnd.Wait(TestServer.Patience);
+        }
+
+        protected override void Dispose(bool disposing)
+        {
+            base.Dispose(disposing);
+            Began.Dispose();
+            MayEnd.Dispose();
+        }
     }
 
     private sealed class DeviceThatFails : PciDevice

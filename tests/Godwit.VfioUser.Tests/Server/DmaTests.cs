@@ -253,20 +253,6 @@ public sealed unsafe class DmaTests
         Assert.Empty(failures);
     }
 
-    [Fact]
-    public void A_dma_message_without_an_answer_fails_and_the_late_answer_is_dropped()
-    {
-        using var server = new TestServer(configure: o => o with { DmaReplyTimeout = TimeSpan.FromHours(1), Clock = new LeapingClock(TimeSpan.FromHours(2)) });
-        using RawPeer peer = RawPeer.ConnectAndNegotiate(server.Path);
-        IDeviceHost host = TestServer.Take(server.Device.Connections);
-        Assert.Equal(Errno.None, peer.Try(Command.DmaMap, RawPeer.Bytes(new DmaMapBody { ArgSize = 32, Flags = 3, Address = 0x1000, Size = 0x1000 })));
-        Assert.False(host.Read(At(0x1000), new byte[8]));
-        using RawMessage late = peer.Receive();
-        Assert.Equal(Command.DmaRead, late.Header.Command);
-        peer.Reply(late.Header, RawPeer.Bytes(late.As<DmaAccessBody>(), new byte[8]));
-        Assert.Equal(Errno.None, peer.Try(Command.DeviceReset, []));
-    }
-
     public static TheoryData<string> BadDmaReplies => ["error", "error with body", "other address", "other count", "longer", "shorter", "other command", "gone"];
 
     [Theory]

@@ -1,4 +1,3 @@
-using System.Diagnostics;
 using System.Runtime.InteropServices;
 using Godwit.Interop.Linux;
 
@@ -10,8 +9,9 @@ namespace Godwit.Devices;
 /// when an enabled controller enters a running state, released when it stops or its client goes; that hands it over exactly once
 /// in a migration. Used on the message thread only.
 /// </summary>
-internal sealed unsafe class ImageOwnership(ImageFile image, LogLimiter log) : IDisposable
+internal sealed unsafe class ImageOwnership(ImageFile image, TimeProvider clock, LogLimiter log) : IDisposable
 {
+    /// <summary>The pause between two looks: no system call waits for such a lock with a limit. Only the limit is <see cref="TimeProvider"/>'s.</summary>
     private static readonly TimeSpan Retry = TimeSpan.FromMilliseconds(1);
 
     private readonly ManualResetEventSlim _never = new(initialState: false);
@@ -25,7 +25,7 @@ internal sealed unsafe class ImageOwnership(ImageFile image, LogLimiter log) : I
     {
         if (Held)
             return Errno.None;
-        long start = Stopwatch.GetTimestamp();
+        long start = clock.GetTimestamp();
         while (true)
         {
             Errno errno = Lock(fcntl.F_WRLCK);
@@ -33,18 +33,18 @@ internal sealed unsafe class ImageOwnership(ImageFile image, LogLimiter log) : I
             {
                 case Errno.None:
                     Held = true;
-                    TimeSpan waited = Stopwatch.GetElapsedTime(start);
+                    TimeSpan waited = clock.GetElapsedTime(start);
                     log.Write($"nvme: took {image.Path}" + (waited > Retry ? $" after {waited.TotalMilliseconds:F0} ms" : ""));
                     return Errno.None;
                 case Errno.EINTR:
                     continue;
                 case Errno.EAGAIN or Errno.EACCES:
-                    if (Stopwatch.GetElapsedTime(start) < wait)
+                    if (clock.GetElapsedTime(start) < wait)
                     {
                         _never.Wait(Retry);
                         continue;
                     }
-                    log.Write($"nvme: {image.Path} belongs to another running server, which did not let go within {wait.TotalSeconds:G3} s");
+                    log.Write($"nvme: {image.Path} belongs to another running server, which did not let go within {wait}");
                     return Errno.EBUSY;
                 default:
                     log.Write($"nvme: {image.Path} cannot be locked: {Marshal.GetPInvokeErrorMessage((int)errno)} ({errno})");

@@ -1,5 +1,3 @@
-using System.Diagnostics;
-
 namespace Godwit.Devices;
 
 /// <summary>How a worker leaves a submission queue.</summary>
@@ -33,6 +31,7 @@ internal sealed class CommandScheduler : IDisposable
     private readonly SubmissionQueue[] _line;
     private readonly Thread[] _threads;
     private readonly IQueueProcessor _processor;
+    private readonly TimeProvider _clock;
     private int _first;
     private int _count;
     private int _running;
@@ -41,9 +40,10 @@ internal sealed class CommandScheduler : IDisposable
     private bool _stopping;
 
     /// <summary>Starts <paramref name="workers"/> threads for at most <paramref name="queueSlots"/> queues, closed.</summary>
-    public CommandScheduler(IQueueProcessor processor, int workers, int queueSlots, Func<CommandContext> createContext)
+    public CommandScheduler(IQueueProcessor processor, int workers, int queueSlots, Func<CommandContext> createContext, TimeProvider clock)
     {
         _processor = processor;
+        _clock = clock;
         _line = new SubmissionQueue[queueSlots]; // a queue is in it at most once, and never when retired
         _threads = new Thread[workers];
         for (int i = 0; i < workers; i++)
@@ -71,18 +71,23 @@ internal sealed class CommandScheduler : IDisposable
     /// <returns>False when they had not finished within <paramref name="wait"/>; then it is still closed, but not quiet.</returns>
     public bool Close(TimeSpan wait)
     {
-        long start = Stopwatch.GetTimestamp();
+        bool late = false; // guarded by _gate
+        void TimeIsOver()
+        {
+            lock (_gate)
+            {
+                late = true;
+                Monitor.PulseAll(_gate);
+            }
+        }
+
+        using ITimer limit = _clock.CreateTimer(_ => TimeIsOver(), null, wait, Timeout.InfiniteTimeSpan);
         lock (_gate)
         {
             _open = false;
-            while (_running > 0)
-            {
-                TimeSpan left = wait - Stopwatch.GetElapsedTime(start);
-                if (left <= TimeSpan.Zero)
-                    return false;
-                Monitor.Wait(_gate, left);
-            }
-            return true;
+            while (_running > 0 && !late)
+                Monitor.Wait(_gate);
+            return _running == 0;
         }
     }
 

@@ -35,28 +35,44 @@ internal sealed class DeviceWorker(Action work, Action<Exception> failed) : IDis
         }
     }
 
-    /// <summary>Lets none begin and waits until none is being done. False: it took longer than <paramref name="wait"/>; closed it is.</summary>
-    public bool Close(TimeSpan wait)
+    /// <summary>Lets none begin and waits until none is being done.</summary>
+    public void Close()
     {
-        long start = TimeProvider.System.GetTimestamp();
         lock (_gate)
         {
             _open = false;
             while (_busy)
+                Monitor.Wait(_gate);
+        }
+    }
+
+    /// <summary>Likewise. False: it took longer than <paramref name="wait"/>; closed it is.</summary>
+    public bool TryClose(TimeSpan wait, TimeProvider clock)
+    {
+        bool late = false; // guarded by _gate
+        void TimeIsOver()
+        {
+            lock (_gate)
             {
-                TimeSpan left = wait == Timeout.InfiniteTimeSpan ? wait : wait - TimeProvider.System.GetElapsedTime(start);
-                if (left != Timeout.InfiniteTimeSpan && left <= TimeSpan.Zero)
-                    return false;
-                Monitor.Wait(_gate, left);
+                late = true;
+                Monitor.PulseAll(_gate);
             }
-            return true;
+        }
+
+        using ITimer limit = clock.CreateTimer(_ => TimeIsOver(), null, wait, Timeout.InfiniteTimeSpan);
+        lock (_gate)
+        {
+            _open = false;
+            while (_busy && !late)
+                Monitor.Wait(_gate);
+            return !_busy;
         }
     }
 
     /// <summary>Ends the thread.</summary>
     public void Dispose()
     {
-        Close(Timeout.InfiniteTimeSpan);
+        Close();
         lock (_gate)
         {
             _ended = true;

@@ -10,9 +10,6 @@ namespace Godwit.VfioUser;
 /// </content>
 public abstract partial class PciDevice
 {
-    /// <summary>How long an arc that stops the device waits for <see cref="Work"/>. Below a client's usual reply timeout of 10 s.</summary>
-    private static readonly TimeSpan QuiesceWait = TimeSpan.FromSeconds(8);
-
     /// <summary>"GWPCIDEV" in the order of the bytes.</summary>
     private const ulong Magic = 0x5645_4449_4350_5747;
     private const int HeaderSize = 16;
@@ -33,8 +30,9 @@ public abstract partial class PciDevice
     public Errno Transition(DeviceMigrationState from, DeviceMigrationState to)
     {
         ThrowIfFailed();
-        if (Executes(from) && !Executes(to) && !_worker.Close(QuiesceWait))
+        if (Executes(from) && !Executes(to) && !_worker.TryClose(QuiesceWait, Clock))
         {
+            Log?.Invoke($"{from} to {to} refused: the device's work did not finish within {QuiesceWait}");
             GoOn();
             return Errno.ETIMEDOUT;
         }

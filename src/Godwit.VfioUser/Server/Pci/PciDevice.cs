@@ -57,6 +57,15 @@ public abstract partial class PciDevice : IVfioUserDevice, IDisposable
     /// <summary>Told one line per event worth an operator's eye. Called on any thread.</summary>
     public Action<string>? Log { get; init; }
 
+    /// <summary>
+    /// How long an arc of the migration state machine that stops the device waits for <see cref="Work"/> before it is refused (ETIMEDOUT) and
+    /// the device goes on. Below a client's reply timeout, usually 10 s, so that the client hears why.
+    /// </summary>
+    public TimeSpan QuiesceWait { get; init; } = TimeSpan.FromSeconds(8);
+
+    /// <summary>Clock for <see cref="QuiesceWait"/>.</summary>
+    public TimeProvider Clock { get; init; } = TimeProvider.System;
+
     /// <summary>Guards the device's registers. Held in every overridden member but <see cref="Work"/>; never hold it during DMA.</summary>
     protected Lock Gate { get; } = new();
 
@@ -137,7 +146,7 @@ public abstract partial class PciDevice : IVfioUserDevice, IDisposable
     /// <inheritdoc/>
     public void OnDisconnected()
     {
-        _worker.Close(Timeout.InfiniteTimeSpan);
+        _worker.Close();
         _host = null;
     }
 
@@ -184,7 +193,7 @@ public abstract partial class PciDevice : IVfioUserDevice, IDisposable
     /// <inheritdoc/>
     public void Reset()
     {
-        _worker.Close(Timeout.InfiniteTimeSpan);
+        _worker.Close();
         lock (Gate)
             ResetRegisters();
         _failure = null;

@@ -8,7 +8,11 @@ namespace Godwit.VfioUser;
 /// between threads. A thread that waits for the answer to a DMA message receives in its stead while nobody else does, and queues the
 /// commands that come meanwhile. So an answer is always received, whoever is busy with whatever.
 /// </summary>
-internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeout, TimeProvider clock) : IDisposable
+/// <param name="socket">The socket; not this class's.</param>
+/// <param name="dmaTimeout">For the answer to a DMA message.</param>
+/// <param name="clock">By which that is.</param>
+/// <param name="end">Ends the client's connection with all its sockets and says why; null when there is only this one.</param>
+internal sealed unsafe partial class MessagePump(SocketHandle socket, TimeSpan dmaTimeout, TimeProvider clock, Action<string>? end) : IDisposable
 {
     /// <summary>Commands that may pile up while the command thread is busy and another one receives. A client that sends more is cut off.</summary>
     private const int MaxQueued = 65536;
@@ -31,12 +35,9 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
     private readonly Lock _sending = new();
     private readonly Queue<IncomingMessage> _commands = new();
     private readonly Stack<IncomingMessage> _spare = new();
-    private readonly Dictionary<ushort, DmaRequest> _requests = [];
-    private readonly Stack<DmaRequest> _spareRequests = new();
     private int _heldBytes;
     private long _queuedBytes;
     private int _queuedFiles;
-    private ushort _nextId;
     private int _waiting; // threads in Monitor.Wait, so that nobody is woken in vain
     private bool _receiving; // somebody is in ReceiveMessage
     private bool _abandoned;
@@ -46,7 +47,22 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
     public string? Closed => Volatile.Read(ref _closed);
 
     /// <summary>Whether the client has gone although nobody has noticed by receiving yet.</summary>
-    public bool HasPeerHungUp() => Poll(PollRdHup, TimeSpan.Zero);
+    public bool HasPeerHungUp()
+    {
+        bool added = false;
+        try
+        {
+            socket.DangerousAddRef(ref added);
+            var entry = new pollfd { fd = socket.Number, events = PollRdHup };
+            // SAFETY: one entry, and the descriptor is held open.
+            return poll.wait(&entry, 1, 0) > 0;
+        }
+        finally
+        {
+            if (added)
+                socket.DangerousRelease();
+        }
+    }
 
     /// <summary>POLLRDHUP (poll(2)).</summary>
     private const short PollRdHup = 0x2000;
@@ -71,7 +87,7 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
                     _receiving = true;
                     break;
                 }
-                Wait(Timeout.InfiniteTimeSpan);
+                Wait();
             }
         }
         IncomingMessage? message = null;
@@ -98,20 +114,6 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
                 _spare.Push(message);
         }
     }
-
-    /// <summary>DMA_READ by message. Fills <paramref name="destination"/> or tells why not.</summary>
-    public Errno DmaRead(ulong address, Span<byte> destination)
-    {
-        // SAFETY: pinned until the request has left the table and nobody receives into it.
-        fixed (byte* pointer = destination)
-        {
-            return Request(Command.DmaRead, address, destination.Length, pointer, []);
-        }
-    }
-
-    /// <summary>DMA_WRITE by message.</summary>
-    public Errno DmaWrite(ulong address, ReadOnlySpan<byte> data) =>
-        Request(Command.DmaWrite, address, data.Length, null, data);
 
     /// <summary>Sends a whole message, <paramref name="first"/> beginning with the header.</summary>
     public void Send(ReadOnlySpan<byte> first, ReadOnlySpan<byte> second, ReadOnlySpan<FileDescriptor> files)
@@ -190,7 +192,12 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
     }
 
     /// <summary>Closes what was received and never read; after everybody has stopped.</summary>
-    public void Dispose() => _receiver.Dispose();
+    public void Dispose()
+    {
+        _receiver.Dispose();
+        _watch?.Dispose();
+        _overdue?.Dispose();
+    }
 
     private bool HasMappingAhead()
     {
@@ -201,145 +208,22 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
         }
     }
 
-    private Errno Request(Command command, ulong address, int count, byte* into, ReadOnlySpan<byte> data)
-    {
-        ushort id;
-        DmaRequest? request;
-        lock (_gate)
-        {
-            if (_closed is not null)
-                return Errno.ENOTCONN;
-            if (!_spareRequests.TryPop(out request))
-                request = new DmaRequest();
-            request.Prepare(command, address, count, into);
-            do
-                id = _nextId++;
-            while (_requests.ContainsKey(id) && _requests.Count <= ushort.MaxValue);
-            if (!_requests.TryAdd(id, request))
-                return Errno.EBUSY; // 65536 under way
-        }
-        var message = new RequestMessage
-        {
-            Header = new MessageHeader
-            {
-                Id = id,
-                Command = request.Command,
-                Length = (uint)(sizeof(RequestMessage) + data.Length),
-                Flags = HeaderFlags.Command,
-            },
-            Body = new DmaAccessBody { Address = request.Address, Count = (ulong)request.Count },
-        };
-        Send(MemoryMarshal.AsBytes(new ReadOnlySpan<RequestMessage>(in message)), data, []);
-        Errno result = Await(id, request);
-        lock (_gate)
-        {
-            if (_spareRequests.Count < MaxSpare)
-                _spareRequests.Push(request); // done, so nobody else has it any more
-        }
-        return result;
-    }
-
-    private Errno Await(ushort id, DmaRequest request)
-    {
-        long start = clock.GetTimestamp();
-        while (true)
-        {
-            lock (_gate)
-            {
-                while (!request.IsDone && (_receiving || _closed is not null))
-                {
-                    // A request that is claimed by the receiver cannot be left: its memory is being written.
-                    TimeSpan left = dmaTimeout - clock.GetElapsedTime(start);
-                    if (left <= TimeSpan.Zero && _requests.Remove(id))
-                        return Errno.ETIMEDOUT;
-                    Wait(left > TimeSpan.Zero ? left : Timeout.InfiniteTimeSpan);
-                }
-                if (request.IsDone)
-                    return request.Error;
-                _receiving = true;
-            }
-            try
-            {
-                ReceiveFor(id, request, start);
-            }
-            finally
-            {
-                StopReceiving();
-            }
-        }
-    }
-
-    /// <summary>Receives one message on behalf of a waiting request, or gives the request up when its time is over.</summary>
-    private void ReceiveFor(ushort id, DmaRequest request, long start)
-    {
-        TimeSpan left = dmaTimeout - clock.GetElapsedTime(start);
-        if (!_receiver.HasMessage && (left <= TimeSpan.Zero || !Poll(poll.POLLIN, left)))
-        {
-            lock (_gate)
-            {
-                if (_requests.Remove(id))
-                    request.Complete(Errno.ETIMEDOUT);
-            }
-            return;
-        }
-        IncomingMessage? command = ReceiveMessage();
-        if (command is null)
-            return;
-        bool abandoned;
-        bool tooMany = false;
-        lock (_gate)
-        {
-            abandoned = _abandoned;
-            if (!abandoned)
-            {
-                _commands.Enqueue(command);
-                _queuedBytes += command.Length;
-                _queuedFiles += command.FileCount;
-                tooMany = _commands.Count > MaxQueued || _queuedBytes > MaxQueuedBytes || _queuedFiles > MaxQueuedFiles;
-            }
-        }
-        if (abandoned)
-        {
-            Refuse(command.Header, Errno.EINVAL);
-            Return(command);
-        }
-        else if (tooMany)
-            Close($"the client sent more than {MaxQueued} commands, {MaxQueuedBytes} bytes or {MaxQueuedFiles} descriptors instead of answering {request.Command.Name()}");
-    }
-
     private void StopReceiving()
     {
         lock (_gate)
         {
             _receiving = false;
+            _leader = null;
             if (_waiting != 0)
                 Monitor.PulseAll(_gate);
         }
     }
 
-    private void Wait(TimeSpan timeout)
+    private void Wait()
     {
         _waiting++;
-        Monitor.Wait(_gate, timeout);
+        Monitor.Wait(_gate);
         _waiting--;
-    }
-
-    private bool Poll(short events, TimeSpan timeout)
-    {
-        bool added = false;
-        try
-        {
-            socket.DangerousAddRef(ref added);
-            var entry = new pollfd { fd = socket.Number, events = events };
-            // SAFETY: one entry, and the descriptor is held open.
-            int result = poll.wait(&entry, 1, (int)Math.Min(timeout.TotalMilliseconds + 1, int.MaxValue));
-            return result > 0;
-        }
-        finally
-        {
-            if (added)
-                socket.DangerousRelease();
-        }
     }
 
     /// <summary>Receives one message. A reply is completed here and null returned, as is when the connection has ended.</summary>
@@ -409,95 +293,9 @@ internal sealed unsafe class MessagePump(SocketHandle socket, TimeSpan dmaTimeou
         Send(MemoryMarshal.AsBytes(new ReadOnlySpan<MessageHeader>(in reply)), [], []);
     }
 
-    private void ReceiveReply(MessageHeader header, int length)
-    {
-        DmaRequest? request;
-        lock (_gate)
-            _requests.Remove(header.Id, out request); // from here on only this thread completes it
-        Errno error = Errno.EPROTO;
-        try
-        {
-            if (request is null || request.Command != header.Command || header.ReplyErrno != Errno.None)
-            {
-                // An answer that came too late, or a refusal: some peers send a body along.
-                error = header.ReplyErrno == Errno.None ? Errno.EPROTO : header.ReplyErrno;
-                if (!_receiver.Discard(length))
-                    Ended();
-                return;
-            }
-            DmaAccessBody body = default;
-            int expected = sizeof(DmaAccessBody) + (request.Data is null ? 0 : request.Count);
-            if (length != expected)
-            {
-                if (!_receiver.Discard(length))
-                    Ended();
-                return;
-            }
-            // SAFETY: the request waits until it is completed below, and its memory has Count bytes.
-            if (!_receiver.Read(MemoryMarshal.AsBytes(new Span<DmaAccessBody>(ref body)))
-                || (request.Data is not null && !_receiver.Read(new Span<byte>(request.Data, request.Count))))
-            {
-                Ended();
-                return;
-            }
-            if (body.Address == request.Address && body.Count == (ulong)request.Count)
-                error = Errno.None;
-        }
-        finally
-        {
-            if (request is not null)
-            {
-                lock (_gate)
-                {
-                    request.Complete(error);
-                    Monitor.PulseAll(_gate);
-                }
-            }
-        }
-    }
-
     private bool Ended()
     {
         Close(_receiver.EndedInMessage ? "the client closed the connection in the middle of a message" : "the client closed the connection");
         return false;
-    }
-
-    [StructLayout(LayoutKind.Sequential, Pack = 1)]
-    private struct RequestMessage
-    {
-        public MessageHeader Header;
-        public DmaAccessBody Body;
-    }
-
-    /// <summary>A DMA message under way. In the table, anybody may complete it under the lock; out of it, only who took it out.</summary>
-    private sealed class DmaRequest
-    {
-        public Command Command { get; private set; }
-
-        public ulong Address { get; private set; }
-
-        public int Count { get; private set; }
-
-        public byte* Data { get; private set; }
-
-        public Errno Error { get; private set; }
-
-        public bool IsDone { get; private set; }
-
-        public void Prepare(Command command, ulong address, int count, byte* data)
-        {
-            Command = command;
-            Address = address;
-            Count = count;
-            Data = data;
-            Error = Errno.None;
-            IsDone = false;
-        }
-
-        public void Complete(Errno error)
-        {
-            Error = error;
-            IsDone = true;
-        }
     }
 }

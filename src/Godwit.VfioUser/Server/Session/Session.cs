@@ -33,7 +33,7 @@ internal sealed partial class Session : IDisposable
         _options = options;
         _socket = socket;
         socket.SetSendTimeout(options.SendTimeout);
-        _pump = new MessagePump(socket, options.DmaReplyTimeout, options.Clock);
+        _pump = new MessagePump(socket, options.DmaReplyTimeout, options.Clock, Close);
         _host = new DeviceHost(_description, _pump, options, Close);
         _regionCount = PciRegion.Count;
         foreach (int index in _description.Regions.Keys)
@@ -188,7 +188,7 @@ internal sealed partial class Session : IDisposable
     {
         (_twinSocket, SocketHandle far) = SocketHandle.CreatePair();
         _twinSocket.SetSendTimeout(_options.SendTimeout);
-        var twin = new MessagePump(_twinSocket, _options.DmaReplyTimeout, _options.Clock);
+        var twin = new MessagePump(_twinSocket, _options.DmaReplyTimeout, _options.Clock, Close);
         twin.Abandon(); // commands have no business there
         Volatile.Write(ref _twin, twin);
         _host.Twin = twin;

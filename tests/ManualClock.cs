@@ -1,8 +1,11 @@
-namespace Godwit.Migration.Tests;
+namespace Godwit.Tests;
 
 /// <summary>A clock that stands still until the test moves it. Timers fire within <see cref="Advance"/>, in order.</summary>
 internal sealed class ManualClock : TimeProvider
 {
+    /// <summary>No wait in these tests is meant to last; this only ends a run that has failed.</summary>
+    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(60);
+
     private readonly Lock _gate = new();
     private readonly List<ManualTimer> _timers = [];
     private long _now = TimeSpan.TicksPerDay;
@@ -38,6 +41,13 @@ internal sealed class ManualClock : TimeProvider
             next.Fire();
         }
     }
+
+    /// <summary>Waits until somebody has set a timer.</summary>
+    public void AwaitTimer() => Assert.True(SpinWait.SpinUntil(() =>
+    {
+        lock (_gate)
+            return _timers.Count != 0;
+    }, Patience));
 
     private sealed class ManualTimer(ManualClock clock, TimerCallback callback, object? state) : ITimer
     {
