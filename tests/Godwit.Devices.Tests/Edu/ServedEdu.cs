@@ -21,7 +21,8 @@ internal sealed class ServedEdu : IDisposable, IDmaMessageHandler
         Device = device ?? new EduDevice();
         string path = Path.Combine(_folder, "s");
         using var listening = new ManualResetEventSlim();
-        _thread = new Thread(() => VfioUserServer.Run(Device, new VfioUserServerOptions { SocketPath = path, Log = _ => listening.Set() }, _stop.Token));
+        var options = new VfioUserServerOptions { SocketPath = path, DmaReplyTimeout = Patience, HandshakeTimeout = Patience, DetachTimeout = Patience, Log = _ => listening.Set() };
+        _thread = new Thread(() => VfioUserServer.Run(Device, options, _stop.Token));
         _thread.Start();
         Assert.True(listening.Wait(Patience));
         Client = VfioUserClient.Connect(path, new VfioUserClientOptions { ReplyTimeout = Patience }, this);

@@ -164,6 +164,9 @@ public class SocketTests
             var options = new VfioUserServerOptions
             {
                 SocketPath = Path,
+                DmaReplyTimeout = TimeSpan.FromSeconds(60),
+                HandshakeTimeout = TimeSpan.FromSeconds(60),
+                DetachTimeout = TimeSpan.FromSeconds(60),
                 Log = line =>
                 {
                     _log.Enqueue(line);

@@ -21,7 +21,7 @@ public sealed class ServerFuzzTests
         int messages = FuzzSettings.Inputs(20_000);
         var random = new Random(seed);
         var mutator = new Mutator(random);
-        using var server = new TestServer(Device(), o => o with { DmaReplyTimeout = TimeSpan.FromMilliseconds(2), HandshakeTimeout = TestServer.Patience, Files = new FileBudget(4 * FilesOfOne, 4 * FilesOfOne) });
+        using var server = new TestServer(Device(), o => o with { DmaReplyTimeout = TimeSpan.FromMilliseconds(2), Files = new FileBudget(4 * FilesOfOne, 4 * FilesOfOne) });
         using MemFd ram = MemFd.Create("ram", 0x100000);
         using MemFd small = MemFd.Create("small", 4096);
         using EventFd eventFd = EventFd.Create();

@@ -49,7 +49,7 @@ public sealed class MessageReceiverTests
         using (near)
         using (far)
         {
-            using MemFd file = MemFd.Create("f", 4096);
+            using MemFd file = MemFd.Create("never read", 4096);
             int before = OpenFiles.Count();
             using (var receiver = new MessageReceiver(far))
             {
@@ -58,7 +58,7 @@ public sealed class MessageReceiverTests
                 near.Send(message, [], [file, file]);
                 Assert.True(receiver.ReadHeader(out _, [], out _));
                 Assert.True(receiver.HasMessage);
-                Assert.Equal(before + 2, OpenFiles.Count());
+                Assert.Equal(3, OpenFiles.Of("never read"));
             }
             OpenFiles.AssertReturnsTo(before);
         }

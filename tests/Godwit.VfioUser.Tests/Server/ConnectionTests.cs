@@ -78,7 +78,7 @@ public sealed class ConnectionTests
     [Fact]
     public void A_client_that_does_not_read_is_gone_after_a_while_and_holds_no_thread_of_the_device()
     {
-        using var server = new TestServer(configure: o => o with { SendTimeout = TimeSpan.FromMilliseconds(50), DmaReplyTimeout = TestServer.Patience });
+        using var server = new TestServer(configure: o => o with { SendTimeout = TimeSpan.FromMilliseconds(50) });
         using RawPeer peer = RawPeer.ConnectAndNegotiate(server.Path);
         IDeviceHost host = TestServer.Take(server.Device.Connections);
         Assert.Equal(Errno.None, peer.Try(Command.DmaMap, RawPeer.Bytes(new DmaMapBody { ArgSize = 32, Flags = 1, Size = 4096 })));

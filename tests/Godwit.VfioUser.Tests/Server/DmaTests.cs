@@ -358,7 +358,7 @@ public sealed unsafe class DmaTests
     [Fact]
     public void Descriptors_that_pile_up_while_the_device_waits_are_bounded()
     {
-        using var server = new TestServer(configure: o => o with { DmaReplyTimeout = TestServer.Patience });
+        using var server = new TestServer();
         using RawPeer peer = RawPeer.ConnectAndNegotiate(server.Path);
         IDeviceHost host = TestServer.Take(server.Device.Connections);
         using EventFd fd = EventFd.Create();

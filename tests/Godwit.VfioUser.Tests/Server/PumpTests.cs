@@ -64,7 +64,7 @@ public sealed class PumpTests
     [Fact]
     public void A_client_that_sends_without_end_instead_of_answering_is_cut_off()
     {
-        using var server = new TestServer(configure: o => o with { DmaReplyTimeout = TestServer.Patience });
+        using var server = new TestServer();
         using RawPeer peer = RawPeer.ConnectAndNegotiate(server.Path);
         IDeviceHost host = TestServer.Take(server.Device.Connections);
         Assert.Equal(Errno.None, peer.Try(Command.DmaMap, Map(1)));

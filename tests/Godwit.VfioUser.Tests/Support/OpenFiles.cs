@@ -8,6 +8,9 @@ internal static class OpenFiles
     /// <summary>Those that the protocol can carry or make; the runtime opens assemblies and pipes when it likes.</summary>
     public static int Count() => Links().Count();
 
+    /// <summary>Those of a file in memory of that name.</summary>
+    public static int Of(string name) => Links().Count(link => link.StartsWith($"/memfd:{name} ", StringComparison.Ordinal));
+
     /// <summary>How many mappings of shared memory files this process has; the runtime has its own.</summary>
     public static int MappedFiles() => File.ReadLines("/proc/self/maps")
         .Count(line => line.Contains("/memfd:", StringComparison.Ordinal) && !line.Contains("/memfd:doublemapper", StringComparison.Ordinal));

@@ -13,7 +13,18 @@ internal sealed class ServedDevice : IDisposable
         _device = (IDisposable)device;
         Path = System.IO.Path.Combine(_directory, "s");
         using var listening = new ManualResetEventSlim();
-        _server = Background.Run(() => VfioUserServer.Run(device, new VfioUserServerOptions { SocketPath = Path, OfferWriteMultiple = true, LogLimits = logLimits ?? new DmaLogLimits(), Log = _ => listening.Set() }, _stop.Token));
+        var options = new VfioUserServerOptions
+        {
+            SocketPath = Path,
+            OfferWriteMultiple = true,
+            LogLimits = logLimits ?? new DmaLogLimits(),
+            DmaReplyTimeout = TestServer.Patience,
+            HandshakeTimeout = TestServer.Patience,
+            RefusalTimeout = TestServer.Patience,
+            DetachTimeout = TestServer.Patience,
+            Log = _ => listening.Set(),
+        };
+        _server = Background.Run(() => VfioUserServer.Run(device, options, _stop.Token));
         Assert.True(listening.Wait(TestServer.Patience));
     }
 

@@ -24,6 +24,11 @@ internal sealed class TestServer : IDisposable
         var options = new VfioUserServerOptions
         {
             SocketPath = Path,
+            DmaReplyTimeout = Patience,
+            HandshakeTimeout = Patience,
+            RefusalTimeout = Patience,
+            SendTimeout = Patience,
+            DetachTimeout = Patience,
             Log = line =>
             {
                 Log.Enqueue(line);
