@@ -15,7 +15,10 @@ using Godwit.VfioUser.Bench;
 switch (args)
 {
     case ["echo", string path]:
-        ProcessRun.Echo(path);
+        Floor.Serve(path, files: false);
+        return;
+    case ["echo-files", string path]:
+        Floor.Serve(path, files: true);
         return;
     case ["device", string path]:
         var options = new VfioUserServerOptions

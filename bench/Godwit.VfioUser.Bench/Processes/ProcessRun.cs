@@ -1,4 +1,3 @@
-using System.Diagnostics;
 using Godwit.Interop.Linux;
 
 namespace Godwit.VfioUser.Bench;
@@ -10,6 +9,9 @@ namespace Godwit.VfioUser.Bench;
 internal static class ProcessRun
 {
     private const int Large = 64 * 1024;
+
+    /// <summary>Mappings between two flushes of the large case.</summary>
+    private const int Batch = 1000;
     private const int Header = 16;
     private const int AccessBody = 16;
     private const DmaAccess ReadWrite = DmaAccess.Read | DmaAccess.Write;
@@ -24,40 +26,19 @@ internal static class ProcessRun
         {
             Console.WriteLine($"Two processes over a unix socket, {time.TotalSeconds} s each, {Environment.ProcessorCount} processors. Times in microseconds; allocated bytes an operation, this side.");
             Console.WriteLine();
-            Console.WriteLine("operation                            |  a second | of floor |  median |    99 % |  99.9 % |  bytes");
-            Console.WriteLine("-------------------------------------|----------:|---------:|--------:|--------:|--------:|------:");
+            Console.WriteLine("operation                                 |  a second | of floor |  median |    99 % |  99.9 % |  bytes");
+            Console.WriteLine("------------------------------------------|----------:|---------:|--------:|--------:|--------:|------:");
             using var echo = new OtherProcess("echo", Path.Combine(directory, "echo"));
+            using var echoFiles = new OtherProcess("echo-files", Path.Combine(directory, "echo-files"));
             using var device = new OtherProcess("device", Path.Combine(directory, "device"));
             using SocketHandle socket = SocketHandle.Connect(Path.Combine(directory, "echo"));
             using var client = VfioUserClient.Connect(Path.Combine(directory, "device"), new VfioUserClientOptions(), new NoMemory());
             Regions(time, socket, client);
-            Mappings(time, socket, client, mappings);
+            Mappings(time, socket, Path.Combine(directory, "echo-files"), client, mappings);
         }
         finally
         {
             Directory.Delete(directory, recursive: true);
-        }
-    }
-
-    /// <summary>The other process of the floor: the first 8 bytes of a message say how long it is and how long the answer is to be.</summary>
-    public static void Echo(string path)
-    {
-        using SocketHandle listener = SocketHandle.Listen(path, 1);
-        OtherProcess.SayReady();
-        using SocketHandle socket = listener.Accept();
-        byte[] buffer = new byte[2 * Large];
-        while (true)
-        {
-            int got = 0;
-            do
-            {
-                int now = socket.Receive(buffer.AsSpan(got));
-                if (now == 0)
-                    return;
-                got += now;
-            }
-            while (got < 8 || got < BitConverter.ToInt32(buffer));
-            socket.Send(buffer.AsSpan(0, BitConverter.ToInt32(buffer, 4)));
         }
     }
 
@@ -67,7 +48,7 @@ internal static class ProcessRun
         byte[] large = new byte[Large];
         Sample[] small = Sample.Take(
             time,
-            Ping(socket, Header + AccessBody, Header + AccessBody + 4),
+            Floor.Ping(socket, Header + AccessBody, Header + AccessBody + 4),
             () => client.ReadRegion(PciRegion.Bar0, 8, word),
             () => client.WriteRegion(PciRegion.Bar0, 8, word, posted: false));
         small[0].Print("bare echo, 32 bytes for 36", null);
@@ -75,7 +56,7 @@ internal static class ProcessRun
         small[2].Print("region write of 4, answered", small[0]);
         Sample[] big = Sample.Take(
             time,
-            Ping(socket, Header + AccessBody, Header + AccessBody + Large),
+            Floor.Ping(socket, Header + AccessBody, Header + AccessBody + Large),
             () => client.ReadRegion(PciRegion.Bar0, 0, large));
         big[0].Print("bare echo, 32 bytes for 64 KiB", null);
         big[1].Print("region read of 64 KiB", big[0]);
@@ -88,11 +69,11 @@ internal static class ProcessRun
         doorbells.Print($"doorbell by eventfd ({(client.DoorbellsRung > rung ? "no message" : "BY MESSAGE")})", null);
     }
 
-    private static void Mappings(TimeSpan time, SocketHandle socket, VfioUserClient client, int mappings)
+    private static void Mappings(TimeSpan time, SocketHandle socket, string filesPath, VfioUserClient client, int mappings)
     {
         using MemFd ram = MemFd.Create("ram", 64 << 20);
         DmaRange one = Page(0);
-        Action ping = Ping(socket, Header + 32, Header);
+        Action ping = Floor.Ping(socket, Header + 32, Header);
         Sample[] pairs = Sample.Take(
             time,
             () =>
@@ -108,39 +89,40 @@ internal static class ProcessRun
         pairs[0].Print("bare echo, 2 times 48 bytes for 16", null);
         pairs[1].Print("map and unmap of 4 KiB (2 messages)", pairs[0]);
 
-        int count = Math.Min(mappings, client.MaxDmaMaps);
-        long start = Stopwatch.GetTimestamp();
-        for (int i = 0; i < count; i++)
-            client.DmaMapQueued(Page((ulong)i * 2), ReadWrite, ram, (ulong)i * 4096 % (64 << 20));
-        client.DmaFlush();
-        double map = Stopwatch.GetElapsedTime(start).TotalSeconds;
-        start = Stopwatch.GetTimestamp();
-        for (int i = 0; i < count; i++)
-            client.DmaUnmapQueued(Page((ulong)i * 2));
-        client.DmaFlush();
-        double unmap = Stopwatch.GetElapsedTime(start).TotalSeconds;
-        Console.WriteLine();
-        Console.WriteLine($"{count} mappings of 4 KiB, queued: {map:F2} s to map ({count / map:F0} a second), {unmap:F2} s to unmap ({count / unmap:F0} a second)");
+        using SocketHandle filesSocket = SocketHandle.Connect(filesPath);
+        Many(filesSocket, client, ram, Math.Min(mappings, client.MaxDmaMaps) / Batch);
+    }
+
+    /// <summary>Queued mappings, each with its descriptor, all of them there at the end; then all are taken away. The floor takes turns with it.</summary>
+    private static void Many(SocketHandle socket, VfioUserClient client, MemFd ram, int batches)
+    {
+        ulong next = 0;
+        Action floor = Floor.Pipelined(socket, Batch, Header + 32, Header, ram);
+        Sample[] maps = Sample.Take(batches, floor, () =>
+        {
+            for (int i = 0; i < Batch; i++, next++)
+                client.DmaMapQueued(Page(next * 2), ReadWrite, ram, next * 4096 % (64 << 20));
+            client.DmaFlush();
+        });
+        maps[0].Print($"{Batch} bare echoes, 48 bytes and fd for 16", null, Batch);
+        maps[1].Print($"{Batch} mappings of {batches * Batch}, queued", maps[0], Batch);
+
+        next = 0;
+        floor = Floor.Pipelined(socket, Batch, Header + 24, Header + 24, null);
+        Sample[] unmaps = Sample.Take(batches, floor, () =>
+        {
+            for (int i = 0; i < Batch; i++, next++)
+                client.DmaUnmapQueued(Page(next * 2));
+            client.DmaFlush();
+        });
+        unmaps[0].Print($"{Batch} bare echoes, 40 bytes for 40", null, Batch);
+        unmaps[1].Print($"{Batch} unmappings, queued", unmaps[0], Batch);
     }
 
     /// <summary>Where the device has its doorbell.</summary>
     public const ulong Doorbell = 0x1000;
 
     private static DmaRange Page(ulong number) => new(new DmaAddress((1UL << 40) + number * 4096), 4096);
-
-    private static Action Ping(SocketHandle socket, int requestSize, int replySize)
-    {
-        byte[] request = new byte[requestSize];
-        BitConverter.TryWriteBytes(request, requestSize);
-        BitConverter.TryWriteBytes(request.AsSpan(4), replySize);
-        byte[] reply = new byte[replySize];
-        return () =>
-        {
-            socket.Send(request);
-            for (int got = 0; got < replySize;)
-                got += socket.Receive(reply.AsSpan(got));
-        };
-    }
 
     /// <summary>All memory of this client is mapped.</summary>
     private sealed class NoMemory : IDmaMessageHandler

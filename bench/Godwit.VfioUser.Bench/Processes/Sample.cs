@@ -33,11 +33,26 @@ internal readonly record struct Sample(double PerSecond, double Median, double P
         return [.. runs.Select(run => run.Result())];
     }
 
+    /// <summary>Does each of the operations so many times, in turns, without warming up.</summary>
+    public static Sample[] Take(int times, params Action[] operations)
+    {
+        Run[] runs = [.. operations.Select(operation => new Run(operation))];
+        for (int i = 0; i < times; i++)
+        {
+            foreach (Run run in runs)
+                run.Go(TimeSpan.Zero);
+        }
+        return [.. runs.Select(run => run.Result())];
+    }
+
     /// <summary>One row of the table.</summary>
-    public void Print(string name, Sample? floor)
+    /// <param name="name">Of the operation.</param>
+    /// <param name="floor">With what it is compared.</param>
+    /// <param name="each">How much it does at once; the rate and the bytes are those of one, the times those of the whole.</param>
+    public void Print(string name, Sample? floor, int each = 1)
     {
         string ratio = floor is { } least ? $"{PerSecond / least.PerSecond * 100,5:F0} %" : "";
-        Console.WriteLine($"{name,-36} | {PerSecond,9:F0} | {ratio,8} | {Median,7:F1} | {P99,7:F1} | {P999,7:F1} | {AllocatedBytes,6:F2}");
+        Console.WriteLine($"{name,-41} | {PerSecond * each,9:F0} | {ratio,8} | {Median,7:F1} | {P99,7:F1} | {P999,7:F1} | {AllocatedBytes / each,6:F2}");
     }
 
     private static double Microseconds(long ticks) => ticks * 1e6 / Stopwatch.Frequency;
@@ -55,17 +70,20 @@ internal readonly record struct Sample(double PerSecond, double Median, double P
 
         public void Go(TimeSpan time)
         {
+            if (IsFull)
+                return;
             long allocated = GC.GetTotalAllocatedBytes(precise: true);
             long began = Stopwatch.GetTimestamp();
             long last = began;
             long end = began + (long)(time.TotalSeconds * Stopwatch.Frequency);
-            while (last < end && _count < MaxKept)
+            do
             {
                 operation();
                 long now = Stopwatch.GetTimestamp();
                 _durations[_count++] = now - last;
                 last = now;
             }
+            while (last < end && _count < MaxKept);
             Ticks += last - began;
             _allocated += GC.GetTotalAllocatedBytes(precise: true) - allocated;
         }
