@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# L1: a machine of QEMU with an emulated VT-d in which Godwit itself runs, on Linux's VFIO. It has educational devices at 0000:00:05.0 and
-# 0000:00:07.0 and, when there is a disk, an NVMe controller at 0000:00:06.0.
+# L1: a machine of QEMU with an emulated VT-d in which Godwit itself runs, on Linux's VFIO. It has educational devices at 0000:01:00.0 and
+# 0000:02:00.0, each alone behind a port, so that it can be reset by its bus, and, when there is a disk, an NVMe controller at 0000:00:06.0.
 
 # l1_tree TREE: a tree with Godwit, the .NET runtime and VFIO's modules. /lab/l1 is to be sourced by what runs in it.
 l1_tree() {
@@ -22,7 +22,8 @@ l1_tree() {
 # l1_run SECONDS TREE [DISK]: boots it and judges.
 l1_run() {
   local limit=$1 tree=$2 disk=${3:-}
-  local -a devices=(-device 'intel-iommu,intremap=on,caching-mode=on' -device 'edu,addr=5' -device 'edu,addr=7')
+  local -a devices=(-device 'intel-iommu,intremap=on,caching-mode=on'
+    -device 'pcie-root-port,id=first,addr=5,chassis=1' -device 'edu,bus=first' -device 'pcie-root-port,id=second,addr=7,chassis=2' -device 'edu,bus=second')
   # nvme-stress expects zeros where it has deallocated when the namespace says that deallocated blocks read so (DLFEAT), as QEMU's does: then
   # QEMU must really deallocate.
   [ -z "$disk" ] || devices+=(-drive "file=$disk,format=raw,if=none,id=disk,discard=unmap" -device 'nvme,addr=6,serial=L1,drive=disk,logical_block_size=4096,physical_block_size=4096')

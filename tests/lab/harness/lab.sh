@@ -9,6 +9,8 @@ set -euo pipefail
 . "${BASH_SOURCE[0]%/*}/image.sh"
 # shellcheck source=tests/lab/harness/guest.sh
 . "${BASH_SOURCE[0]%/*}/guest.sh"
+# shellcheck source=tests/lab/harness/modules.sh
+. "${BASH_SOURCE[0]%/*}/modules.sh"
 # shellcheck source=tests/lab/harness/l1.sh
 . "${BASH_SOURCE[0]%/*}/l1.sh"
 
