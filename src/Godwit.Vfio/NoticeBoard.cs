@@ -12,6 +12,9 @@ internal enum NoticeKind
     /// <summary>The device's limit of mappings is reached.</summary>
     MappingLimit,
 
+    /// <summary>The guest wants the device to reach something that is no RAM.</summary>
+    NotRam,
+
     /// <summary>The vIOMMU does not announce mappings.</summary>
     ShadowingRefused,
 

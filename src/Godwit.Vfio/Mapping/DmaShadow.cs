@@ -264,6 +264,8 @@ internal sealed class DmaShadow : IMemoryListener
             case MappingChange.MapUnreachable:
                 Remove(operation.Iova);
                 NotInstalled.Add(operation.Iova, operation.Reason);
+                if (operation.Reason == NotInstalledReason.NotRam)
+                    _notices.PostOnce(NoticeKind.NotRam, $"{_device}: the guest has mapped {operation.Iova} to what is no RAM, a BAR or nothing; DMA from device to device is not offered, so its access there fails");
                 break;
             default:
                 Remove(operation.Iova);

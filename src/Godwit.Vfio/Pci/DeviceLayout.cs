@@ -123,6 +123,8 @@ internal sealed record DeviceLayout
         List<string> omitted = [];
         ImmutableArray<DeviceBar> bars = ParseBars(address, config, regions, omitted);
         Dictionary<byte, int> capabilities = ParseCapabilities(config);
+        if (config[ConfigOffset.InterruptPin] != 0 && !capabilities.ContainsKey(MsiRegisters.Id) && !capabilities.ContainsKey(MsixRegisters.Id))
+            omitted.Add("it has neither MSI nor MSI-X, only an interrupt pin (INTx), which this machine does not have: none of its interrupts will arrive");
         return new DeviceLayout
         {
             Vendor = vendor,

@@ -54,6 +54,7 @@ public sealed class DmaShadowTests
             Assert.Equal(NotInstalledReason.NotRam, rig.Shadow.NotInstalled.Find(0x121));
         }
 
+        Assert.Contains("to what is no RAM", Assert.Single(rig.Notices), StringComparison.Ordinal); // once for all of them
         rig.Unmap(0x100);
         rig.Unmap(0x110);
         rig.Unmap(0x120, 2);

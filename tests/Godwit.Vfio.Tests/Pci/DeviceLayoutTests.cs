@@ -23,6 +23,22 @@ public sealed class DeviceLayoutTests
         Assert.Null(layout.Express);
     }
 
+    [Theory]
+    [InlineData(0, 0x00, true)] // no interrupts at all
+    [InlineData(1, 0x00, false)]
+    [InlineData(1, 0x05, true)] // MSI
+    [InlineData(1, 0x11, true)] // MSI-X
+    public void ADeviceWithNothingButAPinIsSaidToSendNoInterrupts(byte pin, byte capability, bool quiet)
+    {
+        byte[] config = Config();
+        config[0x3D] = pin;
+        if (capability != 0)
+            Msix(config, 0x50, 4, 0, 0x800);
+        config[0x50] = capability;
+        DeviceLayout layout = Parse(config, new() { [0] = 0x1000 });
+        Assert.Equal(quiet, !layout.Omitted.Any(o => o.Contains("INTx", StringComparison.Ordinal)));
+    }
+
     public static TheoryData<string, Action<byte[]>, Dictionary<int, ulong>> Impossible => new()
     {
         { "no function answers", c => BinaryPrimitives.WriteUInt16LittleEndian(c, 0xFFFF), new() },
