@@ -71,6 +71,27 @@ public sealed class HostDeviceToolTests
         host.Kernel.AssertClean("an examination");
     }
 
+    [Theory]
+    [InlineData(256 << 10, false)]
+    [InlineData(4096, true)]
+    public void A_log_with_a_limit_or_one_that_is_stopped_twice_is_right_too(ulong maxBytes, bool takesIdleStop)
+    {
+        using var host = new FakeHost(Full);
+        (host.Device.Log.MaxBytes, host.Device.Log.TakesIdleStop) = (maxBytes, takesIdleStop);
+        CheckResult log = Examine(host, HostIommuKind.Type1).Results.Single(r => r.Name == "log.start");
+        Assert.True(log.Outcome == CheckOutcome.Pass, log.Why);
+    }
+
+    [Fact]
+    public void A_log_that_takes_nothing_is_wrong()
+    {
+        using var host = new FakeHost(Full);
+        host.Device.Log.MaxBytes = 0;
+        CheckResult log = Examine(host, HostIommuKind.Type1).Results.Single(r => r.Name == "log.start");
+        Assert.Equal(CheckOutcome.Fail, log.Outcome);
+        Assert.Contains("ENOTSUP", log.Why, StringComparison.Ordinal);
+    }
+
     [Fact]
     public void A_device_without_migration_and_log_is_not_blamed_for_it()
     {

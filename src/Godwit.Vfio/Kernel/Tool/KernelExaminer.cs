@@ -206,17 +206,34 @@ public sealed class KernelExaminer
     private void Log()
     {
         RequireLog();
-        var range = new IovaPages(0, 1 << 12);
-        _device.StartDmaLogging(4096, [range]);
-        Require(Refused(() => _device.StartDmaLogging(4096, [range])), "a second start is taken");
-        var bitmap = new ulong[(1 << 12) / 64];
-        _device.ReportDmaLog(range, 4096, bitmap);
+        IovaPages range = StartLog();
+        Require(Refused(() => _device.StartDmaLogging(RamPage.Size, [range])), "a second start is taken");
+        var bitmap = new ulong[(range.Count + 63) / 64];
+        _device.ReportDmaLog(range, RamPage.Size, bitmap);
         Require(bitmap.All(word => word == 0), "pages are reported that nobody wrote");
         _device.StopDmaLogging();
         // vfio.h says nothing of a stop without a start, and drivers differ. Whichever way, it must do no harm.
         _ = Refused(_device.StopDmaLogging);
-        _device.StartDmaLogging(4096, [range]);
+        StartLog();
         _device.StopDmaLogging();
+    }
+
+    /// <summary>Over as much as it takes of 16 MiB: a log may have a limit to its span, which a driver refuses with an error of its choice.</summary>
+    private IovaPages StartLog()
+    {
+        for (ulong pages = 1 << 12; ; pages >>= 6)
+        {
+            var range = new IovaPages(0, pages);
+            try
+            {
+                _device.StartDmaLogging(RamPage.Size, [range]);
+                return range;
+            }
+            catch (DeviceRefusedException) when (pages > 1)
+            {
+                // Less, then.
+            }
+        }
     }
 
     private void LogRanges()

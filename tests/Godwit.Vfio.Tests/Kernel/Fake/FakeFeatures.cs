@@ -75,6 +75,12 @@ internal sealed unsafe class FakeDmaLog
 
     public bool Armed => _ranges is not null;
 
+    /// <summary>Most that all ranges may have together; drivers of devices with a limit answer EOPNOTSUPP above it.</summary>
+    public ulong MaxBytes { get; set; } = ulong.MaxValue;
+
+    /// <summary>Whether a stop is taken when nothing is logged, as some drivers do.</summary>
+    public bool TakesIdleStop { get; set; }
+
     public void Wrote(ulong iova, int length)
     {
         if (_ranges?.Any(r => r.First <= iova && iova <= r.Last) != true)
@@ -107,6 +113,8 @@ internal sealed unsafe class FakeDmaLog
             }
         }
 
+        if (ranges.Aggregate(0UL, (sum, r) => sum + (r.Last - r.First + 1)) > MaxBytes)
+            return Errno.ENOTSUP;
         _ranges = ranges;
         _dirty.Clear();
         return Errno.None;
@@ -114,7 +122,7 @@ internal sealed unsafe class FakeDmaLog
 
     public Errno Stop()
     {
-        if (_ranges is null)
+        if (_ranges is null && !TakesIdleStop)
             return Errno.EINVAL;
         Reset();
         return Errno.None;
