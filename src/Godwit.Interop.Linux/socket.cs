@@ -1,3 +1,4 @@
+using System.Net.Sockets;
 using System.Runtime.InteropServices;
 using System.Text;
 
@@ -51,6 +52,9 @@ public static unsafe partial class socket
     internal static partial nint sendmsg(FileDescriptor fd, msghdr* message, int flags);
 
     [LibraryImport("libc", SetLastError = true)]
+    private static partial nint sendmsg(SafeSocketHandle fd, msghdr* message, int flags);
+
+    [LibraryImport("libc", SetLastError = true)]
     internal static partial nint recvmsg(FileDescriptor fd, msghdr* message, int flags);
 
     [LibraryImport("libc", SetLastError = true)]
@@ -64,10 +68,26 @@ public static unsafe partial class socket
         public fixed byte sun_path[108];
     }
 
-    [StructLayout(LayoutKind.Sequential)]
-    internal struct iovec
+    /// <summary>sendmsg(2) of what is in several places, on a socket that is the runtime's.</summary>
+    /// <param name="fd">Kept open until the call returns.</param>
+    /// <param name="pieces">Where it is. The caller vouches that it is readable.</param>
+    /// <param name="count">Pieces; at most 1024 (<c>UIO_MAXIOV</c> of linux/uio.h).</param>
+    /// <param name="flags"><c>MSG_</c> constants.</param>
+    /// <returns>Bytes sent, or -1 and an error number in <see cref="Marshal.GetLastPInvokeError"/>.</returns>
+    public static nint sendmsg(SafeSocketHandle fd, iovec* pieces, int count, int flags)
     {
+        var message = new msghdr { msg_iov = pieces, msg_iovlen = (nuint)count };
+        return sendmsg(fd, &message, flags);
+    }
+
+    /// <summary>A piece of memory (struct iovec of linux/uio.h).</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    public struct iovec
+    {
+        /// <summary>Where it begins.</summary>
         public void* iov_base;
+
+        /// <summary>Its bytes.</summary>
         public nuint iov_len;
     }
 

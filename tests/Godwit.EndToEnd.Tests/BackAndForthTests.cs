@@ -30,7 +30,7 @@ public sealed class BackAndForthTests(ITestOutputHelper output)
             GodwitProcess next = stage.Start([.. stage.Machine(name, move % 2 == 0 ? "a" : "b"), "--incoming", uri]);
             await next.WaitForAsync("monitor at");
             Qmp there = await stage.QmpAsync(name);
-            await monitor.SetAsync(("downtime-limit", "2000"), ("x-verify-pages", "true"));
+            await monitor.SetAsync(("downtime-limit", Stage.Patient), ("x-verify-pages", "true"));
             await monitor.MigrateAsync(uri);
             JsonElement migration = await monitor.MigratedAsync();
             Assert.True(migration.GetProperty("status").GetString() == "completed", $"move {move}: {migration}\n{machine.All}\n{next.All}");

@@ -12,9 +12,6 @@ public sealed class BreakItTests
 {
     private static readonly TimeSpan StopTime = TimeSpan.FromSeconds(5);
 
-    // Milliseconds.
-    private const string Patient = "2000";
-
     private static readonly string[] Moments = ["setup", "first round", "later round", "switchover", "after commit"];
 
     private static readonly (string Victim, string Harm, string Moment)[] Always =
@@ -83,7 +80,7 @@ public sealed class BreakItTests
         });
         // A limit that no guest meets makes sure of a later round; afterwards patience for whatever is stopped meanwhile.
         bool later = moment == "later round";
-        await pair.Src.SetAsync(("downtime-limit", later ? "1" : Patient), ("x-min-precopy", "500"));
+        await pair.Src.SetAsync(("downtime-limit", later ? "1" : Stage.Patient), ("x-min-precopy", "500"));
         await pair.Src.MigrateAsync(proxy.Uri);
         await done.Task.WaitAsync(GodwitProcess.Guard);
         if (harm == "stopped")
@@ -94,7 +91,7 @@ public sealed class BreakItTests
 
         if (later && (victim, harm) != ("source", "killed"))
         {
-            await pair.Src.SetAsync(("downtime-limit", Patient));
+            await pair.Src.SetAsync(("downtime-limit", Stage.Patient));
         }
 
         await JudgeAsync(pair, victim, harm, committed: moment == "after commit");

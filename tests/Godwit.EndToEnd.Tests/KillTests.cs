@@ -33,7 +33,7 @@ public sealed class KillTests
         await using var stage = new Stage();
         Pair pair = await stage.PairAsync();
         GodwitProcess killed = victim switch { "destination" => pair.Destination, "device a" => pair.DeviceA, _ => pair.DeviceB };
-        await pair.Src.SetAsync(("downtime-limit", "2000"), ("x-min-precopy", moment == "precopy" ? "60000" : "0"));
+        await pair.Src.SetAsync(("downtime-limit", Stage.Patient), ("x-min-precopy", moment == "precopy" ? "60000" : "0"));
         if (moment == "before")
         {
             await killed.KillAsync();

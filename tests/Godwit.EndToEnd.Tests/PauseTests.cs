@@ -16,7 +16,7 @@ public sealed class PauseTests
         Assert.Contains("nvme0", (await Assert.ThrowsAsync<QmpException>(() => pair.Src.ExecuteAsync("migrate-start-postcopy"))).Message, StringComparison.Ordinal);
         await Assert.ThrowsAsync<QmpException>(() => CapabilityAsync(pair.Src, "no-such-capability"));
         await CapabilityAsync(pair.Src, "pause-before-switchover");
-        await pair.Src.SetAsync(("downtime-limit", "2000"));
+        await pair.Src.SetAsync(("downtime-limit", Stage.Patient));
         await pair.Src.MigrateAsync($"unix:{stage.In("mig.sock")}");
         await Qmp.UntilAsync(async () => await StatusAsync(pair.Src) == "pre-switchover", "it does not pause");
         Assert.Equal("finish-migrate", await pair.Src.StateAsync());

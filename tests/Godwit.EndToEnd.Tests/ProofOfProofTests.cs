@@ -14,7 +14,7 @@ public sealed class ProofOfProofTests
         Pair pair = await stage.PairAsync();
         var withheld = new WithheldPage();
         MigrationProxy proxy = stage.Own(MigrationProxy.Rewriting(stage.In("proxy.sock"), stage.In("mig.sock"), withheld.Rewrite));
-        await pair.Src.SetAsync(("x-verify-pages", "true"), ("x-min-precopy", "1000"), ("downtime-limit", "2000"));
+        await pair.Src.SetAsync(("x-verify-pages", "true"), ("x-min-precopy", "1000"), ("downtime-limit", Stage.Patient));
         await pair.Src.MigrateAsync(proxy.Uri);
         JsonElement migration = await pair.Src.MigratedAsync();
         Assert.NotNull(withheld.Page);
@@ -35,7 +35,7 @@ public sealed class ProofOfProofTests
         Pair pair = await stage.PairAsync();
         MigrationProxy proxy = stage.Own(MigrationProxy.Rewriting(
             stage.In("proxy.sock"), stage.In("mig.sock"), static frame => [(frame.Type, frame.Payload)]));
-        await pair.Src.SetAsync(("x-verify-pages", "true"), ("x-min-precopy", "500"), ("downtime-limit", "2000"));
+        await pair.Src.SetAsync(("x-verify-pages", "true"), ("x-min-precopy", "500"), ("downtime-limit", Stage.Patient));
         await pair.Src.MigrateAsync(proxy.Uri);
         JsonElement migration = await pair.Src.MigratedAsync();
         Assert.True(migration.GetProperty("status").GetString() == "completed", $"{migration}\n{pair.Everything}");

@@ -13,7 +13,7 @@ public sealed class SaveAndRestoreTests
         GodwitProcess source = await stage.SourceAsync();
         Qmp src = await stage.QmpAsync("src");
         await src.GuestDoesIoAsync();
-        await src.SetAsync(("downtime-limit", "2000"), ("x-verify-pages", "true"));
+        await src.SetAsync(("downtime-limit", Stage.Patient), ("x-verify-pages", "true"));
         await src.MigrateAsync($"file:{stage.In("machine.save")}");
         JsonElement saved = await src.MigratedAsync();
         Assert.True(saved.GetProperty("status").GetString() == "completed", $"{saved}\n{source.All}");

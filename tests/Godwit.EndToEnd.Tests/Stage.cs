@@ -9,6 +9,9 @@ internal sealed class Stage : IAsyncDisposable
     /// <summary>Small machines and disks: the whole suite shares two cores with nothing to spare.</summary>
     public const string Memory = "128M";
 
+    /// <summary>A downtime limit in milliseconds, for tests of something else: how long a guest stands still on a busy machine is not their matter.</summary>
+    public const string Patient = "60000";
+
     private readonly List<IAsyncDisposable> _owned = [];
 
     public string Folder { get; } = Directory.CreateTempSubdirectory("godwit-e2e-").FullName;

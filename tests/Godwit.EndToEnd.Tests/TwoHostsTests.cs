@@ -25,7 +25,7 @@ public sealed class TwoHostsTests(ITestOutputHelper output)
         Qmp src = await stage.QmpAsync("src");
         Qmp dst = await stage.QmpAsync("dst");
         await src.GuestDoesIoAsync();
-        await src.SetAsync(("downtime-limit", "2000"), ("multifd-channels", channels), ("x-verify-pages", "true"));
+        await src.SetAsync(("downtime-limit", Stage.Patient), ("multifd-channels", channels), ("x-verify-pages", "true"));
         await src.MigrateAsync($"tcp:{Wire.AddressOfB}:4444");
         JsonElement migration = await src.MigratedAsync();
         Assert.True(migration.GetProperty("status").GetString() == "completed", $"{migration}\n{source.All}\n{destination.All}");

@@ -40,7 +40,7 @@ internal sealed class WithheldPage
     }
 
     private static ReadOnlySpan<byte> Contents(Frame frame, ulong index) =>
-        frame.Payload.AsSpan(PageRun.Size + ((int)index * RamPage.Size), RamPage.Size);
+        frame.Payload.AsSpan(StreamFormat.CheckedBytes(frame.Type, frame.Payload.Length) + ((int)index * RamPage.Size), RamPage.Size);
 
     private IEnumerable<(FrameType Type, byte[] Payload)> Pages(Frame frame)
     {
@@ -73,11 +73,13 @@ internal sealed class WithheldPage
         }
 
         bool contents = frame.Type == FrameType.Pages;
-        byte[] payload = new byte[PageRun.Size + (contents ? (int)count * RamPage.Size : 0)];
+        int head = contents ? PageRun.PagesHead((int)count) : PageRun.Size;
+        byte[] payload = new byte[head + (contents ? (int)count * RamPage.Size : 0)];
         new PageRun(run.Block, run.FirstPage + skip, count).Write(payload);
         if (contents)
         {
-            frame.Payload.AsSpan(PageRun.Size + ((int)skip * RamPage.Size), (int)count * RamPage.Size).CopyTo(payload.AsSpan(PageRun.Size));
+            frame.Payload.AsSpan(PageRun.Size + ((int)skip * sizeof(uint)), (int)count * sizeof(uint)).CopyTo(payload.AsSpan(PageRun.Size));
+            frame.Payload.AsSpan(PageRun.PagesHead((int)run.Count) + ((int)skip * RamPage.Size), (int)count * RamPage.Size).CopyTo(payload.AsSpan(head));
         }
 
         return [(frame.Type, payload)];
@@ -89,6 +91,12 @@ internal sealed class WithheldPage
         for (ulong i = 0; i < run.Count && Page is null; i++)
         {
             ulong page = run.FirstPage + i;
+            // One that the guest wrote while it was sent has not come.
+            if (BitConverter.ToUInt32(frame.Payload, PageRun.Size + ((int)i * sizeof(uint))) != StreamChecksum.Of(Contents(frame, i)))
+            {
+                continue;
+            }
+
             if (_round == 1)
             {
                 _firstContents.TryAdd(page, Contents(frame, i).ToArray());

@@ -1,5 +1,7 @@
 using System.Net.Security;
 using System.Net.Sockets;
+using System.Runtime.InteropServices;
+using Godwit.Interop.Linux;
 
 namespace Godwit.Migration;
 
@@ -7,7 +9,7 @@ namespace Godwit.Migration;
 /// One connection between source and destination. One thread reads and one writes at a time; <see cref="Abort"/> may come from any other
 /// and makes both return at once. In plain text until <see cref="Secure"/>.
 /// </summary>
-internal sealed class MigrationChannel : Stream
+internal sealed unsafe class MigrationChannel : Stream, IGatheringStream
 {
     // Asked for; the kernel gives what net.core.{r,w}mem_max allows.
     private const int SocketBuffer = 4 << 20;
@@ -46,6 +48,9 @@ internal sealed class MigrationChannel : Stream
 
     /// <summary>The first byte that was ever read, or null.</summary>
     internal byte? FirstByte => _firstByte < 0 ? null : (byte)_firstByte;
+
+    /// <inheritdoc/>
+    public bool CanGather => _secure is null;
 
     /// <summary>Whether it speaks TLS.</summary>
     internal bool IsSecure => _secure is not null;
@@ -191,6 +196,63 @@ internal sealed class MigrationChannel : Stream
         catch (Exception e) when (e is IOException or ObjectDisposedException)
         {
             throw Failure("writing", e.GetBaseException());
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Write(ReadOnlySpan<socket.iovec> pieces)
+    {
+        // Sent in parts, so that progress of a slow link shows.
+        const int PartPieces = 32;
+        socket.iovec* part = stackalloc socket.iovec[PartPieces];
+        nuint done = 0; // of the first piece
+        try
+        {
+            while (!pieces.IsEmpty)
+            {
+                Volatile.Write(ref _writing, Math.Max(1, _clock.GetTimestamp()));
+                int count = 0;
+                nuint bytes = 0;
+                for (; count < Math.Min(pieces.Length, PartPieces) && bytes < WritePiece; count++)
+                {
+                    nuint skip = count == 0 ? done : 0;
+                    // SAFETY: within the piece, whose memory is the caller's word.
+                    part[count].iov_base = (byte*)pieces[count].iov_base + skip;
+                    part[count].iov_len = Math.Min(pieces[count].iov_len - skip, WritePiece - bytes);
+                    bytes += part[count].iov_len;
+                }
+
+                nuint sent = Send(part, count);
+                for (; !pieces.IsEmpty && sent >= pieces[0].iov_len - done; pieces = pieces[1..])
+                    (sent, done) = (sent - (pieces[0].iov_len - done), 0);
+                done += sent;
+                Volatile.Write(ref _lastWrite, _clock.GetTimestamp());
+            }
+        }
+        catch (Exception e) when (e is SocketException or ObjectDisposedException or LinuxException)
+        {
+            throw Failure("writing", e);
+        }
+        finally
+        {
+            Volatile.Write(ref _writing, 0);
+        }
+    }
+
+    private nuint Send(socket.iovec* pieces, int count)
+    {
+        for (; ; )
+        {
+            // SAFETY: the pieces are readable, by the caller's word, until the call returns.
+            nint sent = socket.sendmsg(_socket.SafeHandle, pieces, count, socket.MSG_NOSIGNAL);
+            if (sent >= 0)
+                return (nuint)sent;
+            var error = (Errno)Marshal.GetLastPInvokeError();
+            // A socket that was inherited may be one that never waits.
+            TimeSpan limit = _socket.SendTimeout > 0 ? TimeSpan.FromMilliseconds(_socket.SendTimeout) : Timeout.InfiniteTimeSpan;
+            bool again = error == Errno.EINTR || (error == Errno.EAGAIN && _socket.Poll(limit, SelectMode.SelectWrite));
+            if (!again)
+                throw new LinuxException("sendmsg", null, error);
         }
     }
 

@@ -5,12 +5,12 @@ using Godwit.Memory;
 namespace Godwit.Migration;
 
 /// <summary>
-/// Sends runs of pages over one connection: finds zeros, compresses where that pays, copies and checksums the rest. For one thread.
+/// Sends runs of pages over one connection: finds zeros, compresses where that pays, and sends the rest as it is. For one thread.
 /// </summary>
 internal sealed unsafe class PageRunSender(GuestRam ram, FrameWriter writer, PageCompression compression, Bandwidth bandwidth, Action afterFrame)
     : IDisposable
 {
-    // 256 KiB a frame. The copy in the writer's buffer should still be in the cache when the kernel copies it on.
+    // 256 KiB a frame: what was checksummed should still be in the cache when the kernel copies it.
     private const ulong PagesPerFrame = 64;
     private const int PieceBytes = (int)PagesPerFrame * RamPage.Size;
 
@@ -107,7 +107,7 @@ internal sealed unsafe class PageRunSender(GuestRam ram, FrameWriter writer, Pag
             FlushZeros();
             var pages = new PageRun(index, page, run);
             if (compression == PageCompression.None || !_gate.Try() || !SendCompressed(pages, memory + (page << RamPage.Shift)))
-                writer.WritePages(pages, memory + (page << RamPage.Shift));
+                writer.SendPages(pages, memory + (page << RamPage.Shift));
             Volatile.Write(ref _pages, _pages + run);
             page += run;
             afterFrame();

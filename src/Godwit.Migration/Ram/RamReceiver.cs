@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using System.Numerics;
 using System.Runtime.InteropServices;
 using Godwit.Memory;
 
@@ -8,12 +9,19 @@ namespace Godwit.Migration;
 /// Takes pages into this machine's RAM. Knows which pages hold something (they must be cleared when they come as zeros; the others need not
 /// be touched) and which have come at all. One for each migration; pages and zeros may come on several threads.
 /// </summary>
+/// <remarks>
+/// Contents are sent straight from guest memory. One that the guest has written between its checksum and its way into the socket is torn: it
+/// has not come. The write's mark has it sent again; should that not happen, <see cref="CheckComplete"/> finds it missing. Nothing writes
+/// while a final round is sent, so there it is damage.
+/// </remarks>
 internal sealed unsafe class RamReceiver
 {
     private readonly GuestRam _ram;
     private readonly Lock _gate = new(); // held for what is counted, not while contents are read
     private readonly PageSet _holding;
     private readonly PageSet _arrived;
+    private bool _final;
+    private ulong _torn;
     private ulong _roundPages;
     private ulong _roundZeroPages;
 
@@ -44,8 +52,10 @@ internal sealed unsafe class RamReceiver
     internal ulong Arrived => _arrived.Count;
 
     /// <summary>A round begins.</summary>
-    internal void BeginRound()
+    /// <param name="final">The source is stopped.</param>
+    internal void BeginRound(bool final)
     {
+        _final = final;
         _roundPages = 0;
         _roundZeroPages = 0;
     }
@@ -63,13 +73,39 @@ internal sealed unsafe class RamReceiver
     /// <summary>Reads a Pages frame into place.</summary>
     internal void ReceivePages(FrameReader reader, in FrameHeader header)
     {
-        PageRun run = reader.ReadPageHead(header, out StreamChecksum sum);
+        PageRun run = reader.ReadPagesHead(header);
         RamBlock block = Check(header, run, out ulong first);
         Hold(first, run.Count);
         // SAFETY: Check has bounded the run by the block. Nothing runs here yet, so nobody else writes; of two connections that name the
         // same page in one round, which no source does, the last byte wins.
-        reader.ReadPages(header, block.Pointer + (run.FirstPage << RamPage.Shift), sum);
+        Span<ulong> torn = stackalloc ulong[StreamFormat.MaxPagesPerFrame / 64];
+        bool any = reader.ReadPages(header, run, block.Pointer + (run.FirstPage << RamPage.Shift), torn);
         Count(first, run.Count);
+        if (any)
+            TakeBack(header, run, block, first, torn);
+    }
+
+    /// <summary>Pages have come that are not what their checksums say.</summary>
+    private void TakeBack(in FrameHeader header, in PageRun run, RamBlock block, ulong first, ReadOnlySpan<ulong> torn)
+    {
+        for (int word = 0; word < torn.Length; word++)
+        {
+            for (ulong bits = torn[word]; bits != 0; bits &= bits - 1)
+            {
+                ulong page = (ulong)((word * 64) + BitOperations.TrailingZeroCount(bits));
+                if (_final)
+                {
+                    MigrationStreamException.Throw(
+                        header, "page checksum", PageNames.Of(block, run.FirstPage + page), "it is not what was sent, and nothing writes to it any more");
+                }
+
+                lock (_gate)
+                {
+                    _arrived.Remove(first + page, 1);
+                    _torn++;
+                }
+            }
+        }
     }
 
     /// <summary>Takes a CompressedPages frame.</summary>
@@ -143,7 +179,8 @@ internal sealed unsafe class RamReceiver
         ulong missing = _arrived.Next(0, _ram.PageCount, inSet: false);
         _ram.TryResolve(new RamPage(missing), out RamBlock block, out ulong offset);
         MigrationStreamException.Throw(header, "pages", $"{_arrived.Count} of {_ram.PageCount}",
-            $"every page must come, {PageNames.Of(block, offset >> RamPage.Shift)} has not");
+            $"every page must come, {PageNames.Of(block, offset >> RamPage.Shift)} has not"
+                + (_torn > 0 ? $"; {_torn} came other than their checksums say, changed by the guest or damaged on the way, and not all of them again" : ""));
     }
 
     /// <summary>The block of a run that lies within it, and the machine's number of its first page.</summary>

@@ -26,6 +26,7 @@ internal sealed unsafe class SavedMachineRecorder : IChannelPeer
     private readonly FrameWriter _tail;
     private readonly TimeProvider _clock;
     private readonly PageSet _written;
+    private readonly PageSet _torn; // what the guest wrote while it was sent, and what has not come again since
     private readonly ArrayBufferWriter<byte> _payload = new();
     private readonly List<PagePlace> _differences = [];
     private readonly Thread _thread;
@@ -45,6 +46,7 @@ internal sealed unsafe class SavedMachineRecorder : IChannelPeer
         _tailStream = new SavedMachineTail(file, layout.TailOffset, 0);
         _tail = new FrameWriter(_tailStream);
         _written = new PageSet(layout.PageCount);
+        _torn = new PageSet(layout.PageCount);
         _thread = new Thread(Run) { Name = "godwit-save", IsBackground = true };
     }
 
@@ -155,6 +157,7 @@ internal sealed unsafe class SavedMachineRecorder : IChannelPeer
                 _tail.Write(header.Type, payload);
                 break;
             case FrameType.Prepare:
+                CheckTorn(header);
                 // Read back, RAM comes in one round.
                 (PrepareMessage.Read(header, payload) with { Rounds = 1 }).Write(_payload);
                 _tail.Write(FrameType.Prepare, _payload.WrittenSpan);
@@ -191,12 +194,20 @@ internal sealed unsafe class SavedMachineRecorder : IChannelPeer
 
     private void TakePages(in FrameHeader header, byte* pages)
     {
-        PageRun run = _reader.ReadPageHead(header, out StreamChecksum sum);
+        PageRun run = _reader.ReadPagesHead(header);
         ulong offset = _layout.OffsetOf(header, run);
+        Span<ulong> torn = stackalloc ulong[StreamFormat.MaxPagesPerFrame / 64];
         // SAFETY: the buffer is as large as the largest frame's pages, and nobody else writes it.
-        _reader.ReadPages(header, pages, sum);
+        bool any = _reader.ReadPages(header, run, pages, torn);
         _file.Write(offset, new ReadOnlySpan<byte>(pages, (int)run.Count * RamPage.Size));
-        _written.Add(Page(offset), run.Count);
+        ulong first = Page(offset);
+        _written.Add(first, run.Count);
+        _torn.Remove(first, run.Count);
+        for (int page = 0; any && page < (int)run.Count; page++)
+        {
+            if ((torn[page / 64] & (1UL << (page % 64))) != 0)
+                _torn.Add(first + (ulong)page, 1);
+        }
     }
 
     private void TakeZeros(in FrameHeader header, in PageRun run)
@@ -211,6 +222,14 @@ internal sealed unsafe class SavedMachineRecorder : IChannelPeer
         }
 
         _written.Remove(first, run.Count);
+        _torn.Remove(first, run.Count);
+    }
+
+    /// <summary>The guest stands still: what it wrote while it was sent must have come again.</summary>
+    private void CheckTorn(in FrameHeader header)
+    {
+        if (_torn.Count > 0)
+            MigrationStreamException.Throw(header, "pages", _torn.Count, "so many came other than their checksums say, and not again");
     }
 
     /// <summary>Reads pages back and compares them with what the stopped machine has.</summary>

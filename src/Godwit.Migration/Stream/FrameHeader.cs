@@ -8,7 +8,7 @@ namespace Godwit.Migration;
 /// <param name="Type">What the payload is.</param>
 /// <param name="Length">Bytes of payload.</param>
 /// <param name="Sequence">Number of the frame in its direction, from 0.</param>
-/// <param name="PayloadChecksum"><see cref="StreamChecksum"/> of the payload.</param>
+/// <param name="PayloadChecksum"><see cref="StreamChecksum"/> of what <see cref="StreamFormat.CheckedBytes"/> says of the payload.</param>
 public readonly record struct FrameHeader(FrameType Type, int Length, ulong Sequence, uint PayloadChecksum)
 {
     /// <summary>Writes it with its CRC into <see cref="StreamFormat.HeaderSize"/> bytes.</summary>

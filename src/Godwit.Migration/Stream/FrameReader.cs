@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using Godwit.Memory;
 
 namespace Godwit.Migration;
 
@@ -23,6 +24,7 @@ public sealed unsafe class FrameReader
 
     private readonly Stream _stream;
     private readonly byte[] _ahead = GC.AllocateUninitializedArray<byte>(LookAhead);
+    private readonly byte[] _pagesHead = GC.AllocateUninitializedArray<byte>(PageRun.PagesHead(StreamFormat.MaxPagesPerFrame));
     private byte[]? _payload;
     private int _start;
     private int _end;
@@ -75,6 +77,7 @@ public sealed unsafe class FrameReader
     }
 
     /// <summary>Reads and checks the payload that belongs to <paramref name="header"/>. Valid until the next call.</summary>
+    /// <remarks>The pages of a Pages frame are not compared with their checksums: a guest that runs may change them on their way.</remarks>
     /// <exception cref="MigrationStreamException">The stream ends, or the payload is damaged.</exception>
     /// <exception cref="IOException">The stream is gone.</exception>
     public ReadOnlySpan<byte> ReadPayload(in FrameHeader header)
@@ -83,30 +86,45 @@ public sealed unsafe class FrameReader
         _payload ??= GC.AllocateUninitializedArray<byte>(StreamFormat.MaxPayload);
         Span<byte> payload = _payload.AsSpan(0, header.Length);
         Read(payload, header.Sequence, header.Type, "payload");
-        Check(header, StreamChecksum.Of(payload));
+        Check(header, StreamChecksum.Of(payload[..StreamFormat.CheckedBytes(header.Type, payload.Length)]));
         return payload;
     }
 
-    /// <summary>Reads the head of a Pages frame. <b>Not checked yet</b>: bound every field before use.</summary>
-    internal PageRun ReadPageHead(in FrameHeader header, out StreamChecksum sum)
+    /// <summary>Reads and checks the head of a Pages frame; <see cref="ReadPages"/> must follow.</summary>
+    internal PageRun ReadPagesHead(in FrameHeader header)
     {
-        Span<byte> head = stackalloc byte[PageRun.Size];
+        Span<byte> head = _pagesHead.AsSpan(0, StreamFormat.CheckedBytes(FrameType.Pages, header.Length));
         Read(head, header.Sequence, header.Type, "page run");
-        sum = new StreamChecksum();
-        sum.Append(head);
+        Check(header, StreamChecksum.Of(head));
         return PageRun.Read(header, head);
     }
 
-    /// <summary>Reads the contents of a Pages frame straight into place and checks the frame.</summary>
-    /// <remarks>The caller vouches that the run's pages at <paramref name="destination"/> are writable and written by nobody else.</remarks>
-    internal void ReadPages(in FrameHeader header, byte* destination, StreamChecksum sum)
+    /// <summary>Reads the contents of a Pages frame straight into place.</summary>
+    /// <param name="header">The frame.</param>
+    /// <param name="run">Its run, as <see cref="ReadPagesHead"/> returned it.</param>
+    /// <param name="destination">The caller vouches that the run's pages there are writable and written by nobody else.</param>
+    /// <param name="torn">Receives, bit by bit, the pages that are not what their checksums say.</param>
+    /// <returns>Whether there are any.</returns>
+    internal bool ReadPages(in FrameHeader header, in PageRun run, byte* destination, Span<ulong> torn)
     {
-        int bytes = header.Length - PageRun.Size;
+        int count = (int)run.Count;
         // SAFETY: the run's page count was compared with the frame's length; the destination is the caller's word.
-        var pages = new Span<byte>(destination, bytes);
-        Read(pages, header.Sequence, header.Type, "pages");
-        sum.Append(destination, bytes);
-        Check(header, sum.Finish(default));
+        Read(new Span<byte>(destination, count * RamPage.Size), header.Sequence, header.Type, "pages");
+        torn.Clear();
+        bool any = false;
+        ReadOnlySpan<byte> sums = _pagesHead.AsSpan(PageRun.Size);
+        for (int page = 0; page < count; page++)
+        {
+            var sum = new StreamChecksum();
+            // SAFETY: a page of those just read.
+            sum.Append(destination + ((long)page * RamPage.Size), RamPage.Size);
+            if (sum.Finish(default) == BinaryPrimitives.ReadUInt32LittleEndian(sums[(page * sizeof(uint))..]))
+                continue;
+            torn[page / 64] |= 1UL << (page % 64);
+            any = true;
+        }
+
+        return any;
     }
 
     private static void Check(in FrameHeader header, uint checksum)

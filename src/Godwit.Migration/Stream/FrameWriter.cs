@@ -2,6 +2,7 @@ using System.Buffers.Binary;
 using System.Diagnostics;
 using System.Numerics;
 using System.Runtime.InteropServices;
+using Godwit.Interop.Linux;
 using Godwit.Memory;
 
 namespace Godwit.Migration;
@@ -11,9 +12,9 @@ namespace Godwit.Migration;
 /// Any thread may call; frames do not mix.
 /// </summary>
 /// <remarks>
-/// Frames are built in one native buffer that stays in the processor's cache: a page is read from guest memory once, checksummed on its way
-/// into the buffer, and the kernel copies it from there. Sending straight from guest memory would save that copy, but then the checksum
-/// could not be of what was sent: the guest writes meanwhile.
+/// Frames are built in one native buffer that stays in the processor's cache. Of pages only the head is: their contents go to the socket
+/// straight from guest memory, checksummed just before, while they are in the cache. Where the stream cannot gather (TLS) they are copied into
+/// the buffer, checksummed on their way.
 /// </remarks>
 public sealed unsafe class FrameWriter : IDisposable
 {
@@ -21,10 +22,18 @@ public sealed unsafe class FrameWriter : IDisposable
     private const int FlushAt = 256 << 10;
     private const int Capacity = FlushAt + StreamFormat.HeaderSize + StreamFormat.MaxPayload;
 
+    // Pieces of one write: 64 pages in frames of their own, and what is between them. Far below the kernel's IOV_MAX (1024).
+    private const int MaxPieces = 130;
+
     private readonly Lock _gate = new();
     private readonly Stream _stream;
+    private readonly IGatheringStream? _gathering;
+    private readonly socket.iovec[] _pieces = new socket.iovec[MaxPieces];
     private byte* _buffer;
     private int _used;
+    private int _pieceCount; // they go out before the buffer's rest
+    private int _inPieces; // bytes of the buffer that are in them
+    private int _elsewhere; // bytes in them that are not in the buffer
     private string? _broken; // why nothing can be written any more
     private ulong _sequence;
     private long _bytes;
@@ -35,6 +44,7 @@ public sealed unsafe class FrameWriter : IDisposable
     public FrameWriter(Stream stream)
     {
         _stream = stream;
+        _gathering = stream as IGatheringStream;
         // SAFETY: Capacity bytes, freed once in Dispose; every use is below Capacity.
         _buffer = (byte*)NativeMemory.AlignedAlloc(Capacity, 4096);
     }
@@ -129,22 +139,45 @@ public sealed unsafe class FrameWriter : IDisposable
         }
     }
 
-    /// <summary>Writes one Pages frame of <paramref name="run"/>, whose contents start at <paramref name="source"/> and may be changing.</summary>
+    /// <summary>
+    /// Writes one Pages frame of <paramref name="run"/>, whose contents start at <paramref name="source"/> and may be changing: they are read
+    /// once and are what their checksums say.
+    /// </summary>
     /// <remarks>The caller vouches that the run's pages are readable from <paramref name="source"/>.</remarks>
     internal void WritePages(in PageRun run, byte* source)
     {
-        ArgumentOutOfRangeException.ThrowIfGreaterThan(run.Count, (ulong)StreamFormat.MaxPagesPerFrame);
-        int bytes = (int)run.Count * RamPage.Size;
+        int bytes = PageBytes(run);
         lock (_gate)
         {
-            Span<byte> frame = Reserve(StreamFormat.HeaderSize + PageRun.Size + bytes);
-            Span<byte> head = frame.Slice(StreamFormat.HeaderSize, PageRun.Size);
-            run.Write(head);
-            var sum = new StreamChecksum();
-            sum.Append(head);
+            int headBytes = StreamFormat.HeaderSize + PageRun.PagesHead((int)run.Count);
+            Span<byte> frame = Reserve(headBytes + bytes);
             // SAFETY: Reserve made room for the pages behind the head; the source is the caller's word.
-            sum.AppendCopy(source, _buffer + _used - bytes, bytes);
-            Number(frame, FrameType.Pages, PageRun.Size + bytes, sum.Finish(default));
+            FillHead(run, frame[..headBytes], source, copyTo: _buffer + _used - bytes);
+            FlushIfFull();
+        }
+    }
+
+    /// <summary>
+    /// As <see cref="WritePages"/>, but straight from <paramref name="source"/> where the stream can: a page that changes meanwhile is not
+    /// what its checksum says.
+    /// </summary>
+    /// <remarks>The caller vouches that the run's pages are readable from <paramref name="source"/> until they are flushed.</remarks>
+    internal void SendPages(in PageRun run, byte* source)
+    {
+        if (_gathering is not { CanGather: true })
+        {
+            WritePages(run, source);
+            return;
+        }
+
+        int bytes = PageBytes(run);
+        lock (_gate)
+        {
+            FillHead(run, Reserve(StreamFormat.HeaderSize + PageRun.PagesHead((int)run.Count)), source, copyTo: null);
+            EndPiece();
+            _pieces[_pieceCount++] = new socket.iovec { iov_base = source, iov_len = (nuint)bytes };
+            _elsewhere += bytes;
+            Volatile.Write(ref _bytes, _bytes + bytes);
             FlushIfFull();
         }
     }
@@ -162,8 +195,37 @@ public sealed unsafe class FrameWriter : IDisposable
         Span<byte> payload = frame[StreamFormat.HeaderSize..];
         head.CopyTo(payload);
         body.CopyTo(payload[head.Length..]);
-        Number(frame, type, length, StreamChecksum.Of(payload));
+        Number(frame, type, length, StreamChecksum.Of(payload[..StreamFormat.CheckedBytes(type, length)]));
         FlushIfFull();
+    }
+
+    private static int PageBytes(in PageRun run)
+    {
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(run.Count, (ulong)StreamFormat.MaxPagesPerFrame);
+        return (int)run.Count * RamPage.Size;
+    }
+
+    /// <summary>Fills a Pages frame up to its pages, whose checksums are those of what is copied, if it is.</summary>
+    private void FillHead(in PageRun run, Span<byte> frame, byte* source, byte* copyTo)
+    {
+        Span<byte> head = frame[StreamFormat.HeaderSize..];
+        run.Write(head);
+        int count = (int)run.Count;
+        Span<byte> sums = head[PageRun.Size..];
+        for (int page = 0; page < count; page++)
+        {
+            var sum = new StreamChecksum();
+            long offset = (long)page * RamPage.Size;
+            // SAFETY: a page of the run, and of the room for it, both the caller's word.
+            if (copyTo is null)
+                sum.Append(source + offset, RamPage.Size);
+            else
+                sum.AppendCopy(source + offset, copyTo + offset, RamPage.Size);
+            BinaryPrimitives.WriteUInt32LittleEndian(sums[(page * sizeof(uint))..], sum.Finish(default));
+        }
+
+        sums[(count * sizeof(uint))..].Clear();
+        Number(frame, FrameType.Pages, head.Length + (count * RamPage.Size), StreamChecksum.Of(head));
     }
 
     private void Number(Span<byte> frame, FrameType type, int length, uint checksum) =>
@@ -188,7 +250,8 @@ public sealed unsafe class FrameWriter : IDisposable
 
     private void FlushIfFull()
     {
-        if (_used >= FlushAt)
+        // The next frame of pages takes two pieces, and the rest of the buffer one.
+        if (_used + _elsewhere >= FlushAt || _pieceCount > MaxPieces - 3)
             FlushCore();
     }
 
@@ -200,8 +263,16 @@ public sealed unsafe class FrameWriter : IDisposable
         long began = Stopwatch.GetTimestamp();
         try
         {
-            // SAFETY: the first _used bytes of the buffer are written.
-            _stream.Write(new ReadOnlySpan<byte>(_buffer, _used));
+            if (_pieceCount == 0)
+            {
+                // SAFETY: the first _used bytes of the buffer are written.
+                _stream.Write(new ReadOnlySpan<byte>(_buffer, _used));
+            }
+            else
+            {
+                EndPiece();
+                _gathering!.Write(_pieces.AsSpan(0, _pieceCount));
+            }
         }
         catch (Exception e)
         {
@@ -211,9 +282,20 @@ public sealed unsafe class FrameWriter : IDisposable
         }
 
         const double Memory = 32 << 20;
-        double fade = Math.Pow(0.5, _used / Memory);
-        _sentBytes = (_sentBytes * fade) + _used;
+        int sent = _used + _elsewhere;
+        double fade = Math.Pow(0.5, sent / Memory);
+        _sentBytes = (_sentBytes * fade) + sent;
         _sentSeconds = (_sentSeconds * fade) + Stopwatch.GetElapsedTime(began).TotalSeconds;
-        _used = 0;
+        (_used, _pieceCount, _inPieces, _elsewhere) = (0, 0, 0, 0);
+    }
+
+    /// <summary>Makes a piece of what is in the buffer and in none yet.</summary>
+    private void EndPiece()
+    {
+        if (_used == _inPieces)
+            return;
+        // SAFETY: within what has been written to the buffer.
+        _pieces[_pieceCount++] = new socket.iovec { iov_base = _buffer + _inPieces, iov_len = (nuint)(_used - _inPieces) };
+        _inPieces = _used;
     }
 }

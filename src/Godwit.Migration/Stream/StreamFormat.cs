@@ -1,7 +1,7 @@
 namespace Godwit.Migration;
 
 /// <summary>
-/// Layout and limits of the migration stream, version 3. One connection, both ways; little endian throughout.
+/// Layout and limits of the migration stream, version 4. One connection, both ways; little endian throughout.
 /// </summary>
 /// <remarks>
 /// <code>
@@ -9,7 +9,7 @@ namespace Godwit.Migration;
 ///   0        8        12       16            0      4        8          16         20         24
 ///  ┌────────┬────────┬────────┐             ┌──────┬────────┬──────────┬──────────┬──────────┬─────────┐
 ///  │ magic  │version │CRC32C  │             │ type │ length │ sequence │ payload  │ header   │ payload │
-///  │GODWITMS│  = 3   │of 0..11│             │      │        │ from 0   │ checksum │ CRC32C   │         │
+///  │GODWITMS│  = 4   │of 0..11│             │      │        │ from 0   │ checksum │ CRC32C   │         │
 ///  └────────┴────────┴────────┘             └──────┴────────┴──────────┴──────────┴──────────┴─────────┘
 ///
 ///  source                                                            destination
@@ -33,7 +33,8 @@ namespace Godwit.Migration;
 ///    │ ◀─────────────────────────────────────────────────────── Running │
 /// </code>
 /// The header's CRC covers bytes 0 to 19, so a length is believed only when it is right, and it covers the payload's checksum
-/// (<see cref="StreamChecksum"/>), so the two together cover the whole frame. Sequence numbers count frames from 0 in each direction; a
+/// (<see cref="StreamChecksum"/>), so the two together cover the whole frame; of a Pages frame they cover the head, and each page has a
+/// checksum of its own there: the contents go straight from the memory of a guest that may be writing. Sequence numbers count frames from 0 in each direction; a
 /// frame that is lost, repeated or moved shows at once. Either side sends Failure when it gives up, and KeepAlive when it has been quiet.
 /// A newer version may add frame types; a reader refuses what it does not know, so both sides must speak the same version.
 /// </remarks>
@@ -43,7 +44,7 @@ public static class StreamFormat
     public const ulong Magic = 0x534D_5449_5744_4F47;
 
     /// <summary>Version of the stream.</summary>
-    public const uint Version = 3;
+    public const uint Version = 4;
 
     /// <summary>Bytes of the preface.</summary>
     public const int PrefaceSize = 16;
@@ -64,7 +65,7 @@ public static class StreamFormat
     public const int MaxDeviceChunk = 1 << 20;
 
     /// <summary>Most bytes of any payload: a full Pages frame.</summary>
-    public const int MaxPayload = PageRun.Size + (MaxPagesPerFrame * Memory.RamPage.Size);
+    public const int MaxPayload = PageRun.Size + (MaxPagesPerFrame * (sizeof(uint) + Memory.RamPage.Size));
 
     /// <summary>Most bytes of the state of one of the VMM's models. Arbitrary; the largest known (a vIOMMU) has some kilobytes.</summary>
     public const int MaxMachineState = 64 << 20;
@@ -102,6 +103,9 @@ public static class StreamFormat
     /// <summary>Most checksums in one PageChecksums frame.</summary>
     public const int MaxChecksumsPerFrame = 16384;
 
+    /// <summary>How much of a payload the header's checksum covers: all of it, but of a Pages frame what is before the pages.</summary>
+    public static int CheckedBytes(FrameType type, int length) => type == FrameType.Pages ? PageRun.PagesHead(PageRun.PagesIn(length)) : length;
+
     /// <summary>Smallest and largest payload of <paramref name="type"/>; false for a type that does not exist.</summary>
     public static bool TryGetPayloadLimits(FrameType type, out int smallest, out int largest)
     {
@@ -110,7 +114,7 @@ public static class StreamFormat
             FrameType.Description => (4, MaxDescriptionBytes),
             FrameType.Refuse => (4, MaxPayload),
             FrameType.RoundBegin => (RoundBeginMessage.Size, RoundBeginMessage.Size),
-            FrameType.Pages => (PageRun.Size + Memory.RamPage.Size, MaxPayload),
+            FrameType.Pages => (PageRun.PagesHead(1) + Memory.RamPage.Size, MaxPayload),
             FrameType.CompressedPages => (PageRun.Size + CompressedHead + 1, MaxPayload),
             FrameType.ZeroPages => (PageRun.Size, PageRun.Size),
             FrameType.RoundEnd => (RoundEndMessage.Size, RoundEndMessage.Size),

@@ -113,7 +113,7 @@ public sealed class DamagedStreamTests(DamagedStreamTests.Recorded recorded) : I
     {
         foreach (FrameType type in new[] { FrameType.ZeroPages, FrameType.Pages })
         {
-            byte[] payload = new byte[PageRun.Size + (type == FrameType.Pages ? 4096 : 0)];
+            byte[] payload = new byte[type == FrameType.Pages ? PageRun.PagesHead(1) + 4096 : PageRun.Size];
             BitConverter.TryWriteBytes(payload, block);
             BitConverter.TryWriteBytes(payload.AsSpan(8), first);
             BitConverter.TryWriteBytes(payload.AsSpan(16), count);
@@ -201,8 +201,8 @@ public sealed class DamagedStreamTests(DamagedStreamTests.Recorded recorded) : I
     }
 
     [Theory]
-    [InlineData(2)] // which had no needs in its acknowledgements
-    [InlineData(4)]
+    [InlineData(3)] // which had one checksum for all pages of a frame
+    [InlineData(5)]
     public void Another_version_is_named(byte version)
     {
         byte[] other = [.. _recording.Bytes];
@@ -211,7 +211,7 @@ public sealed class DamagedStreamTests(DamagedStreamTests.Recorded recorded) : I
         MigrationStreamException e = AssertRefused(other, $"version {version}");
         Assert.Equal("version", e.Field);
         Assert.Equal($"{version}", e.Value);
-        Assert.Contains("this side speaks version 3", e.Message, StringComparison.Ordinal);
+        Assert.Contains("this side speaks version 4", e.Message, StringComparison.Ordinal);
     }
 
     [Fact]

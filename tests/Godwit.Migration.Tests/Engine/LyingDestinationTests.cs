@@ -48,7 +48,7 @@ public sealed class LyingDestinationTests
         string expected = lie switch
         {
             "garbage" => "magic is",
-            "another version" => "version is 2; this side speaks version 3",
+            "another version" => "version is 2; this side speaks version 4",
             "hangs up" => "closed the connection",
             "failure" => "the destination gave up: no room",
             "refusal" => "The machines differ in 1 entry: a: source 1, destination has none",

@@ -142,8 +142,7 @@ public sealed class PageChannelTests
         payload.ResetWrittenCount();
         new RoundBeginMessage(1, Final: false).Write(payload);
         control.Say(FrameType.RoundBegin, payload.WrittenSpan);
-        byte[] page = new byte[PageRun.Size + Memory.RamPage.Size];
-        new PageRun(0, lie == "no such page" ? 1024UL : 0, 1).Write(page);
+        byte[] page = PagesPayload.Of(new PageRun(0, lie == "no such page" ? 1024UL : 0, 1), new byte[Memory.RamPage.Size]);
         switch (lie)
         {
             case "wrong round":
@@ -256,7 +255,7 @@ public sealed class PageChannelTests
         public void SayDamaged(FrameType type, byte[] payload)
         {
             byte[] frame = new byte[StreamFormat.HeaderSize + payload.Length];
-            new FrameHeader(type, payload.Length, 1, StreamChecksum.Of(payload) ^ 1).Write(frame);
+            new FrameHeader(type, payload.Length, 1, StreamChecksum.Of(payload.AsSpan(0, StreamFormat.CheckedBytes(type, payload.Length))) ^ 1).Write(frame);
             payload.CopyTo(frame, StreamFormat.HeaderSize);
             _stream.Write(frame);
         }

@@ -173,8 +173,8 @@ public sealed class ProxyTests
                     && run.Block == block && page >= run.FirstPage && page < run.FirstPage + run.Count:
                     Withheld = true;
                     _taken++;
-                    Send(run with { Count = page - run.FirstPage }, payload.AsSpan(PageRun.Size));
-                    Send(new PageRun(block, page + 1, run.FirstPage + run.Count - page - 1), payload.AsSpan(PageRun.Size + ((int)(page + 1 - run.FirstPage) * 4096)));
+                    Send(run, run with { Count = page - run.FirstPage });
+                    Send(run, new PageRun(block, page + 1, run.FirstPage + run.Count - page - 1));
                     break;
                 case FrameType.RoundEnd:
                     RoundEndMessage end = RoundEndMessage.Read(header, payload);
@@ -187,13 +187,10 @@ public sealed class ProxyTests
                     break;
             }
 
-            void Send(PageRun part, ReadOnlySpan<byte> pages)
+            void Send(PageRun run, PageRun part)
             {
-                if (part.Count == 0)
-                    return;
-                byte[] head = new byte[PageRun.Size];
-                part.Write(head);
-                send(FrameType.Pages, [.. head, .. pages[..((int)part.Count * 4096)]]);
+                if (part.Count != 0)
+                    send(FrameType.Pages, PagesPayload.Part(payload, run, part));
             }
         }
     }

@@ -67,7 +67,7 @@ public sealed class FrameTests
 
         stream.Position = 0;
         var receiver = new RamReceiver(to);
-        receiver.BeginRound();
+        receiver.BeginRound(final: true);
         var reader = new FrameReader(stream);
         for (int i = 0; i < 2; i++)
             receiver.ReceivePages(reader, reader.ReadHeader());
@@ -83,7 +83,7 @@ public sealed class FrameTests
         FrameHeader header = reader.ReadHeader();
         ReadOnlySpan<byte> payload = reader.ReadPayload(header);
         Assert.Equal(new PageRun(0, 0, 256), PageRun.Read(header, payload));
-        Assert.True(payload[PageRun.Size..].SequenceEqual(contents.AsSpan(0, 1 << 20)));
+        Assert.True(payload[PageRun.PagesHead(256)..].SequenceEqual(contents.AsSpan(0, 1 << 20)));
     }
 
     [Fact]

@@ -2,7 +2,7 @@ using System.Buffers.Binary;
 
 namespace Godwit.Migration;
 
-/// <summary>Consecutive pages of one RAM block: the first 32 bytes of Pages, ZeroPages and PageChecksums frames.</summary>
+/// <summary>Consecutive pages of one RAM block: the first 32 bytes of Pages, ZeroPages, CompressedPages and PageChecksums frames.</summary>
 /// <param name="Block">Index of the block in the machine's order.</param>
 /// <param name="FirstPage">First page within the block.</param>
 /// <param name="Count">Pages, at least 1.</param>
@@ -14,6 +14,14 @@ public readonly record struct PageRun(int Block, ulong FirstPage, ulong Count)
 {
     /// <summary>Bytes on the wire: a whole stripe of <see cref="StreamChecksum"/>, so that the pages after it are aligned to stripes.</summary>
     public const int Size = 32;
+
+    /// <summary>Bytes before the contents of a Pages frame: the run, then a <see cref="StreamChecksum"/> of each page, then zeros to whole stripes.</summary>
+    /// <param name="pages">Pages in the frame, 1 to <see cref="StreamFormat.MaxPagesPerFrame"/>.</param>
+    public static int PagesHead(int pages) =>
+        Size + (((pages * sizeof(uint)) + StreamChecksum.Stripe - 1) & ~(StreamChecksum.Stripe - 1));
+
+    /// <summary>Pages in a Pages frame with that many bytes of payload.</summary>
+    public static int PagesIn(int length) => (length - Size) / Memory.RamPage.Size; // what else is before them is less than a page
 
     /// <summary>Writes it.</summary>
     public void Write(Span<byte> destination)
@@ -39,13 +47,13 @@ public readonly record struct PageRun(int Block, ulong FirstPage, ulong Count)
         reader.ReadZeros(8, "reserved");
         if (count == 0)
             reader.Fail("page count", count, "at least 1");
-        ulong unit = header.Type switch
+        bool fits = header.Type switch
         {
-            FrameType.Pages => Memory.RamPage.Size,
-            FrameType.PageChecksums => 16,
-            _ => 0,
+            FrameType.Pages => count == (ulong)PagesIn(header.Length) && header.Length == PagesHead((int)count) + ((int)count * Memory.RamPage.Size),
+            FrameType.PageChecksums => count <= StreamFormat.MaxChecksumsPerFrame && header.Length == Size + ((int)count * PageChecksum.Size),
+            _ => true,
         };
-        if (unit != 0 && (count > StreamFormat.MaxPayload / unit || (count * unit) + Size != (ulong)header.Length))
+        if (!fits)
             reader.Fail("page count", count, $"the frame's length of {header.Length} does not fit it");
         return new PageRun((int)block, first, count);
     }
