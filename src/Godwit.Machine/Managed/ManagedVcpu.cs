@@ -15,6 +15,9 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
     /// <summary>How long a throttled vCPU executes at a time: long beside a step, short beside what a guest's watchdogs allow.</summary>
     private static readonly TimeSpan Slice = TimeSpan.FromMilliseconds(10);
 
+    /// <summary>What it pays for at once at most: a step that took longer has waited for a device, or for a processor, and not executed.</summary>
+    private static readonly TimeSpan LongestUse = Slice * 10;
+
     private readonly GuestProgram _program;
     private readonly IInterruptSink _apics;
     private readonly TimeProvider _time;
@@ -238,9 +241,9 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
             long began = _time.GetTimestamp();
             while (Volatile.Read(ref _runWanted) != 0)
             {
-                if (Volatile.Read(ref _throttle) is var throttle and not 0 && _sliceUsed + _time.GetElapsedTime(began) >= Slice)
+                if (Volatile.Read(ref _throttle) is var throttle and not 0 && _sliceUsed + _time.GetElapsedTime(began) is var used && used >= Slice)
                 {
-                    Pause(throttle);
+                    Pause(throttle, used < LongestUse ? used : LongestUse);
                     _sliceUsed = TimeSpan.Zero;
                     began = _time.GetTimestamp();
                 }
@@ -313,11 +316,11 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
         }
     }
 
-    /// <summary>Throttled, after a slice: executes nothing for the time that makes it <paramref name="percent"/> of both.</summary>
-    private void Pause(int percent)
+    /// <summary>Throttled, after a slice or more: executes nothing for the time that makes it <paramref name="percent"/> of both.</summary>
+    private void Pause(int percent, TimeSpan used)
     {
         bool over = false;
-        using ITimer timer = After(Slice * percent / (100 - percent), () => over = true);
+        using ITimer timer = After(used * percent / (100 - percent), () => over = true);
         lock (_gate)
         {
             _pausing = true;

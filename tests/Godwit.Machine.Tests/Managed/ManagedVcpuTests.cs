@@ -137,6 +137,30 @@ public sealed class ManagedVcpuTests : IDisposable
         Assert.Throws<ArgumentOutOfRangeException>(() => vcpu.Throttle(-1));
     }
 
+    [Theory]
+    [InlineData(35, 35)]
+    [InlineData(100, 100)]
+    [InlineData(60_000, 100)] // a step that waited for a device, say
+    public void A_step_longer_than_a_slice_is_paid_for_whole_within_bounds(int step, int rest)
+    {
+        var time = new ManualTime();
+        ManagedVcpu vcpu = Create(
+            new Program(cpu =>
+            {
+                cpu.Bus.Store(Counter, ++cpu.Registers.General[0]);
+                time.Advance(TimeSpan.FromMilliseconds(step));
+            }),
+            time: time);
+        vcpu.Throttle(50);
+        vcpu.Run();
+        Assert.True(time.Armed.Wait(Deadline.Generous), "the vCPU does not rest");
+        time.Advance(TimeSpan.FromMilliseconds(rest - 1));
+        Assert.Equal(1UL, _ram.Bus.Load<ulong>(Counter));
+        time.Advance(TimeSpan.FromMilliseconds(1));
+        Assert.True(time.Armed.Wait(Deadline.Generous), "the vCPU does not go on");
+        Assert.Equal(2UL, _ram.Bus.Load<ulong>(Counter));
+    }
+
     [Fact]
     public void A_throttled_vCPU_that_halts_before_its_slice_ends_rests_when_it_has_executed_one_in_all()
     {
