@@ -19,7 +19,7 @@ public sealed unsafe class TornPagesTests
         pair.Listen();
         var tear = new Tear(final: false);
         using var proxy = new FrameProxy(pair.ListenUri["unix:".Length..], tear.Forward);
-        pair.Source.Parameters = new MigrationParameters { VerifyPages = true };
+        pair.Source.Parameters = new MigrationParameters { VerifyPages = true, DowntimeLimit = TimeSpan.FromSeconds(2000) };
         pair.Source.Start(proxy.Address);
         Assert.True(pair.WaitForSource(MigrationState.Completed, MigrationState.Failed) == MigrationState.Completed, pair.Source.Status.Error);
         Assert.True(tear.Done);
@@ -34,6 +34,7 @@ public sealed unsafe class TornPagesTests
         pair.Listen();
         var tear = new Tear(final: false);
         using var proxy = new FrameProxy(pair.ListenUri["unix:".Length..], tear.Forward);
+        pair.Source.Parameters = new MigrationParameters { DowntimeLimit = TimeSpan.FromSeconds(2000) };
         pair.Source.Start(proxy.Address);
         Assert.Equal(MigrationState.Failed, pair.WaitForSource(MigrationState.Completed, MigrationState.Failed));
         Assert.True(tear.Done);
@@ -52,6 +53,7 @@ public sealed unsafe class TornPagesTests
         pair.Listen();
         var tear = new Tear(final: true);
         using var proxy = new FrameProxy(pair.ListenUri["unix:".Length..], tear.Forward);
+        pair.Source.Parameters = new MigrationParameters { DowntimeLimit = TimeSpan.FromSeconds(2000) };
         pair.Source.Start(proxy.Address);
         Assert.Equal(MigrationState.Failed, pair.WaitForSource(MigrationState.Completed, MigrationState.Failed));
         Assert.True(tear.Done);
