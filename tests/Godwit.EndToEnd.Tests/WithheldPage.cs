@@ -94,6 +94,7 @@ internal sealed class WithheldPage
             // One that the guest wrote while it was sent has not come.
             if (BitConverter.ToUInt32(frame.Payload, PageRun.Size + ((int)i * sizeof(uint))) != StreamChecksum.Of(Contents(frame, i)))
             {
+                _firstContents.Remove(page);
                 continue;
             }
 

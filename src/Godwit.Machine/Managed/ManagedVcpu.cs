@@ -15,8 +15,10 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
     /// <summary>How long a throttled vCPU executes at a time: long beside a step, short beside what a guest's watchdogs allow.</summary>
     private static readonly TimeSpan Slice = TimeSpan.FromMilliseconds(10);
 
-    /// <summary>What it pays for at once at most: a step that took longer has waited for a device, or for a processor, and not executed.</summary>
-    private static readonly TimeSpan LongestUse = Slice * 10;
+    /// <summary>
+    /// How long it rests at once at most: what a slice costs at 99 %. A step that would cost more has waited for a device, or for a processor, and not executed.
+    /// </summary>
+    private static readonly TimeSpan LongestRest = Slice * 99;
 
     private readonly GuestProgram _program;
     private readonly IInterruptSink _apics;
@@ -239,11 +241,21 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
         try
         {
             long began = _time.GetTimestamp();
+            int before = Volatile.Read(ref _throttle);
             while (Volatile.Read(ref _runWanted) != 0)
             {
-                if (Volatile.Read(ref _throttle) is var throttle and not 0 && _sliceUsed + _time.GetElapsedTime(began) is var used && used >= Slice)
+                int throttle = Volatile.Read(ref _throttle);
+                if (throttle != before)
                 {
-                    Pause(throttle, used < LongestUse ? used : LongestUse);
+                    // What it has executed until now was not throttled, or not as much.
+                    before = throttle;
+                    _sliceUsed = TimeSpan.Zero;
+                    began = _time.GetTimestamp();
+                }
+
+                if (throttle != 0 && _sliceUsed + _time.GetElapsedTime(began) is var used && used >= Slice)
+                {
+                    Pause(throttle, used);
                     _sliceUsed = TimeSpan.Zero;
                     began = _time.GetTimestamp();
                 }
@@ -316,11 +328,12 @@ internal sealed class ManagedVcpu : GuestCpu, IVcpu
         }
     }
 
-    /// <summary>Throttled, after a slice or more: executes nothing for the time that makes it <paramref name="percent"/> of both.</summary>
+    /// <summary>Throttled, after a slice or more: executes nothing for the time that makes it <paramref name="percent"/> of both, within bounds.</summary>
     private void Pause(int percent, TimeSpan used)
     {
         bool over = false;
-        using ITimer timer = After(used * percent / (100 - percent), () => over = true);
+        TimeSpan rest = used * percent / (100 - percent);
+        using ITimer timer = After(rest < LongestRest ? rest : LongestRest, () => over = true);
         lock (_gate)
         {
             _pausing = true;

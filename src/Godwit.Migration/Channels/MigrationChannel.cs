@@ -203,7 +203,7 @@ internal sealed unsafe class MigrationChannel : Stream, IGatheringStream
     public void Write(ReadOnlySpan<socket.iovec> pieces)
     {
         // Sent in parts, so that progress of a slow link shows.
-        const int PartPieces = 32;
+        const int PartPieces = 128;
         socket.iovec* part = stackalloc socket.iovec[PartPieces];
         nuint done = 0; // of the first piece
         try
@@ -241,6 +241,9 @@ internal sealed unsafe class MigrationChannel : Stream, IGatheringStream
 
     private nuint Send(socket.iovec* pieces, int count)
     {
+        // 0 for no limit. The kernel's own (SO_SNDTIMEO) ends the call as well, with EAGAIN, and counts; a socket that was inherited may be one that never waits.
+        TimeSpan limit = TimeSpan.FromMilliseconds(_socket.SendTimeout);
+        long began = _clock.GetTimestamp();
         for (; ; )
         {
             // SAFETY: the pieces are readable, by the caller's word, until the call returns.
@@ -248,11 +251,13 @@ internal sealed unsafe class MigrationChannel : Stream, IGatheringStream
             if (sent >= 0)
                 return (nuint)sent;
             var error = (Errno)Marshal.GetLastPInvokeError();
-            // A socket that was inherited may be one that never waits.
-            TimeSpan limit = _socket.SendTimeout > 0 ? TimeSpan.FromMilliseconds(_socket.SendTimeout) : Timeout.InfiniteTimeSpan;
-            bool again = error == Errno.EINTR || (error == Errno.EAGAIN && _socket.Poll(limit, SelectMode.SelectWrite));
-            if (!again)
+            if (error == Errno.EINTR)
+                continue;
+            if (error != Errno.EAGAIN)
                 throw new LinuxException("sendmsg", null, error);
+            TimeSpan left = limit == TimeSpan.Zero ? Timeout.InfiniteTimeSpan : limit - _clock.GetElapsedTime(began);
+            if ((left < TimeSpan.Zero && left != Timeout.InfiniteTimeSpan) || !_socket.Poll(left, SelectMode.SelectWrite))
+                throw new SocketException((int)SocketError.TimedOut);
         }
     }
 

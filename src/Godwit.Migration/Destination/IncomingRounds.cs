@@ -26,7 +26,7 @@ internal sealed class IncomingRounds(RamReceiver receiver)
         _number = round.Number;
         _open = true;
         Final = round.Final;
-        receiver.BeginRound(round.Final);
+        receiver.BeginRound();
     }
 
     internal void End(in FrameHeader header, in RoundEndMessage round)

@@ -11,8 +11,8 @@ namespace Godwit.Migration;
 /// </summary>
 /// <remarks>
 /// Contents are sent straight from guest memory. One that the guest has written between its checksum and its way into the socket is torn: it
-/// has not come. The write's mark has it sent again; should that not happen, <see cref="CheckComplete"/> finds it missing. Nothing writes
-/// while a final round is sent, so there it is damage.
+/// has not come. The write's mark has it sent again; should that not happen, <see cref="CheckComplete"/> finds it missing. In a final round
+/// too: nothing writes then, but a source that gives up runs on before all is out, and says why behind it.
 /// </remarks>
 internal sealed unsafe class RamReceiver
 {
@@ -20,7 +20,6 @@ internal sealed unsafe class RamReceiver
     private readonly Lock _gate = new(); // held for what is counted, not while contents are read
     private readonly PageSet _holding;
     private readonly PageSet _arrived;
-    private bool _final;
     private ulong _torn;
     private ulong _roundPages;
     private ulong _roundZeroPages;
@@ -52,10 +51,8 @@ internal sealed unsafe class RamReceiver
     internal ulong Arrived => _arrived.Count;
 
     /// <summary>A round begins.</summary>
-    /// <param name="final">The source is stopped.</param>
-    internal void BeginRound(bool final)
+    internal void BeginRound()
     {
-        _final = final;
         _roundPages = 0;
         _roundZeroPages = 0;
     }
@@ -82,23 +79,17 @@ internal sealed unsafe class RamReceiver
         bool any = reader.ReadPages(header, run, block.Pointer + (run.FirstPage << RamPage.Shift), torn);
         Count(first, run.Count);
         if (any)
-            TakeBack(header, run, block, first, torn);
+            TakeBack(first, torn);
     }
 
     /// <summary>Pages have come that are not what their checksums say.</summary>
-    private void TakeBack(in FrameHeader header, in PageRun run, RamBlock block, ulong first, ReadOnlySpan<ulong> torn)
+    private void TakeBack(ulong first, ReadOnlySpan<ulong> torn)
     {
         for (int word = 0; word < torn.Length; word++)
         {
             for (ulong bits = torn[word]; bits != 0; bits &= bits - 1)
             {
                 ulong page = (ulong)((word * 64) + BitOperations.TrailingZeroCount(bits));
-                if (_final)
-                {
-                    MigrationStreamException.Throw(
-                        header, "page checksum", PageNames.Of(block, run.FirstPage + page), "it is not what was sent, and nothing writes to it any more");
-                }
-
                 lock (_gate)
                 {
                     _arrived.Remove(first + page, 1);
@@ -180,7 +171,7 @@ internal sealed unsafe class RamReceiver
         _ram.TryResolve(new RamPage(missing), out RamBlock block, out ulong offset);
         MigrationStreamException.Throw(header, "pages", $"{_arrived.Count} of {_ram.PageCount}",
             $"every page must come, {PageNames.Of(block, offset >> RamPage.Shift)} has not"
-                + (_torn > 0 ? $"; {_torn} came other than their checksums say, changed by the guest or damaged on the way, and not all of them again" : ""));
+                + (_torn > 0 ? $"; a page that came other than its checksum says does not count ({_torn} did), as the guest wrote to it meanwhile or the link has damaged it" : ""));
     }
 
     /// <summary>The block of a run that lies within it, and the machine's number of its first page.</summary>

@@ -87,8 +87,8 @@ internal sealed unsafe class SavedMachinePlayer : IChannelPeer
 
     private void Play(byte* pages)
     {
+        _writer.WritePreface(); // first, as what is wrong with the file is said to the destination
         _tail.ReadPreface();
-        _writer.WritePreface();
         FrameHeader header = _tail.ReadHeader();
         if (header.Type != FrameType.Description)
             MigrationStreamException.Throw(header, "type", header.Type.ToString(), "a Description comes first");

@@ -112,7 +112,10 @@ internal sealed unsafe class SavedMachineRecorder : IChannelPeer
     private void ShakeHands()
     {
         _reader.ReadPreface();
-        FrameHeader header = _reader.ReadHeader();
+        FrameHeader header;
+        do
+            header = _reader.ReadHeader();
+        while (header.Type == FrameType.KeepAlive); // of a side that is slow to begin
         if (header.Type != FrameType.Description)
             MigrationStreamException.Throw(header, "type", header.Type.ToString(), "a Description comes first");
         ReadOnlySpan<byte> description = _reader.ReadPayload(header);

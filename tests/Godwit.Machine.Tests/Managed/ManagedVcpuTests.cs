@@ -138,10 +138,12 @@ public sealed class ManagedVcpuTests : IDisposable
     }
 
     [Theory]
-    [InlineData(35, 35)]
-    [InlineData(100, 100)]
-    [InlineData(60_000, 100)] // a step that waited for a device, say
-    public void A_step_longer_than_a_slice_is_paid_for_whole_within_bounds(int step, int rest)
+    [InlineData(50, 35, 35)]
+    [InlineData(50, 100, 100)]
+    [InlineData(50, 60_000, 990)] // a step that waited for a device, say
+    [InlineData(99, 10, 990)]
+    [InlineData(99, 100, 990)]
+    public void A_step_longer_than_a_slice_is_paid_for_whole_within_bounds(int throttle, int step, int rest)
     {
         var time = new ManualTime();
         ManagedVcpu vcpu = Create(
@@ -151,7 +153,7 @@ public sealed class ManagedVcpuTests : IDisposable
                 time.Advance(TimeSpan.FromMilliseconds(step));
             }),
             time: time);
-        vcpu.Throttle(50);
+        vcpu.Throttle(throttle);
         vcpu.Run();
         Assert.True(time.Armed.Wait(Deadline.Generous), "the vCPU does not rest");
         time.Advance(TimeSpan.FromMilliseconds(rest - 1));

@@ -164,6 +164,7 @@ public sealed class SavedMachineTests : IDisposable
         { "header", "the CRC of its first page" },
         { "short", "but the file ends at" },
         { "tail", "Restoring from" },
+        { "another version", "version is 3; this side speaks version 4" },
         { "page", "pages differ" },
     };
 
@@ -194,6 +195,15 @@ public sealed class SavedMachineTests : IDisposable
                     break;
                 case "short":
                     file.SetLength((long)tail + 10);
+                    break;
+                case "another version":
+                    byte[] preface = new byte[StreamFormat.PrefaceSize];
+                    file.Position = (long)tail;
+                    file.ReadExactly(preface);
+                    BitConverter.TryWriteBytes(preface.AsSpan(8), 3);
+                    BitConverter.TryWriteBytes(preface.AsSpan(12), FrameWriter.PrefaceCrc(preface));
+                    file.Position = (long)tail;
+                    file.Write(preface);
                     break;
                 case "tail":
                     file.Position = (long)tail + 100;

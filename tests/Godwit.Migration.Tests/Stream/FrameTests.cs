@@ -67,7 +67,7 @@ public sealed class FrameTests
 
         stream.Position = 0;
         var receiver = new RamReceiver(to);
-        receiver.BeginRound(final: true);
+        receiver.BeginRound();
         var reader = new FrameReader(stream);
         for (int i = 0; i < 2; i++)
             receiver.ReceivePages(reader, reader.ReadHeader());
