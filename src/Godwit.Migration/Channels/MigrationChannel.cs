@@ -255,8 +255,11 @@ internal sealed unsafe class MigrationChannel : Stream, IGatheringStream
                 continue;
             if (error != Errno.EAGAIN)
                 throw new LinuxException("sendmsg", null, error);
-            TimeSpan left = limit == TimeSpan.Zero ? Timeout.InfiniteTimeSpan : limit - _clock.GetElapsedTime(began);
-            if ((left < TimeSpan.Zero && left != Timeout.InfiniteTimeSpan) || !_socket.Poll(left, SelectMode.SelectWrite))
+            TimeSpan left = limit - _clock.GetElapsedTime(began);
+            bool inTime = limit == TimeSpan.Zero
+                ? _socket.Poll(Timeout.InfiniteTimeSpan, SelectMode.SelectWrite)
+                : left >= TimeSpan.Zero && _socket.Poll(left, SelectMode.SelectWrite);
+            if (!inTime)
                 throw new SocketException((int)SocketError.TimedOut);
         }
     }

@@ -1,5 +1,4 @@
 using System.Buffers.Binary;
-using System.Numerics;
 using System.Runtime.InteropServices;
 using Godwit.Memory;
 
@@ -79,22 +78,20 @@ internal sealed unsafe class RamReceiver
         bool any = reader.ReadPages(header, run, block.Pointer + (run.FirstPage << RamPage.Shift), torn);
         Count(first, run.Count);
         if (any)
-            TakeBack(first, torn);
+            TakeBack(first, run.Count, torn);
     }
 
     /// <summary>Pages have come that are not what their checksums say.</summary>
-    private void TakeBack(ulong first, ReadOnlySpan<ulong> torn)
+    private void TakeBack(ulong first, ulong count, ReadOnlySpan<ulong> torn)
     {
-        for (int word = 0; word < torn.Length; word++)
+        lock (_gate)
         {
-            for (ulong bits = torn[word]; bits != 0; bits &= bits - 1)
+            for (int page = 0; page < (int)count; page++)
             {
-                ulong page = (ulong)((word * 64) + BitOperations.TrailingZeroCount(bits));
-                lock (_gate)
-                {
-                    _arrived.Remove(first + page, 1);
-                    _torn++;
-                }
+                if ((torn[page / 64] & (1UL << (page % 64))) == 0)
+                    continue;
+                _arrived.Remove(first + (ulong)page, 1);
+                _torn++;
             }
         }
     }

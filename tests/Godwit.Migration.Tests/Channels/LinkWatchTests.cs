@@ -69,11 +69,9 @@ public sealed class LinkWatchTests
     [Fact]
     public void Quiet_sides_keep_each_other_alive()
     {
-        using var directory = new TempDirectory();
         var clock = new ManualClock();
-        using MigrationListener listener = MigrationListener.Open(new UnixMigrationUri(directory.File("a")), clock);
-        using MigrationChannel left = MigrationConnector.Connect(listener.Address, clock, default);
-        using MigrationChannel right = listener.Accept()!;
+        (MigrationChannel left, MigrationChannel right) = Connect(clock);
+        using MigrationChannel near = left, far = right;
         using var writer = new FrameWriter(left);
         using var watch = new LinkWatch(left, writer, "peer", Timeout, clock);
         var reader = new FrameReader(right);
@@ -96,11 +94,9 @@ public sealed class LinkWatchTests
     [Fact]
     public void A_keep_alive_does_not_overtake_the_preface_of_a_side_that_is_slow_to_begin()
     {
-        using var directory = new TempDirectory();
         var clock = new ManualClock();
-        using MigrationListener listener = MigrationListener.Open(new UnixMigrationUri(directory.File("a")), clock);
-        using MigrationChannel left = MigrationConnector.Connect(listener.Address, clock, default);
-        using MigrationChannel right = listener.Accept()!;
+        (MigrationChannel left, MigrationChannel right) = Connect(clock);
+        using MigrationChannel near = left, far = right;
         using var writer = new FrameWriter(left);
         using (var watch = new LinkWatch(left, writer, "peer", Timeout, clock))
             clock.Advance(Timeout / 2);
@@ -111,5 +107,12 @@ public sealed class LinkWatchTests
         var reader = new FrameReader(right);
         reader.ReadPreface();
         Assert.Equal(FrameType.Accept, reader.ReadHeader().Type);
+    }
+
+    private static (MigrationChannel Left, MigrationChannel Right) Connect(TimeProvider clock)
+    {
+        using var directory = new TempDirectory();
+        using MigrationListener listener = MigrationListener.Open(new UnixMigrationUri(directory.File("a")), clock);
+        return (MigrationConnector.Connect(listener.Address, clock, default), listener.Accept()!);
     }
 }

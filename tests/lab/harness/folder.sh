@@ -11,22 +11,29 @@ readonly LAB_CACHE=${GODWIT_LAB_CACHE:-$HOME/.cache/godwit-lab}
 # What the folder holds. QEMU and Linux come from backports: vfio-user-pci is in QEMU since 10.1.
 readonly LAB_PACKAGES=base-files,busybox-static,e2fsprogs,fdisk,kmod,cpio,libstdc++6,linux-image-amd64,qemu-system-x86,strace
 
-# folder_ready: has FOLDER, KERNEL and KERNEL_VERSION set. Builds the folder if this list of packages has none yet; one process builds, the
-# others wait. Returns 1 after saying why when it cannot be built.
-folder_ready() {
-  local key lock
-  key=$(sha256sum <<<"1 $LAB_SUITE $LAB_MIRROR $LAB_PACKAGES" | cut -c 1-12)
-  FOLDER=$LAB_CACHE/folder-$key
+# built_once LOCK FOLDER BUILD: has BUILD make FOLDER, whose name ends in a key, unless it is there; one process builds, the others wait. Forgets others of its
+# kind that nobody has used for a month. Returns 1 when it cannot be built; BUILD has said why.
+built_once() {
+  local lock
   mkdir -p "$LAB_CACHE"
-  exec {lock}>"$LAB_CACHE/lock"
+  exec {lock}>"$LAB_CACHE/$1"
   flock "$lock"
-  if [ ! -d "$FOLDER" ] && ! folder_build; then
+  if [ ! -d "$2" ] && ! "$3"; then
     exec {lock}>&-
     return 1
   fi
-  touch "$FOLDER"
-  find "$LAB_CACHE" -maxdepth 1 -name 'folder-*' -mtime +30 -exec rm -rf {} + # those that nobody has used for a month
+  touch "$2"
+  find "$LAB_CACHE" -maxdepth 1 -name "$(basename "${2%-*}")-????????????" -mtime +30 -exec rm -rf {} +
   exec {lock}>&-
+}
+
+# folder_ready: has FOLDER, KERNEL and KERNEL_VERSION set. Builds the folder if this list of packages has none yet. Returns 1 after saying
+# why when it cannot be built.
+folder_ready() {
+  local key
+  key=$(sha256sum <<<"1 $LAB_SUITE $LAB_MIRROR $LAB_PACKAGES" | cut -c 1-12)
+  FOLDER=$LAB_CACHE/folder-$key
+  built_once lock "$FOLDER" folder_build || return 1
   KERNEL_VERSION=$(basename "$(echo "$FOLDER"/usr/lib/modules/*)")
   # shellcheck disable=SC2034 # read by guest.sh
   KERNEL=$FOLDER/usr/lib/modules/$KERNEL_VERSION/vmlinuz

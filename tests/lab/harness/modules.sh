@@ -12,18 +12,10 @@ readonly LAB_DEFINES='-DCONFIG_IOMMUFD_MODULE=1 -DCONFIG_IOMMUFD_DRIVER_MODULE=1
 # iommufd_ready: has MODULES name a folder with the modules, and tree, a tree against which others are built. Builds it if that has not been done for this
 # kernel. Returns 1 after saying why when it cannot be built.
 iommufd_ready() {
-  local key lock
+  local key
   key=$(cat - "$LAB_HARNESS/modules.sh" <<<"$KERNEL_VERSION" | sha256sum | cut -c 1-12)
   MODULES=$LAB_CACHE/modules-$key
-  exec {lock}>"$LAB_CACHE/modules-lock"
-  flock "$lock"
-  if [ ! -d "$MODULES" ] && ! modules_build; then
-    exec {lock}>&-
-    return 1
-  fi
-  touch "$MODULES"
-  find "$LAB_CACHE" -maxdepth 1 -name 'modules-????????????' -mtime +30 -exec rm -rf {} +
-  exec {lock}>&-
+  built_once modules-lock "$MODULES" modules_build || return 1
   export MODULES
 }
 

@@ -36,15 +36,7 @@ internal sealed class DeviceWorker(Action work, Action<Exception> failed) : IDis
     }
 
     /// <summary>Lets none begin and waits until none is being done.</summary>
-    public void Close()
-    {
-        lock (_gate)
-        {
-            _open = false;
-            while (_busy)
-                Monitor.Wait(_gate);
-        }
-    }
+    public void Close() => TryClose(Timeout.InfiniteTimeSpan, TimeProvider.System);
 
     /// <summary>Likewise. False: it took longer than <paramref name="wait"/>; closed it is.</summary>
     public bool TryClose(TimeSpan wait, TimeProvider clock)
