@@ -3,17 +3,21 @@ namespace Godwit.VfioUser.Tests;
 /// <summary>The mapping table against a plain sorted dictionary, and with readers at work.</summary>
 public sealed class MappingTableTests
 {
-    [Fact]
-    public void Agrees_with_a_plain_model()
+    /// <summary>Mappings of a leaf and leaves of a node: as they are, and so few that every level comes and goes all the time.</summary>
+    public static TheoryData<int, int> Capacities => new() { { 64, 256 }, { 4, 4 }, { 2, 2 } };
+
+    [Theory]
+    [MemberData(nameof(Capacities))]
+    public void Agrees_with_a_plain_model(int leafCapacity, int nodeCapacity)
     {
         int seed = Environment.TickCount;
         for (int run = 0; run < 20; run++)
             Run(seed + run, run % 2 == 0 ? 300 : 6000);
 
-        static void Run(int seed, int pages)
+        void Run(int seed, int pages)
         {
             var random = new Random(seed);
-            var table = new MappingTable();
+            var table = new MappingTable(leafCapacity, nodeCapacity);
             var model = new SortedDictionary<ulong, Mapping>();
             for (int step = 0; step < 4000; step++)
             {
@@ -50,11 +54,106 @@ public sealed class MappingTableTests
         }
     }
 
-    [Fact]
-    public void Readers_find_what_stays_while_all_around_changes()
+    /// <summary>More nodes than one, of full size: up, down and in any order; then taken out from any side, to the last.</summary>
+    [Theory]
+    [InlineData("up")]
+    [InlineData("down")]
+    [InlineData("shuffled")]
+    public void Many_come_and_go(string order)
     {
         int seed = Environment.TickCount;
+        var random = new Random(seed);
+        const int Mappings = 3 * 64 * 256;
+        // Two pages each and one of none between.
+        Mapping[] all = [.. Enumerable.Range(0, Mappings).Select(i => Create((ulong)i * 0x3000, 0x2000))];
         var table = new MappingTable();
+        foreach (Mapping mapping in Ordered(order))
+            table.Add(mapping);
+        var collected = new List<Mapping>();
+        table.Collect(0, ulong.MaxValue, collected);
+        Assert.Equal(all, collected);
+
+        int left = Mappings;
+        foreach (Mapping mapping in Ordered(order == "shuffled" ? "up" : "shuffled"))
+        {
+            Assert.True(mapping == table.Find(mapping.Last), $"seed {seed}, {left} left");
+            Assert.True(mapping == table.FindOverlap(mapping.Last, mapping.Last + 0x1000), $"seed {seed}, {left} left");
+            table.Remove(mapping);
+            Assert.Null(table.Find(mapping.Start));
+            Assert.Null(table.Find(mapping.Last + 1));
+            Assert.Equal(--left, table.Count);
+            if (left % 8192 == 0)
+            {
+                int from = random.Next(Mappings);
+                collected.Clear();
+                table.Collect(all[from].Last, ulong.MaxValue, collected);
+                Assert.True(all.Skip(from).Where(m => table.Find(m.Start) == m).SequenceEqual(collected), $"seed {seed}, {left} left");
+            }
+        }
+        Assert.Throws<InvalidOperationException>(() => table.Remove(all[0]));
+
+        IEnumerable<Mapping> Ordered(string by)
+        {
+            Mapping[] ordered = [.. all];
+            if (by == "down")
+                Array.Reverse(ordered);
+            if (by == "shuffled")
+                random.Shuffle(ordered);
+            return ordered;
+        }
+    }
+
+    /// <summary>A leaf is copied for each, 32 entries of 16 bytes in the middle, and the rest is rare: whatever is there already, and in whichever direction more comes.</summary>
+    [Theory]
+    [InlineData(0, true)]
+    [InlineData(0, false)]
+    [InlineData(200_000, true)]
+    [InlineData(200_000, false)]
+    public void One_more_or_less_allocates_no_more_among_many(int others, bool upwards)
+    {
+        const int Some = 64 * 20;
+        const ulong Middle = 1UL << 40;
+        var table = new MappingTable();
+        for (int i = 0; i < others; i++)
+            table.Add(Create(At(i), 0x1000));
+        Mapping[] more = [.. Enumerable.Range(others, Some).Select(i => Create(At(i), 0x1000))];
+        long allocated = Allocations.Of(() =>
+        {
+            foreach (Mapping mapping in more)
+                table.Add(mapping);
+            foreach (Mapping mapping in more)
+                table.Remove(mapping);
+        });
+        Assert.InRange(allocated / (2.0 * Some), 500, 700);
+
+        ulong At(int i) => upwards ? Middle + (ulong)i * 0x2000 : Middle - (ulong)i * 0x2000;
+    }
+
+    [Fact]
+    public void Looking_up_allocates_nothing()
+    {
+        var table = new MappingTable();
+        for (ulong i = 0; i < 50_000; i++)
+            table.Add(Create(i * 0x2000, 0x1000));
+        int found = 0;
+        Assert.Equal(0, Allocations.Of(() =>
+        {
+            for (ulong i = 0; i < 50_000; i += 777)
+            {
+                if (table.TryEnter(i * 0x2000, out Mapping? mapping))
+                    mapping.Exit(table.Drained);
+                found += table.Find(i * 0x2000 + 0x1000) is null ? 1 : 0;
+            }
+        }));
+        Assert.True(found > 0);
+    }
+
+    [Theory]
+    [MemberData(nameof(Capacities))]
+    public void Readers_find_what_stays_while_all_around_changes(int leafCapacity, int nodeCapacity)
+    {
+        int seed = Environment.TickCount;
+        var table = new MappingTable(leafCapacity, nodeCapacity);
         const int Pages = 4096;
         for (ulong page = 0; page < Pages; page += 2)
             table.Add(Create(page << 12, 4096));
