@@ -41,6 +41,8 @@ public sealed class VirtualMachine : IDisposable
         }
 
         _vcpus = new VcpuSet(vcpus, clock, board.Iommu);
+        if (board.Iommu is { } iommu)
+            iommu.Failed += _ => OnIommuFailed();
         board.ConnectInterrupts(apics, OnSwitchedOff);
         board.WriteFirmware();
         _host = new MachineMigrationHost(this);
@@ -272,13 +274,19 @@ public sealed class VirtualMachine : IDisposable
     private void OnSwitchedOff() => ThreadPool.UnsafeQueueUserWorkItem(static machine => machine.SwitchedOff?.Invoke(), this, preferLocal: false);
 
     /// <summary>On a pool thread, after the vCPU has stopped for good.</summary>
-    private void OnPanicked(ManagedVcpu vcpu) => Change(state =>
+    private void OnPanicked(ManagedVcpu vcpu) => EndGuest($"The guest panicked on vCPU {vcpu.ApicId}: {vcpu.PanicText}");
+
+    /// <summary>On the unit's thread. Elsewhere: the machine's answer may be to wait for this very thread.</summary>
+    private void OnIommuFailed() => ThreadPool.UnsafeQueueUserWorkItem(
+        static machine => machine.EndGuest(machine._vcpus.PanicText!), this, preferLocal: false);
+
+    private void EndGuest(string notice) => Change(state =>
     {
-        PostNotice($"The guest panicked on vCPU {vcpu.ApicId}: {vcpu.PanicText}");
+        PostNotice(notice);
         if (state.Current != RunState.Running)
             return; // stopped meanwhile: Continue and StartAfterLoad look at the panic
-        foreach (IVcpu other in _vcpus.All)
-            other.RequestStop();
+        foreach (IVcpu vcpu in _vcpus.All)
+            vcpu.RequestStop();
         state.MoveTo(RunState.InternalError);
         try
         {

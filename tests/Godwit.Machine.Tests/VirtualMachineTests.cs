@@ -86,6 +86,41 @@ public class VirtualMachineTests
         Assert.Throws<InvalidOperationException>(machine.Stop);
     }
 
+    /// <summary>Nobody touches a register of the vIOMMU again, and the machine says at once that it does not work any more.</summary>
+    [Fact]
+    public void A_failure_of_the_vIOMMU_by_itself_ends_in_internal_error_with_a_notice()
+    {
+        using VirtualMachine machine = VirtualMachine.Build(Small, TimeProvider.System);
+        using var noticed = new SemaphoreSlim(0);
+        using var failed = new SemaphoreSlim(0);
+        string? notice = null;
+        machine.Notice += text =>
+        {
+            notice = text;
+            noticed.Release();
+        };
+        machine.RunStateChanged += (_, to) =>
+        {
+            if (to == RunState.InternalError)
+                failed.Release();
+        };
+        _ = new BusyUnit(machine.Board.Bus, machine.Board.Pci)
+        {
+            OnMapped = thread =>
+            {
+                if (thread == "vt-d")
+                    throw new InvalidOperationException("a listener's fault");
+            },
+        };
+        machine.Start();
+        BusyUnit.SwitchOn(machine.Board.Bus);
+        noticed.Wait("the notice");
+        failed.Wait("internal-error");
+        Assert.Contains("The vIOMMU failed: InvalidOperationException: a listener's fault", notice, StringComparison.Ordinal);
+        Assert.Contains("a listener's fault", machine.QueryGuest().Panic, StringComparison.Ordinal);
+        Assert.Throws<InvalidOperationException>(machine.Continue);
+    }
+
     [Fact]
     public void A_missing_socket_fails_the_build_and_names_it()
     {

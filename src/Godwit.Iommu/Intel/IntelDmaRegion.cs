@@ -223,10 +223,13 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
     {
         int generation = Iotlb.Generation;
         DeviceContext context = Context;
-        // Without caching mode, present needs no invalidation (VT-d 6.1). And what was found for another requester id says nothing of this one.
-        bool kept = !context.IsBlocked && context.SourceId == SourceId;
-        if (!kept)
-            context = _unit.LookupContext(SourceId);
+        ushort source = SourceId;
+        // What was found for another requester id says nothing of this one; and until the cached context is of this one, nothing found for it may be
+        // kept: the id may become the old one again, for which that would be another's translation.
+        bool renumbered = context.SourceId != source;
+        // Without caching mode, present needs no invalidation (VT-d 6.1).
+        if (context.IsBlocked || renumbered)
+            context = _unit.LookupContext(source);
         if (context.IsPassThrough)
             return new IommuTranslation(default, default, ulong.MaxValue, AccessRights.ReadWrite);
         FaultReason fault = context.Fault;
@@ -235,7 +238,7 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
             fault = _unit.Walker.Walk(context.Table, iova, wanted, out Announcement leaf);
             if (fault == FaultReason.None)
             {
-                if (wanted != AccessRights.None) // a probe marks nothing, so what it finds may not be kept
+                if (wanted != AccessRights.None && !renumbered) // a probe marks nothing, so what it finds may not be kept
                     Iotlb.Fill(leaf, generation);
                 return Found(leaf);
             }
@@ -243,7 +246,7 @@ internal sealed class IntelDmaRegion : IommuRegion, ILeafVisitor
 
         // A probe that wants nothing is no request, so it cannot fault.
         if (wanted != AccessRights.None && !(context.FaultDisabled && fault.IsQualified()))
-            _unit.RecordFault(SourceId, iova, fault, (wanted & AccessRights.Write) != 0);
+            _unit.RecordFault(source, iova, fault, (wanted & AccessRights.Write) != 0);
         return new IommuTranslation(new Iova(iova.Value & ~0xFFFUL), default, 0xFFF, AccessRights.None);
     }
 

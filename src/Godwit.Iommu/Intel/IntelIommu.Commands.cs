@@ -11,6 +11,7 @@ public sealed partial class IntelIommu
     private const uint PointerCommands = GlobalCommandBits.SetRootTablePointer | GlobalCommandBits.SetInterruptTablePointer;
 
     private IInterruptTableOwner? _interrupts;
+    private uint _pendingPointers; // of GSTS: still to be set, whatever was before. Changed under both locks, read under either
     private ulong _interruptTable; // IRTA as latched by SIRTP, 0 before: IRTPS says whether it counts. Changed under both locks, read under either
 
     /// <summary>Makes <paramref name="owner"/> follow the guest's set-up for interrupts, beginning with what it is now. Once, while the machine is built.</summary>
@@ -25,12 +26,22 @@ public sealed partial class IntelIommu
 
     /// <summary>
     /// A write of GCMD. Software waits for GSTS before it writes again (11.4.4.1); if it does not, pointers that are still to be set are set, and of
-    /// the switches the last write counts. RTPS is clear until the new pointer counts (11.4.4.2).
+    /// the switches the last write counts. RTPS and IRTPS read as clear until the last of the new pointers counts (11.4.4.2).
     /// </summary>
     private void RequestGlobalCommand(uint command)
     {
         _globalCommand = command | (_globalCommand.GetValueOrDefault() & PointerCommands);
-        SetStatus(command & GlobalCommandBits.SetRootTablePointer, set: false);
+        ShowPointers();
+    }
+
+    /// <summary>
+    /// Lets GSTS show the pointers that are set with no other to follow. Only to the guest: the old interrupt table is in force until the new one is.
+    /// </summary>
+    private void ShowPointers()
+    {
+        uint pending = _globalCommand.GetValueOrDefault() & PointerCommands;
+        lock (_registerLock)
+            _pendingPointers = pending | (_work == Work.RootTable ? GlobalCommandBits.SetRootTablePointer : 0);
     }
 
     /// <summary>Does what of a command is done at once, and begins the next of what is not; called again until all is done.</summary>
@@ -51,6 +62,7 @@ public sealed partial class IntelIommu
         if (Options.InterruptRemapping)
             SetInterruptSwitches(command, changed);
         _globalCommand = null;
+        ShowPointers();
         if (Options.DmaTranslation && (changed & GlobalCommandBits.TranslationEnable) != 0)
             BeginTranslation((command & GlobalCommandBits.TranslationEnable) != 0);
     }
@@ -85,6 +97,7 @@ public sealed partial class IntelIommu
     {
         Drain();
         SetStatus(GlobalCommandBits.SetRootTablePointer, set: true);
+        ShowPointers();
     }
 
     private void BeginTranslation(bool enable)

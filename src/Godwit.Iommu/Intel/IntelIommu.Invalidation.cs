@@ -224,7 +224,7 @@ public sealed partial class IntelIommu
         _syncHeld = true;
     }
 
-    /// <summary>On return what was withdrawn is unmapped in the host, and the lock is free.</summary>
+    /// <summary>On return what was withdrawn is unmapped in the host, IQH says so, and the lock is free.</summary>
     internal void EndSegment()
     {
         if (!_syncHeld)
@@ -238,5 +238,7 @@ public sealed partial class IntelIommu
             _syncHeld = false;
             Sync.Exit();
         }
+
+        TellHead();
     }
 }

@@ -6,9 +6,12 @@ namespace Godwit.Iommu.Intel;
 public sealed partial class IntelIommu
 {
     private LatchedQueue _queue;
+    private ulong? _untoldHead; // where the head stands when the segment ends
 
     private void SetQueueEnabled(bool enable)
     {
+        if (!enable)
+            Drain(); // what was taken from the queue is done when QIES says that it is off
         lock (_registerLock)
         {
             _queue = enable ? LatchedQueue.At(_registers.Get64(RegisterOffsets.QueueAddress)) : default;
@@ -26,14 +29,14 @@ public sealed partial class IntelIommu
             lock (_registerLock)
             {
                 return _queue.IsOn && (_registers.Get32(RegisterOffsets.FaultStatus) & FaultStatusBits.QueueStopped) == 0
-                    && _registers.Get64(RegisterOffsets.QueueHead) != _registers.Get64(RegisterOffsets.QueueTail);
+                    && Head != _registers.Get64(RegisterOffsets.QueueTail);
             }
         }
     }
 
     /// <summary>
     /// Begins the descriptor at the head; false when there is none that can be. The head moves on when it is done. Events for shadow users are one
-    /// batch up to each wait, which completes only after the host has unmapped all of it.
+    /// batch up to each wait, which completes only after the host has unmapped all of it; so does what IQH shows.
     /// </summary>
     private bool TryBeginDescriptor()
     {
@@ -51,6 +54,19 @@ public sealed partial class IntelIommu
         return true;
     }
 
+    /// <summary>Offset of the next descriptor. Under the register lock.</summary>
+    private ulong Head => _untoldHead ?? _registers.Get64(RegisterOffsets.QueueHead);
+
+    /// <summary>IQH shows how far the queue is done.</summary>
+    private void TellHead()
+    {
+        if (_untoldHead is not { } head)
+            return;
+        _untoldHead = null;
+        lock (_registerLock)
+            _registers.Set64(RegisterOffsets.QueueHead, head);
+    }
+
     private bool TryFetch(out InvalidationDescriptor descriptor, out ulong next)
     {
         descriptor = default;
@@ -60,7 +76,7 @@ public sealed partial class IntelIommu
         {
             if (!_queue.IsOn || (_registers.Get32(RegisterOffsets.FaultStatus) & FaultStatusBits.QueueStopped) != 0)
                 return false;
-            head = _registers.Get64(RegisterOffsets.QueueHead);
+            head = Head;
             tail = _registers.Get64(RegisterOffsets.QueueTail);
         }
 

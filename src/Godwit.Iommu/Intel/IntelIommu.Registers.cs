@@ -15,7 +15,15 @@ public sealed partial class IntelIommu : IMmioHandler
     {
         Volatile.Read(ref _failure)?.Throw();
         lock (_registerLock)
-            return _registers.GuestRead((int)offset, size);
+        {
+            ulong value = _registers.GuestRead((int)offset, size);
+            return (offset, size) switch
+            {
+                (RegisterOffsets.GlobalStatus, 4) => value & ~(ulong)_pendingPointers,
+                (RegisterOffsets.GlobalCommand, 8) => value & ~((ulong)_pendingPointers << 32), // both
+                _ => value,
+            };
+        }
     }
 
     /// <summary>
@@ -27,7 +35,7 @@ public sealed partial class IntelIommu : IMmioHandler
         if (attributes.Source != DirtySource.Vcpu || attributes.RequesterId is not null)
             return;
         Volatile.Read(ref _failure)?.Throw();
-        lock (_command)
+        using (EnterCommand())
         {
             lock (_registerLock)
                 _registers.GuestWrite((int)offset, value, size);
@@ -43,6 +51,7 @@ public sealed partial class IntelIommu : IMmioHandler
     /// <summary>Power-on state: translation off, all records of announcements withdrawn. Devices must have stopped their DMA.</summary>
     public void Reset()
     {
+        Volatile.Read(ref _failure)?.Throw();
         lock (_command)
         {
             ForgetWork();
@@ -53,6 +62,7 @@ public sealed partial class IntelIommu : IMmioHandler
                 _interruptTable = 0;
             }
 
+            ShowPointers();
             _translationEnabled = false;
             Volatile.Write(ref _rootPointer, 0);
             _queue = default;

@@ -27,6 +27,7 @@ public sealed partial class IntelIommu
     public void SaveState(IBufferWriter<byte> writer)
     {
         ArgumentNullException.ThrowIfNull(writer);
+        Volatile.Read(ref _failure)?.Throw();
         lock (_command)
         {
             Span<byte> span = writer.GetSpan(StateLength)[..StateLength];
@@ -56,6 +57,7 @@ public sealed partial class IntelIommu
     {
         if (state.Length != StateLength)
             throw new InvalidDataException($"VT-d state has {state.Length} bytes, expected {StateLength}");
+        Volatile.Read(ref _failure)?.Throw();
         ulong version = Take(ref state);
         if (version != (ulong)StateVersion)
             throw new InvalidDataException($"VT-d state has version {version}, this program knows {StateVersion}");
@@ -85,6 +87,7 @@ public sealed partial class IntelIommu
             Reevaluate(_ => true, alsoUnchanged: true);
             FinishPlan();
             _globalCommand = (command & CommandPending) != 0 ? (uint)command : null;
+            ShowPointers();
             RequestContextCommand();
             RequestIotlbCommand();
             ConfigureInterrupts();

@@ -1,10 +1,9 @@
 using System.Runtime.ExceptionServices;
-using Godwit.Iommu.Intel.Spec;
 
 namespace Godwit.Iommu.Intel;
 
 // Commands and descriptors are worked off in steps. The vCPU that writes a register does as many of them as one write may cost; the unit itself,
-// on a pool thread, does the rest, and status bits, IQH and status words tell the guest when (VT-d 11.4.4.1, 11.4.6, 6.5.2: software waits for
+// on a thread of its own, does the rest, and status bits, IQH and status words tell the guest when (VT-d 11.4.4.1, 11.4.6, 6.5.2: software waits for
 // them). Under the command lock, which is free between any two steps of the unit's own.
 public sealed partial class IntelIommu
 {
@@ -43,7 +42,9 @@ public sealed partial class IntelIommu
     private bool _paused;
     private bool _awaitsGuest; // a state was loaded, and its guest does not run yet
     private bool _scheduled;
+    private int _waiting; // threads that want the command lock, but for the unit's own
     private ExceptionDispatchInfo? _failure;
+    private readonly TurnThread _thread = new("vt-d", TimeSpan.FromSeconds(2)); // long beside what is between two turns
 
     private enum Work
     {
@@ -59,8 +60,20 @@ public sealed partial class IntelIommu
     /// <summary>Units of work done since the unit was created.</summary>
     internal long Spent => Volatile.Read(ref _spent);
 
-    /// <summary>Has the unit's own turn taken later, by some other thread that holds no lock: the thread pool.</summary>
-    internal Action<Action> Later { get; init; } = static turn => ThreadPool.UnsafeQueueUserWorkItem(static turn => turn(), turn, preferLocal: false);
+    /// <summary>
+    /// Has the unit's own turn taken later, by some other thread that holds no lock. Null for one of its own: a turn waits for devices, whose answers
+    /// may need the threads of the pool.
+    /// </summary>
+    internal Action<Action>? Later { get; init; }
+
+    /// <summary>
+    /// Something went wrong in a turn of the unit's own. What devices have is not known any more, so it does nothing from then on, and throws at register
+    /// accesses and when it is to be reset, saved or loaded. On the thread of that turn, which holds no lock.
+    /// </summary>
+    public event Action<Exception>? Failed;
+
+    /// <summary>What went wrong then, or null. Any thread.</summary>
+    public Exception? Failure => Volatile.Read(ref _failure)?.SourceException;
 
     /// <summary>
     /// From now on vCPUs leave the unit after the step that they are in, so that they can stop: what little a driver usually wants is done all the
@@ -69,14 +82,34 @@ public sealed partial class IntelIommu
     public void RequestPause() => _pauseRequested = true;
 
     /// <summary>
+    /// Takes <see cref="RequestPause"/> back. Waits for nothing, so that a vCPU which waits for a device inside the unit does not keep the others
+    /// from running on. Any thread; the unit is not paused.
+    /// </summary>
+    public void CancelPauseRequest() => _pauseRequested = false;
+
+    /// <summary>
     /// Stops working: on return nothing is announced, withdrawn or written to guest memory any more, until <see cref="Resume"/>. What was begun
     /// rests, and is part of the state that is saved. Waits for one step at most. The vCPUs are stopped, or are about to lose their unit.
     /// </summary>
-    public void Pause()
+    public void Pause() => TryPause(Timeout.InfiniteTimeSpan);
+
+    /// <summary>
+    /// <see cref="Pause"/>, unless the step takes longer than <paramref name="patience"/>, as it does when a device does not answer: then false, and
+    /// the unit works on as if nothing had been asked.
+    /// </summary>
+    /// <param name="patience">Zero or more, or <see cref="Timeout.InfiniteTimeSpan"/>.</param>
+    public bool TryPause(TimeSpan patience)
     {
         _pauseRequested = true;
-        lock (_command)
-            _paused = true;
+        if (!TryEnterCommand(patience))
+        {
+            CancelPauseRequest();
+            return false;
+        }
+
+        _paused = true;
+        _command.Exit();
+        return true;
     }
 
     /// <summary>Goes on with what rests. Before the vCPUs run, also for the first time after a state was loaded.</summary>
@@ -104,11 +137,19 @@ public sealed partial class IntelIommu
         if (IsResting || _scheduled || !HasWork)
             return;
         _scheduled = true;
-        Later(TakeTurn);
+        if (Later is { } later)
+            later(TakeTurn);
+        else
+            _thread.Post(TakeTurn);
     }
 
     private void TakeTurn()
     {
+        // Whoever waits for the lock comes first: left to itself the lock would go to this thread again and again, which has it as soon as it wants.
+        var patience = default(SpinWait);
+        while (Volatile.Read(ref _waiting) != 0)
+            patience.SpinOnce();
+        Exception failure;
         lock (_command)
         {
             _scheduled = false;
@@ -117,20 +158,49 @@ public sealed partial class IntelIommu
             try
             {
                 WorkOff(1, heedsRequests: false);
+                ScheduleIfNeeded();
+                return;
             }
-#pragma warning disable CA1031 // as in a register write: whoever drives the unit next is told, which ends the guest and not the program
+#pragma warning disable CA1031 // as in a register write: the machine is told, which ends the guest and not the program
             catch (Exception error)
 #pragma warning restore CA1031
             {
+                failure = error;
                 Volatile.Write(ref _failure, ExceptionDispatchInfo.Capture(error));
-                return;
             }
+        }
 
-            ScheduleIfNeeded();
+        Failed?.Invoke(failure);
+    }
+
+    /// <summary>Takes the command lock, before the unit's next turn.</summary>
+    private Lock.Scope EnterCommand()
+    {
+        Interlocked.Increment(ref _waiting);
+        try
+        {
+            return _command.EnterScope();
+        }
+        finally
+        {
+            Interlocked.Decrement(ref _waiting);
         }
     }
 
-    private bool IsResting => _paused || _awaitsGuest;
+    private bool TryEnterCommand(TimeSpan patience)
+    {
+        Interlocked.Increment(ref _waiting);
+        try
+        {
+            return _command.TryEnter(patience);
+        }
+        finally
+        {
+            Interlocked.Decrement(ref _waiting);
+        }
+    }
+
+    private bool IsResting => _paused || _awaitsGuest || Volatile.Read(ref _failure) is not null;
 
     private bool HasWork => _work != Work.None || _globalCommand is not null || _contextCommand || _iotlbCommand || _renumbered || QueueHasWork;
 
@@ -212,7 +282,7 @@ public sealed partial class IntelIommu
         return TryBeginDescriptor();
     }
 
-    /// <summary>What was begun has had its effect, in the host too: the guest is told.</summary>
+    /// <summary>What was begun has had its effect, in the host too, or has it when the segment ends: then the guest is told.</summary>
     private void Finish()
     {
         _plan.Clear();
@@ -221,8 +291,9 @@ public sealed partial class IntelIommu
         switch (done)
         {
             case Work.Descriptor:
-                lock (_registerLock)
-                    _registers.Set64(RegisterOffsets.QueueHead, _nextHead);
+                _untoldHead = _nextHead;
+                if (!_syncHeld)
+                    TellHead();
                 break;
             case Work.ContextCommand:
                 FinishContextCommand();
@@ -248,7 +319,7 @@ public sealed partial class IntelIommu
         _contextCommand = false;
         _iotlbCommand = false;
         _renumbered = false;
-        Volatile.Write(ref _failure, null);
+        _untoldHead = null;
     }
 
     private void Charge(long units) => Volatile.Write(ref _spent, _spent + units);

@@ -116,7 +116,7 @@ public sealed partial class IntelIommu : IPciIommu
     /// <inheritdoc/>
     public void BusNumberChanged(PciBus bus)
     {
-        lock (_command)
+        using (EnterCommand())
         {
             using (_topology.Begin()) // for the list of devices
             {

@@ -7,8 +7,9 @@ internal sealed class VcpuSet(IReadOnlyList<IVcpu> vcpus, TimeProvider clock, In
 {
     public IReadOnlyList<IVcpu> All => vcpus;
 
-    /// <summary>Text of the first vCPU that has panicked, or null.</summary>
-    public string? PanicText => vcpus.Select(v => v.PanicText).FirstOrDefault(text => text is not null);
+    /// <summary>Text of the first vCPU that has panicked, or why the vIOMMU works for none any more, or null.</summary>
+    public string? PanicText => vcpus.Select(v => v.PanicText).FirstOrDefault(text => text is not null)
+        ?? (iommu?.Failure is { } failure ? $"The vIOMMU failed: {failure.GetType().Name}: {failure.Message}" : null);
 
     public void Run()
     {
@@ -21,7 +22,7 @@ internal sealed class VcpuSet(IReadOnlyList<IVcpu> vcpus, TimeProvider clock, In
     /// The barrier: on return no vCPU executes, and the vIOMMU rests, perhaps in the middle of what a vCPU told it to do. The vCPUs stop first: one
     /// may be waiting for the vIOMMU.
     /// </summary>
-    /// <exception cref="TimeoutException">One did not stop in time; all run on.</exception>
+    /// <exception cref="TimeoutException">One did not stop in time, or the vIOMMU did not come to rest; all run on.</exception>
     public void Stop(TimeSpan deadline)
     {
         iommu?.RequestPause();
@@ -31,15 +32,28 @@ internal sealed class VcpuSet(IReadOnlyList<IVcpu> vcpus, TimeProvider clock, In
         long start = clock.GetTimestamp();
         foreach (IVcpu vcpu in vcpus)
         {
-            TimeSpan left = deadline - clock.GetElapsedTime(start);
-            if (vcpu.WaitStopped(left > TimeSpan.Zero ? left : TimeSpan.Zero))
-                continue;
-            Run();
-            throw new TimeoutException(
-                $"vCPU {vcpu.ApicId} did not stop within {deadline.TotalMilliseconds:0} ms (a device may not be answering); the machine runs on.");
+            if (!vcpu.WaitStopped(Left()))
+                RunOn($"vCPU {vcpu.ApicId} did not stop");
         }
 
-        iommu?.Pause();
+        if (iommu?.TryPause(Left()) == false)
+            RunOn("The vIOMMU did not come to rest");
+
+        TimeSpan Left()
+        {
+            TimeSpan left = deadline - clock.GetElapsedTime(start);
+            return left > TimeSpan.Zero ? left : TimeSpan.Zero;
+        }
+
+        // The vIOMMU has not been paused, so nothing has to be resumed: that would wait for whom one has waited for long enough.
+        void RunOn(string what)
+        {
+            iommu?.CancelPauseRequest();
+            foreach (IVcpu vcpu in vcpus)
+                vcpu.Run();
+            throw new TimeoutException(
+                $"{what} within {deadline.TotalMilliseconds:0} ms (a device may not be answering); the machine runs on.");
+        }
     }
 
     public void Dispose()

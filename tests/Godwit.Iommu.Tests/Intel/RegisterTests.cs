@@ -147,7 +147,7 @@ public class RegisterTests
     public void TheInterruptTableOwnerFollowsTheRegisters()
     {
         using var guest = new GuestDriver(new IntelIommuOptions { InterruptRemapping = true, ExtendedInterruptMode = true });
-        var owner = new Owner();
+        var owner = new InterruptOwner();
         guest.Iommu.Own(owner);
         Assert.Equal(default, owner.State);
         guest.WriteRegister64(0xB8, 0x5000 | (1 << 11) | 0x7F9);
@@ -278,15 +278,4 @@ public class RegisterTests
     }
 
     private static ulong Bit(bool value) => value ? 1ul : 0;
-
-    private sealed class Owner : IInterruptTableOwner
-    {
-        internal InterruptRemappingState State { get; private set; }
-
-        internal List<(int First, int Last)> Invalidated { get; } = [];
-
-        public void Configure(in InterruptRemappingState state) => State = state;
-
-        public void InvalidateEntries(int first, int last) => Invalidated.Add((first, last));
-    }
 }

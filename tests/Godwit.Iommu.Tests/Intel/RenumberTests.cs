@@ -143,6 +143,33 @@ public sealed class RenumberTests : IDisposable
         Assert.Equal([(0x1000ul, 0x9000ul)], Announced(user));
     }
 
+    /// <summary>
+    /// Two vCPUs write the number, to and fro, and the unit hears of the first change when the second has been made; in between an access went through
+    /// the other domain. Nothing of it is left.
+    /// </summary>
+    [Fact]
+    public void ThereAndBackBeforeTheUnitHearsOfIt()
+    {
+        var bridge = new PciBridge("bridge", PciBridgeKind.RootPort);
+        _guest.Pci.RootBus.Attach(bridge, new DevFn(1, 0));
+        var late = new Late(_guest.Iommu);
+        bridge.Secondary.SetIommu(late);
+        var function = new Endpoint("below");
+        bridge.Secondary.Attach(function, default);
+        bridge.WriteConfig(SecondaryBus, 5, 1);
+        Table(5, 1, 0x8000);
+        Table(6, 2, 0x9000);
+        _guest.SetRootAndEnable();
+        late.Meanwhile = () =>
+        {
+            late.Meanwhile = null;
+            Assert.Equal(0x9000ul, Target(function, 0x1000));
+            bridge.WriteConfig(SecondaryBus, 5, 1);
+        };
+        bridge.WriteConfig(SecondaryBus, 6, 1);
+        Assert.Equal(0x8000ul, Target(function, 0x1000));
+    }
+
     private static (ulong, ulong)[] Announced(ShadowUser user) => [.. user.Live.Select(item => (item.Key, item.Value.Target))];
 
     private static ulong? Target(PciFunction function, ulong iova)
@@ -180,6 +207,22 @@ public sealed class RenumberTests : IDisposable
         }
 
         return table;
+    }
+
+    /// <summary>Something happens after a number was changed and before the unit is told.</summary>
+    private sealed class Late(IPciIommu unit) : IPciIommu
+    {
+        internal Action? Meanwhile { get; set; }
+
+        public AddressSpace GetAddressSpace(PciBus bus, DevFn devFn) => unit.GetAddressSpace(bus, devFn);
+
+        public IommuAttributes GetAttributes(PciBus bus, DevFn devFn) => unit.GetAttributes(bus, devFn);
+
+        public void BusNumberChanged(PciBus bus)
+        {
+            Meanwhile?.Invoke();
+            unit.BusNumberChanged(bus);
+        }
     }
 
     private sealed class Endpoint : PciFunction

@@ -12,7 +12,7 @@ public class WorkTests
 {
     private const int Devices = 4;
     private const int Pages = 40 * 512; // of each device: 40 times the same leaf table
-    private const ulong First = 0x80_0000, Other = 0xC0_0000;
+    private const ulong First = 0x80_0000, Other = 0xC0_0000, Second = 0x70_0000;
 
     // What may come on top of the limit: the step that reaches it, a memory transaction, a look at each context, a drain.
     private const long MostPerWrite = IntelIommu.UnitsPerWrite + IntelIommu.UnitsPerStep + ChangePlan.SwitchUnits + (Devices * 16) + 64;
@@ -165,7 +165,7 @@ public class WorkTests
         }
     }
 
-    /// <summary>With the pool's threads, and nobody who touches a register again: a driver that looks at its status word in memory sees it change.</summary>
+    /// <summary>With a thread of the unit's own, and nobody who touches a register again: a driver that looks at its status word in memory sees it change.</summary>
     [Fact]
     public void TheUnitGoesOnByItself()
     {
@@ -251,18 +251,150 @@ public class WorkTests
         Assert.NotEqual(0u, rig.Guest.Read32(Gsts) & Srtp);
     }
 
-    /// <summary>What goes wrong in the unit's own turn is told to whoever drives it next, and is no exception of nobody's.</summary>
+    /// <summary>Nor are two of them taken for done because the first one is.</summary>
     [Fact]
-    public void AFailureInTheUnitsTurnIsThrownAtTheNextAccess()
+    public void OfTwoPointersTheSecondIsWaitedFor()
+    {
+        using var rig = new Rig(Command.RootTable);
+        rig.ChangeTables(Command.RootTable);
+        rig.Send(Command.RootTable);
+        while (rig.Live[0].Count == 0 || rig.Live[0][0] != Other)
+            Assert.True(rig.Guest.TakeTurn());
+        rig.ChangeTables(Command.RootTable, First);
+        rig.Send(Command.RootTable);
+        while (!rig.IsDone(Command.RootTable))
+            Assert.True(rig.Guest.TakeTurn());
+        for (int device = 0; device < Devices; device++)
+            rig.CheckDevice(device, First);
+    }
+
+    /// <summary>
+    /// While a second interrupt table is waited for IRTPS reads as clear, by either width, the first one remains in force, and both come along to
+    /// another host.
+    /// </summary>
+    [Fact]
+    public void TheInterruptTableIsSetWhenItSaysSo()
+    {
+        const uint Sirtp = 1u << 24;
+        const int Irta = 0xB8;
+        using var rig = new Rig(Command.QueueOfDomains);
+        rig.Guest.WriteRegister64(Irta, Second);
+        rig.Guest.Write32(Gcmd, Te | Qie | Sirtp);
+        Assert.Equal(Sirtp, rig.Guest.Read32(Gsts) & Sirtp);
+        rig.Guest.WriteRegister64(Irta, Second + 0x1000);
+        rig.ChangeTables(Command.QueueOfDomains);
+        rig.Send(Command.QueueOfDomains);
+        rig.Guest.Write32(Gcmd, Te | Qie | Sirtp);
+        Check(rig, Second, shown: false);
+
+        rig.Guest.Iommu.Pause();
+        using var target = new Rig(Command.QueueOfDomains, started: false);
+        rig.CopyRamTo(target);
+        target.Guest.Iommu.LoadState(StateTests.Save(rig.Guest));
+        Check(target, Second, shown: false);
+        foreach (Rig one in new[] { rig, target })
+        {
+            one.Guest.Iommu.Resume();
+            one.Guest.TakeTurns();
+            Check(one, Second + 0x1000, shown: true);
+        }
+
+        static void Check(Rig rig, ulong table, bool shown)
+        {
+            Assert.Equal(shown ? Sirtp : 0, rig.Guest.Read32(Gsts) & Sirtp);
+            Assert.Equal(shown ? Sirtp : 0, (uint)(rig.Guest.ReadRegister64(Gcmd) >> 32) & Sirtp);
+            Assert.Equal((table, true), (rig.Interrupts.State.Table.Value, rig.Interrupts.State.Entries != 0));
+        }
+    }
+
+    /// <summary>IQH does not move, nor does QIES fall, before the host has unmapped what the descriptors took away.</summary>
+    [Fact]
+    public void TheHeadMovesAfterTheHostHasUnmapped()
+    {
+        using var rig = new Rig(Command.QueueOfDomains);
+        int batches = 0;
+        rig.OnBatchEnd = () =>
+        {
+            batches++;
+            Assert.Equal(0ul, rig.Guest.ReadRegister64(Iqh));
+            Assert.NotEqual(0u, rig.Guest.Read32(Gsts) & Qie);
+        };
+        // Three pages of one table, one after the other, and nothing to wait for.
+        for (ulong page = 0; page < 3; page++)
+        {
+            rig.Guest.Unmap(rig.Table, page << 12, level: 1);
+            rig.Guest.Queued(IotlbPages(1, page << 12, 0));
+        }
+
+        rig.Guest.Write32(Iqt, 3u << 4);
+        Assert.Equal(Devices * 2, batches); // they share one for each device, which has a range below the interrupt range and one above
+        Assert.Equal(3ul << 4, rig.Guest.ReadRegister64(Iqh));
+
+        // Off while one is being done: it is done first.
+        batches = 0;
+        rig.OnBatchEnd = () =>
+        {
+            batches++;
+            Assert.Equal(3ul << 4, rig.Guest.ReadRegister64(Iqh));
+            Assert.NotEqual(0u, rig.Guest.Read32(Gsts) & Qie);
+        };
+        rig.ChangeTables(Command.QueueOfDomains);
+        rig.Guest.Queued(IotlbDomain(1));
+        rig.Guest.Write32(Iqt, 4u << 4);
+        Assert.Equal(3ul << 4, rig.Guest.ReadRegister64(Iqh));
+        while (rig.Live.Any(device => device.Values.Count(target => target is >= Other and < Other + 0x20_0000) < Pages - 8000))
+            Assert.True(rig.Guest.TakeTurn());
+        rig.Guest.Write32(Gcmd, Te); // less than a write's units are left
+        Assert.True(batches > 0);
+        Assert.Equal(0u, rig.Guest.Read32(Gsts) & Qie);
+        Assert.Equal(0ul, rig.Guest.ReadRegister64(Iqh));
+    }
+
+    /// <summary>What goes wrong in the unit's own turn is told at once, to the machine and to whoever drives the unit, and is no exception of nobody's.</summary>
+    [Fact]
+    public void AFailureInTheUnitsTurnIsTold()
     {
         using var rig = new Rig(Command.QueueOfDomains);
         rig.ChangeTables(Command.QueueOfDomains);
         rig.Send(Command.QueueOfDomains);
+        List<Exception> told = [];
+        rig.Guest.Iommu.Failed += told.Add;
         rig.OnEvent = () => throw new InvalidOperationException("a listener's fault");
         rig.Guest.TakeTurns();
         rig.OnEvent = null;
+        Assert.Equal("a listener's fault", Assert.Single(told).Message);
+        Assert.Same(told[0], rig.Guest.Iommu.Failure);
         Assert.Equal("a listener's fault", Assert.Throws<InvalidOperationException>(() => rig.Guest.Read32(Gsts)).Message);
         Assert.Equal("a listener's fault", Assert.Throws<InvalidOperationException>(() => rig.Guest.Write32(Fectl, 0)).Message);
+        Assert.Equal("a listener's fault", Assert.Throws<InvalidOperationException>(() => StateTests.Save(rig.Guest)).Message);
+        rig.Guest.Iommu.Pause();
+        rig.Guest.Iommu.Resume();
+        Assert.False(rig.Guest.TakeTurn());
+        Assert.Equal("a listener's fault", Assert.Throws<InvalidOperationException>(rig.Guest.Iommu.Reset).Message);
+        Assert.Single(told);
+    }
+
+    /// <summary>A thread that ends when it has nothing to do, and is there again.</summary>
+    [Fact]
+    public void TheUnitsThreadComesAndGoes()
+    {
+        var thread = new TurnThread("turns", TimeSpan.FromMilliseconds(1));
+        for (int round = 0; round < 20; round++)
+        {
+            Thread? used = null;
+            int turns = 0;
+            void Turn()
+            {
+                used ??= Thread.CurrentThread;
+                if (Interlocked.Increment(ref turns) < 5)
+                    thread.Post(Turn); // as the unit does, in its turn
+            }
+
+            thread.Post(Turn);
+            Assert.True(SpinWait.SpinUntil(() => Volatile.Read(ref turns) == 5, TimeSpan.FromMinutes(2)));
+            if (round % 2 == 0)
+                Assert.True(used!.Join(TimeSpan.FromMinutes(2)));
+        }
     }
 
     [Fact]
@@ -281,12 +413,12 @@ public class WorkTests
     {
         private readonly Command _command;
         private ulong _leaves;
-        private readonly ulong _table;
 
         internal Rig(Command command, bool started = true, bool ownThreads = false)
         {
             _command = command;
-            Guest = new GuestDriver(functions: Devices, ownThreads: ownThreads);
+            Guest = new GuestDriver(new() { InterruptRemapping = true }, functions: Devices, ownThreads: ownThreads);
+            Guest.Iommu.Own(Interrupts);
             for (int device = 0; device < Devices; device++)
             {
                 Live.Add([]);
@@ -294,16 +426,16 @@ public class WorkTests
             }
 
             _leaves = Guest.AllocateTable();
-            _table = Guest.AllocateTable();
+            Table = Guest.AllocateTable();
             Fill(_leaves, First);
             ulong middle = Guest.AllocateTable();
             for (ulong index = 0; index < Pages / 512; index++)
                 Guest.Write64(middle + (index * 8), _leaves | 3);
-            Guest.Write64(_table, middle | 3);
+            Guest.Write64(Table, middle | 3);
             if (!started)
                 return;
             for (int device = 0; device < Devices; device++)
-                Guest.SetContext(Guest.Sid(device), _table, 1);
+                Guest.SetContext(Guest.Sid(device), Table, 1);
             Guest.WriteRegister64(Rtaddr, Guest.Root);
             Write(Srtp);
             Write(Te);
@@ -327,12 +459,19 @@ public class WorkTests
 
         internal GuestDriver Guest { get; }
 
+        internal InterruptOwner Interrupts { get; } = new();
+
         /// <summary>For each device, target by page.</summary>
         internal List<Dictionary<ulong, ulong>> Live { get; } = [];
 
         internal int Events { get; private set; }
 
         internal Action? OnEvent { get; set; }
+
+        /// <summary>The host has unmapped something.</summary>
+        internal Action? OnBatchEnd { get; set; }
+
+        internal ulong Table { get; }
 
         private bool UsesQueue => _command is Command.QueueOfDomains or Command.QueueOfContexts;
 
@@ -490,6 +629,8 @@ public class WorkTests
                     Assert.True(rig.Live[device].Remove(iova.Value + at));
                 rig.Happened();
             }
+
+            public void BatchEnd() => rig.OnBatchEnd?.Invoke();
         }
     }
 }

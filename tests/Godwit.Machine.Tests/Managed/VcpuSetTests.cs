@@ -8,11 +8,17 @@ namespace Godwit.Machine.Tests;
 
 public sealed class VcpuSetTests : IDisposable
 {
-    private const ulong Root = 0x10_0000, Contexts = 0x10_1000, Queue = 0x10_2000, Table = 0x10_3000, Middle = 0x10_4000, Leaves = 0x10_5000;
-    private const ulong GlobalInvalidation = VtdRegisters.IotlbInvalidate | VtdRegisters.IotlbGlobal;
-
     private readonly RamFixture _ram = new();
-    private readonly Listener _listener = new();
+    private readonly IntelIommu _iommu;
+    private readonly BusyUnit _busy;
+
+    public VcpuSetTests()
+    {
+        _iommu = new IntelIommu(_ram.Topology, new IntelIommuOptions());
+        var host = new PciHostBridge(_ram.Topology, BoardLayout.EcamBase, BoardLayout.EcamBuses);
+        host.RootBus.SetIommu(_iommu);
+        _busy = new BusyUnit(_ram.Bus, host);
+    }
 
     public void Dispose() => _ram.Dispose();
 
@@ -23,40 +29,66 @@ public sealed class VcpuSetTests : IDisposable
     [Fact]
     public void The_barrier_holds_while_the_vIOMMU_has_more_to_do_than_it_can()
     {
-        var iommu = new IntelIommu(_ram.Topology, new IntelIommuOptions());
-        var function = new Function();
-        var host = new PciHostBridge(_ram.Topology, BoardLayout.EcamBase, BoardLayout.EcamBuses);
-        host.RootBus.SetIommu(iommu);
-        host.RootBus.Attach(function, new DevFn(3, 0));
-        function.DmaSpace.AddListener(_listener);
-        BuildTables(function.RequesterId.Value);
         using var vcpu = new ManagedVcpu(0, new Hostile(), _ram.Bus, new LocalApics(), TimeProvider.System, _ => { });
-        using var set = new VcpuSet([vcpu], TimeProvider.System, iommu);
+        using var set = new VcpuSet([vcpu], TimeProvider.System, _iommu);
         for (int round = 0; round < 30; round++)
         {
-            long before = _listener.Events;
+            long before = _busy.Events;
             set.Run();
-            Assert.True(SpinWait.SpinUntil(() => _listener.Events > before + 1000, Deadline.Generous), "nothing goes on");
+            Assert.True(SpinWait.SpinUntil(() => _busy.Events > before + 1000, Deadline.Generous), "nothing goes on");
             set.Stop(Deadline.Generous);
             Assert.Null(vcpu.PanicText);
-            long stopped = _listener.Events;
-            Assert.Equal(iommu.Churn.Live, _listener.Live); // what is told is what is recorded, half way too
+            long stopped = _busy.Events;
+            Assert.Equal(_iommu.Churn.Live, _busy.Live); // what is told is what is recorded, half way too
             Thread.Yield();
-            Assert.Equal(stopped, _listener.Events);
+            Assert.Equal(stopped, _busy.Events);
         }
     }
 
-    private void BuildTables(ushort id)
+    /// <summary>
+    /// A device does not answer while the vIOMMU has it map something, in a vCPU's register write or in the unit's own turn: the barrier's time is over
+    /// when it is over, all run on, and when the device has answered the machine stops.
+    /// </summary>
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public async Task The_barrier_times_out_while_a_device_does_not_answer_the_vIOMMU(bool ownTurn)
     {
-        GuestBus bus = _ram.Bus;
-        bus.Store(new Gpa(Root), Contexts | VtdRegisters.Present);
-        bus.Store(new Gpa(Contexts + (id * 16ul) + 8), 1UL | (1 << VtdRegisters.ContextDomainShift)); // AW 1: three levels (9.3)
-        bus.Store(new Gpa(Contexts + (id * 16ul)), Table | VtdRegisters.Present);
-        bus.Store(new Gpa(Table), Middle | 3);
-        for (ulong index = 0; index < 200; index++)
-            bus.Store(new Gpa(Middle + (index * 8)), Leaves | 3); // the same pages 200 times
-        for (ulong index = 0; index < 256; index++)
-            bus.Store(new Gpa(Queue + (index * 16)), GlobalInvalidation);
+        using var held = new SemaphoreSlim(0);
+        using var letGo = new ManualResetEventSlim();
+        _busy.OnMapped = thread =>
+        {
+            if (thread.StartsWith("vcpu", StringComparison.Ordinal) == ownTurn || letGo.IsSet)
+                return;
+            held.Release();
+            letGo.Wait();
+        };
+        using var vcpu = new ManagedVcpu(0, new Hostile { SwitchesOnOnly = ownTurn }, _ram.Bus, new LocalApics(), TimeProvider.System, _ => { });
+        using var set = new VcpuSet([vcpu], TimeProvider.System, _iommu);
+        set.Run();
+        long before;
+        try
+        {
+            held.Wait("a mapping");
+            // One that rests is stopped without a wait, so that all of the time is the vIOMMU's.
+            Assert.True(!ownTurn || SpinWait.SpinUntil(() => vcpu.IsResting, Deadline.Generous));
+            for (int round = 0; round < 2; round++)
+            {
+                Task stopping = Task.Run(() => set.Stop(TimeSpan.FromMilliseconds(20)), TestContext.Current.CancellationToken);
+                var timeout = await Assert.ThrowsAsync<TimeoutException>(() => stopping.WaitAsync(Deadline.Generous, TestContext.Current.CancellationToken));
+                Assert.Contains(ownTurn ? "The vIOMMU did not come to rest within 20 ms" : "vCPU 0 did not stop within 20 ms", timeout.Message, StringComparison.Ordinal);
+            }
+        }
+        finally
+        {
+            before = _busy.Events;
+            letGo.Set();
+        }
+
+        Assert.True(SpinWait.SpinUntil(() => _busy.Events > before + 1000, Deadline.Generous), "nothing goes on");
+        set.Stop(Deadline.Generous);
+        Assert.Null(set.PanicText);
+        Assert.Equal(_iommu.Churn.Live, _busy.Live);
     }
 
     /// <summary>Switches the unit on, then spoils the tables and moves the tail, a step each.</summary>
@@ -64,19 +96,23 @@ public sealed class VcpuSetTests : IDisposable
     {
         public override string Name => "hostile";
 
+        /// <summary>It leaves the rest to the unit: more mappings than its one register write announces.</summary>
+        internal bool SwitchesOnOnly { get; init; }
+
         public override void Step(GuestCpu cpu)
         {
             Gpa registers = IntelIommu.RegisterBase;
             ulong step = cpu.Registers.General[0]++;
+            BusyUnit.SpoilTables(cpu.Bus, step);
             if (step == 0)
+                BusyUnit.SwitchOn(cpu.Bus);
+
+            if (SwitchesOnOnly)
             {
-                cpu.WriteMmio64(registers + VtdRegisters.RootTableAddress, Root);
-                cpu.WriteMmio64(registers + VtdRegisters.QueueAddress, Queue);
-                cpu.WriteMmio32(registers + VtdRegisters.GlobalCommand, VtdRegisters.SetRootTable | VtdRegisters.QueueEnable | VtdRegisters.TranslationEnable);
+                cpu.Registers.Halted = true;
+                return;
             }
 
-            for (ulong index = 0; index < 512; index++)
-                cpu.Bus.Store(new Gpa(Leaves + (index * 8)), (0x100_0000 + (((index + step) % 1024) << 12)) | 3);
             cpu.WriteMmio64(registers + VtdRegisters.QueueTail, step % 256 << 4);
             cpu.WriteMmio32(registers + VtdRegisters.FaultStatus, uint.MaxValue);
         }
@@ -90,36 +126,5 @@ public sealed class VcpuSetTests : IDisposable
         }
 
         public override GuestReport ReadReport(GuestBus memory) => new() { Name = Name, Phase = "" };
-    }
-
-    private sealed class Function : PciFunction
-    {
-        internal Function() : base("test") => SetIdentity(0x1234, 0x5678, 0xFF_00_00);
-    }
-
-    /// <summary>Counts small pages.</summary>
-    private sealed class Listener : IMemoryListener, IIommuListener
-    {
-        private long _events;
-
-        internal long Events => Volatile.Read(ref _events);
-
-        internal long Live { get; private set; }
-
-        public void RegionAdded(in FlatRange range) => (range.Region as IommuRegion)?.AddListener(this, range.Range);
-
-        public void RegionRemoved(in FlatRange range) => (range.Region as IommuRegion)?.RemoveListener(this);
-
-        public void Mapped(Iova iova, ulong length, Gpa target, AccessRights rights)
-        {
-            Live++;
-            Volatile.Write(ref _events, _events + 1);
-        }
-
-        public void Unmapped(Iova iova, ulong length)
-        {
-            Live -= (long)(length >> 12);
-            Volatile.Write(ref _events, _events + 1);
-        }
     }
 }
