@@ -150,6 +150,8 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
         int needed = _attached ? _topology.System.View.Ranges.Count(r => r.Region is RamRegion) : 0;
         if (needed > _device.MaxMappings)
             blockers.Add(new MappingLimitBlocker { Subject = Id, Limit = _device.MaxMappings, Needed = needed });
+        else if (_shadow.RefusedCount is > 0 and var refused)
+            blockers.Add(new MappingsRefusedBlocker { Subject = Id, Limit = _device.MaxMappings, Refused = refused });
         return blockers;
     }
 

@@ -94,6 +94,29 @@ public sealed record MappingLimitBlocker : MigrationBlocker
     public override string WayOut => "Use a device with more DMA mappings (max_dma_maps)";
 }
 
+/// <summary>
+/// The device does not have mappings of RAM that the guest has made, so one on the destination would not have them either, and the load would fail when
+/// the guest has been stopped.
+/// </summary>
+public sealed record MappingsRefusedBlocker : MigrationBlocker
+{
+    /// <inheritdoc/>
+    public override string Code => "device-refuses-mappings";
+
+    /// <summary>Mappings that the device takes.</summary>
+    public required int Limit { get; init; }
+
+    /// <summary>Mappings that the guest has made and the device does not have.</summary>
+    public required long Refused { get; init; }
+
+    /// <inheritdoc/>
+    public override string Reason =>
+        $"The device, which takes {Limit} DMA mappings, has not taken {Refused} of those that the guest has made through the vIOMMU";
+
+    /// <inheritdoc/>
+    public override string WayOut => "Have the guest map less at a time, or use a device with more DMA mappings (max_dma_maps)";
+}
+
 /// <summary>The model of the vIOMMU in front of the device cannot move to another host.</summary>
 public sealed record IommuNotMigratableBlocker : MigrationBlocker
 {

@@ -30,7 +30,7 @@ internal sealed class DmaShadow : IMemoryListener
     private readonly List<(MappingChange Change, Mapping Mapping)> _queued = new(64);
     private readonly List<Mapping> _removed = new(64);
     private readonly List<DmaFailure> _failures = [];
-    private long _mapped, _unmapped, _live, _notInstalledCount;
+    private long _mapped, _unmapped, _live, _notInstalledCount, _refusedCount;
 
     /// <summary>Creates it; nothing is mapped until it listens to a space.</summary>
     /// <param name="device">Id for messages.</param>
@@ -46,6 +46,7 @@ internal sealed class DmaShadow : IMemoryListener
         _cutOff = cutOff;
         _ram = ram;
         _resolver = resolver;
+        NotInstalled = new NotInstalled(mapper.MaxMappings);
         _notices = notices;
     }
 
@@ -56,7 +57,7 @@ internal sealed class DmaShadow : IMemoryListener
     public MappingTable Installed { get; } = new();
 
     /// <summary>What the guest mapped and the device does not have. Under <see cref="Gate"/>.</summary>
-    public NotInstalled NotInstalled { get; } = new();
+    public NotInstalled NotInstalled { get; }
 
     /// <summary>Told of every unmap, when it is over in the host and before the guest is told. Under <see cref="Gate"/>.</summary>
     public IUnmapObserver? UnmapObserver { get; set; }
@@ -78,6 +79,9 @@ internal sealed class DmaShadow : IMemoryListener
 
     /// <summary>Guest mappings that the device does not have now.</summary>
     public long NotInstalledCount => Volatile.Read(ref _notInstalledCount);
+
+    /// <summary>Of those, mappings of RAM: the device could not or would not take them.</summary>
+    public long RefusedCount => Volatile.Read(ref _refusedCount);
 
     /// <inheritdoc/>
     public void RegionAdded(in FlatRange range)
@@ -185,6 +189,9 @@ internal sealed class DmaShadow : IMemoryListener
                     ? $"{_device}: the device here takes at most {_mapper.MaxMappings} DMA mappings, and the guest's {range} is one more"
                     : $"{_device}: the device here refused to map the guest's {range}");
             }
+
+            if (NotInstalled.ForgottenRefused is > 0 and var more)
+                throw new IOException($"{_device}: the device here has not taken {more} of the guest's mappings, which are more than can be remembered");
         }
     }
 
@@ -231,6 +238,9 @@ internal sealed class DmaShadow : IMemoryListener
             {
                 foreach (MappingOperation operation in _operations)
                     Apply(operation);
+                // What was one too many has its turn where others have gone. The guest is told of neither before this is over.
+                while (NotInstalled.AnyWaits && Installed.Count < _mapper.MaxMappings && NotInstalled.TryTakeWaiting(out Mapping waiting))
+                    Install(waiting);
                 _mapper.Flush(_failures);
                 foreach (DmaFailure failure in _failures)
                     TakeBack(failure);
@@ -248,8 +258,7 @@ internal sealed class DmaShadow : IMemoryListener
             _queued.Clear();
             _removed.Clear();
             _failures.Clear();
-            Volatile.Write(ref _live, Installed.Count);
-            Volatile.Write(ref _notInstalledCount, NotInstalled.Count + NotInstalled.Forgotten);
+            Count();
         }
     }
 
@@ -275,7 +284,7 @@ internal sealed class DmaShadow : IMemoryListener
 
     private void Remove(IovaPages range)
     {
-        if (NotInstalled.Count > 0)
+        if (NotInstalled.Count > 0 || NotInstalled.Forgotten > 0)
             NotInstalled.Remove(range);
         while (Installed.TryTakeFirst(range, out Mapping mapping))
         {
@@ -286,9 +295,9 @@ internal sealed class DmaShadow : IMemoryListener
             _unmapped++;
             // The host takes away whole mappings only. What sticks out comes back as a mapping of its own.
             if (mapping.Iova.First < range.First)
-                Install(new Mapping(IovaPages.Between(mapping.Iova.First, range.First), mapping.Ram, mapping.Writable));
+                Install(mapping.Part(mapping.Iova.First, range.First));
             if (mapping.Iova.End > range.End)
-                Install(new Mapping(IovaPages.Between(range.End, mapping.Iova.End), mapping.Ram + (range.End - mapping.Iova.First), mapping.Writable));
+                Install(mapping.Part(range.End, mapping.Iova.End));
         }
     }
 
@@ -296,8 +305,8 @@ internal sealed class DmaShadow : IMemoryListener
     {
         if (Installed.Count >= _mapper.MaxMappings)
         {
-            NotInstalled.Add(mapping.Iova, NotInstalledReason.LimitReached);
-            _notices.PostOnce(NoticeKind.MappingLimit, $"{_device}: {mapping.Iova} is not mapped: the device takes at most {_mapper.MaxMappings} DMA mappings; its access there fails");
+            NotInstalled.AddWaiting(mapping);
+            _notices.PostOnce(NoticeKind.MappingLimit, $"{_device}: {mapping.Iova} is not mapped: the device takes at most {_mapper.MaxMappings} DMA mappings; its access there fails until there is room");
             return;
         }
 
@@ -348,7 +357,13 @@ internal sealed class DmaShadow : IMemoryListener
         IsLost = true;
         Installed.Clear();
         NotInstalled.Clear();
-        Volatile.Write(ref _live, 0);
-        Volatile.Write(ref _notInstalledCount, 0);
+        Count();
+    }
+
+    private void Count()
+    {
+        Volatile.Write(ref _live, Installed.Count);
+        Volatile.Write(ref _notInstalledCount, NotInstalled.Count + NotInstalled.Forgotten);
+        Volatile.Write(ref _refusedCount, NotInstalled.Refused);
     }
 }

@@ -6,7 +6,11 @@ namespace Godwit.Vfio;
 /// <param name="Iova">Where the device sees it.</param>
 /// <param name="Ram">The RAM page behind its first page; the others follow in the same block.</param>
 /// <param name="Writable">Whether the device may write.</param>
-internal readonly record struct Mapping(IovaPages Iova, RamPage Ram, bool Writable);
+internal readonly record struct Mapping(IovaPages Iova, RamPage Ram, bool Writable)
+{
+    /// <summary>Pages <paramref name="first"/> to before <paramref name="end"/>, which are some of it.</summary>
+    public Mapping Part(ulong first, ulong end) => new(IovaPages.Between(first, end), Ram + (first - Iova.First), Writable);
+}
 
 /// <summary>
 /// What is <b>installed in the host now</b>, ordered by IOVA. Never derived from the guest's tables: this is what log bits are

@@ -224,9 +224,15 @@ public sealed class KernelFunctionTests
             host.Map(0x100 + (2 * page), ModelBoard.LowGpa + page);
         Assert.Equal((8L, 2L), (function.Statistics.MappingsLive, function.Statistics.NotInstalled));
         Assert.Contains("at most 8 DMA mappings", Assert.Single(host.Notices), StringComparison.Ordinal);
-        host.Unmap(0x100);
+        Assert.False(Write(host, 0x110, 7));
+        host.Unmap(0x100); // one that was one too many has its turn
+        Assert.True(Write(host, 0x110, 7));
+        Assert.Equal((8L, 1L), (function.Statistics.MappingsLive, function.Statistics.NotInstalled));
+        host.Unmap(0x102);
+        host.Unmap(0x104);
         host.Map(0x300, ModelBoard.LowGpa + 20);
         Assert.True(Write(host, 0x300, 7));
+        Assert.Equal((8L, 0L), (function.Statistics.MappingsLive, function.Statistics.NotInstalled));
     }
 
     [Theory]

@@ -234,10 +234,74 @@ public sealed class DmaShadowTests
             rig.Map(0x100 + i, Low + i);
         Assert.Equal(3, rig.Device.MappingCount);
         Assert.Equal(2, rig.Shadow.NotInstalledCount);
+        Assert.Equal(2, rig.Shadow.RefusedCount);
         Assert.Contains("at most 3 DMA mappings", Assert.Single(rig.Notices), StringComparison.Ordinal);
+        Assert.Contains("takes at most 3 DMA mappings, and the guest's iova 0x103000-0x104fff is one more", Assert.Throws<IOException>(rig.Shadow.RequireAllInstalled).Message, StringComparison.Ordinal);
+
+        // Where one has gone the next is installed, the lowest, before the guest's removal is over.
         rig.Unmap(0x100);
-        rig.Map(0x100, Low + 9);
-        Assert.Equal(3, rig.Device.MappingCount);
+        Assert.Equal([0x101ul, 0x102ul, 0x103ul], rig.Device.Mappings.SelectMany(Each));
+        Assert.Equal(1, rig.Shadow.NotInstalledCount);
+        rig.Map(0x100, Low + 9); // one more again
+        Assert.Equal((3, 2L), (rig.Device.MappingCount, rig.Shadow.RefusedCount));
+        rig.Unmap(0x104); // one that waits
+        rig.Unmap(0x101);
+        Assert.Equal([0x100ul, 0x102ul, 0x103ul], rig.Device.Mappings.SelectMany(Each));
+        Assert.Equal(9ul, rig.Installed.Single(mapping => mapping.Iova.First == 0x100).Ram.Index);
+        Assert.Equal((0L, 0L), (rig.Shadow.RefusedCount, rig.Shadow.NotInstalledCount));
+        rig.Shadow.RequireAllInstalled();
+
+        static IEnumerable<ulong> Each(Mapping mapping)
+        {
+            for (ulong page = mapping.Iova.First; page < mapping.Iova.End; page++)
+                yield return page;
+        }
+    }
+
+    [Fact]
+    public void PartOfAMappingThatWaitsMayGo()
+    {
+        using var rig = new Rig(traits: new ModelDeviceTraits { MaxMappings = 1 });
+        rig.Map(0x100, Low);
+        rig.Map(0x200, Low + 10, 5);
+        rig.Unmap(0x202); // the first and the last two still wait, as two: one is more than is remembered
+        Assert.Equal((1, 2L), (rig.Device.MappingCount, rig.Shadow.RefusedCount));
+        rig.Unmap(0x100);
+        Assert.Equal([new Mapping(new IovaPages(0x200, 2), new RamPage(10), true)], rig.Device.Mappings);
+    }
+
+    /// <summary>Everything for something else, low before high goes: in the end the device has all of it, if that is as much as it takes.</summary>
+    [Fact]
+    public void AnExchangeMayPassTheLimitOnTheWay()
+    {
+        using var rig = new Rig(traits: new ModelDeviceTraits { MaxMappings = 100 });
+        for (ulong i = 0; i < 100; i++)
+            rig.Map(0x1000 + i, Low + ((i * 7) % 100));
+        for (ulong i = 0; i < 100; i++)
+            rig.Map(0x100 + i, Low + ((i * 3) % 100));
+        Assert.Equal((100, 100L), (rig.Device.MappingCount, rig.Shadow.RefusedCount));
+        rig.Unmap(0x1000, 100);
+        Assert.Equal((100, 0L), (rig.Device.MappingCount, rig.Shadow.RefusedCount));
+        Assert.All(rig.Installed, mapping => Assert.InRange(mapping.Iova.First, 0x100ul, 0x163ul));
+        rig.Shadow.RequireAllInstalled();
+    }
+
+    /// <summary>What is more than can be remembered is known to be missing until the guest has removed all that it may be.</summary>
+    [Fact]
+    public void RefusalsThatAreNotRememberedCount()
+    {
+        using var rig = new Rig(traits: new ModelDeviceTraits { MaxMappings = 1 });
+        for (ulong i = 0; i < 4; i++)
+            rig.Map(0x100 + (i * 2), Low + i);
+        Assert.Equal((1, 3L), (rig.Device.MappingCount, rig.Shadow.RefusedCount));
+        rig.Unmap(0x102);
+        rig.Unmap(0x100);
+        rig.Map(0x100, Low);
+        Assert.Equal((1, 2L), (rig.Device.MappingCount, rig.Shadow.RefusedCount));
+        Assert.Contains("has not taken 2 of the guest's mappings", Assert.Throws<IOException>(rig.Shadow.RequireAllInstalled).Message, StringComparison.Ordinal);
+        rig.Unmap(0x103, 0x10);
+        Assert.Equal(0, rig.Shadow.RefusedCount);
+        rig.Shadow.RequireAllInstalled();
     }
 
     [Fact]

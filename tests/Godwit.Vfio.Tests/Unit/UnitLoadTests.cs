@@ -73,12 +73,64 @@ public sealed class UnitLoadTests
         Assert.Equal("stop", function.StateName);
     }
 
-    private static UnitBoard Source()
+    /// <summary>
+    /// Loaded ahead, and then the guest has exchanged all its mappings for others, at lower addresses: together they are twice what the device takes, and
+    /// it has all of the second when that is loaded.
+    /// </summary>
+    [Fact]
+    public void ALoadThatExchangesAllMappingsMayPassTheLimitOnTheWay()
+    {
+        const int Half = 250;
+        using UnitBoard before = Source(256, Half);
+        using UnitBoard after = Source(0, Half);
+        using var board = new UnitBoard();
+        var device = new SeamBackend(new ModelDeviceTraits { MaxMappings = Half });
+        using VfioPciFunction function = VfioPciFunction.Create(
+            new VfioDeviceOptions { Id = "dev0", Socket = "seam" }, device, null, board.Topology, board.Ram);
+        board.Bus.RootBus.Attach(function, new DevFn(3, 0));
+        function.BeginLoad();
+        function.WriteState(new byte[3]);
+        foreach (UnitBoard source in new[] { before, after })
+        {
+            source.CopyRamTo(board);
+            board.Unit.LoadState(Save(source));
+            Assert.Equal((Half, 0L), (function.Statistics.MappingsLive, function.Statistics.NotInstalled));
+            Assert.All(device.Model.Mappings, mapping => Assert.Equal(source == before, mapping.Iova.First >= 256));
+        }
+
+        function.EndLoad();
+        Assert.Equal("stop", function.StateName);
+    }
+
+    /// <summary>A guest with a mapping more than its device takes is told to be in the way before a migration starts, and no longer than it is.</summary>
+    [Fact]
+    public void AMappingThatTheSourcesDeviceDoesNotHaveIsABlocker()
+    {
+        using var board = new UnitBoard();
+        var device = new SeamBackend(new ModelDeviceTraits { MaxMappings = 9 });
+        using VfioPciFunction function = VfioPciFunction.Create(
+            new VfioDeviceOptions { Id = "dev0", Socket = "seam" }, device, null, board.Topology, board.Ram);
+        board.Bus.RootBus.Attach(function, new DevFn(3, 0));
+        board.BuildTables();
+        for (ulong page = 0; page < 10; page++)
+            board.Map(page, FirstTarget + ((page * 7 % 10) << RamPage.Shift));
+        board.SwitchOn();
+        var blocker = Assert.IsType<MappingsRefusedBlocker>(Assert.Single(function.QueryBlockers(1)));
+        Assert.Equal((9, 1L), (blocker.Limit, blocker.Refused));
+        Assert.Contains("takes 9 DMA mappings, has not taken 1 of those", blocker.ToString(), StringComparison.Ordinal);
+
+        board.Write(UnitBoard.Leaves, 0);
+        board.Register(0xF8, (1UL << 63) | (1UL << 60)); // everything
+        Assert.Empty(function.QueryBlockers(1));
+        Assert.Equal((9L, 0L), (function.Statistics.MappingsLive, function.Statistics.NotInstalled));
+    }
+
+    private static UnitBoard Source(ulong first = 0, ulong pages = Pages)
     {
         var source = new UnitBoard();
         source.BuildTables();
-        for (ulong page = 0; page < Pages; page++)
-            source.Map(page, FirstTarget + ((page * 7 % Pages) << RamPage.Shift)); // no two that continue each other
+        for (ulong page = 0; page < pages; page++)
+            source.Map(first + page, FirstTarget + ((page * 7 % pages) << RamPage.Shift)); // no two that continue each other
         source.SwitchOn();
         return source;
     }
