@@ -85,7 +85,17 @@ public sealed class VtdTarget : IFuzzTarget
     }
 
     /// <inheritdoc/>
-    public static void Run(ReadOnlySpan<byte> input)
+    public static void Run(ReadOnlySpan<byte> input) => Run(input, null);
+
+    /// <summary>What an input gets the unit to do, so that a file of the corpus is known to do what it is there for.</summary>
+    internal static VtdReach Observe(ReadOnlySpan<byte> input)
+    {
+        var reach = new VtdReach();
+        Run(input, reach);
+        return reach;
+    }
+
+    private static void Run(ReadOnlySpan<byte> input, VtdReach? reach)
     {
         var reader = new InputReader(input);
         using var rig = new Rig(Units[reader.Byte() % Units.Length]);
@@ -93,6 +103,8 @@ public sealed class VtdTarget : IFuzzTarget
         {
             rig.Step(ref reader);
             rig.Check();
+            if (reach is not null)
+                rig.Note(reach);
             if (steps % 16 == 15)
                 rig.CheckReplay();
         }
@@ -109,6 +121,7 @@ public sealed class VtdTarget : IFuzzTarget
         private readonly PciBridge _bridge = new("port", PciBridgeKind.RootPort);
         private readonly AddressSpace[] _spaces;
         private readonly ShadowUser[] _users = [new(), new(), new()];
+        private int _writes, _turnsTaken;
 
         internal Rig(IntelIommuOptions options)
         {
@@ -149,7 +162,8 @@ public sealed class VtdTarget : IFuzzTarget
                     break;
                 case Dma:
                     ulong iova = reader.UInt64();
-                    _spaces[iova % 3].WriteUInt64(new BusAddress(iova & ~7UL), 1, new TransactionAttributes(DirtySource.Device, 0x18));
+                    MemoryResult result = _spaces[iova % 3].WriteUInt64(new BusAddress(iova & ~7UL), 1, new TransactionAttributes(DirtySource.Device, 0x18));
+                    _writes += result == MemoryResult.Ok ? 1 : 0;
                     break;
                 case SaveAndLoad:
                     var state = new ArrayBufferWriter<byte>();
@@ -201,6 +215,22 @@ public sealed class VtdTarget : IFuzzTarget
             Assert.InRange(Read(HeadRegister) >> 4, 0UL, 0x7FFFUL);
         }
 
+        internal void Note(VtdReach reach)
+        {
+            reach.Mapped = _iommu.Churn.Mapped;
+            reach.Live = _iommu.Churn.Live;
+            reach.Writes = _writes;
+            reach.Turns = _turnsTaken;
+            reach.Status |= Read(0x34);
+            reach.PassesThrough |= (Read(0x1C) & (1u << 31)) != 0 && _spaces[0].IsSystemMemory;
+            for (uint record = 0; record < 8; record++)
+            {
+                uint fault = Read(0x220 + (record * 16) + 12);
+                if (fault >> 31 != 0)
+                    reach.Faults.Add((int)(fault & 0xFF));
+            }
+        }
+
         internal void End()
         {
             while (TakeTurn())
@@ -232,6 +262,7 @@ public sealed class VtdTarget : IFuzzTarget
             if (!_turns.TryDequeue(out Action? turn))
                 return false;
             turn();
+            _turnsTaken++;
             return true;
         }
 
@@ -288,6 +319,31 @@ public sealed class VtdTarget : IFuzzTarget
             Assert.True(covered == length, $"{iova} + 0x{length:x} is withdrawn and was not announced");
         }
     }
+}
+
+/// <summary>What an input got the unit to do.</summary>
+internal sealed class VtdReach
+{
+    /// <summary>Mappings announced.</summary>
+    internal long Mapped { get; set; }
+
+    /// <summary>Of those, not withdrawn in the end.</summary>
+    internal long Live { get; set; }
+
+    /// <summary>Writes of devices that arrived.</summary>
+    internal int Writes { get; set; }
+
+    /// <summary>Turns of the unit's own.</summary>
+    internal int Turns { get; set; }
+
+    /// <summary>All bits that FSTS had at some time (VT-d 11.4.7.1).</summary>
+    internal uint Status { get; set; }
+
+    /// <summary>The first device once was in pass-through.</summary>
+    internal bool PassesThrough { get; set; }
+
+    /// <summary>Reasons recorded.</summary>
+    internal SortedSet<int> Faults { get; } = [];
 }
 
 /// <summary>A peer's idea of a VT-d state.</summary>

@@ -116,6 +116,48 @@ public class QueueTests
         Assert.Equal(3ul << 5, guest.ReadRegister64(Iqh));
     }
 
+    /// <summary>
+    /// Of each type a descriptor that does nothing wrong, and the bits that the specification reserves, written out a second time (VT-d 6.5.2.1 to
+    /// 6.5.2.9; PFSID too, as ECAP.DIT is 0, and PD, as ECAP.PDS is 0).
+    /// </summary>
+    public static TheoryData<int, ulong, ulong, ulong, ulong> Descriptors => new()
+    {
+        { 1, 1 << 4, 0, 0xFFFC_0000_0000_F1C0, ulong.MaxValue },
+        { 2, 1 << 4, 0, 0xFFFF_FFFF_0000_F100, 0xF80 },
+        { 3, 0, 0, 0xFFFF_0000_FFE0_F1F0, 0xFFE },
+        { 4, 0, 0, 0xFFFF_0000_07FF_F1E0, ulong.MaxValue },
+        { 5, 0, 0, 0x0000_0000_FFFF_F180, 0x3 },
+        { 6, 2 << 4, 0, 0xFFF0_0000_0000_F1C0, 0xF80 },
+        { 7, 3 << 4, 0, 0xFFF0_0000_0000_F1C0, ulong.MaxValue },
+        { 8, 0, 0, 0xFFF0_0000_0000_F000, 0x7FE },
+    };
+
+    [Theory]
+    [MemberData(nameof(Descriptors))]
+    public void EachBitOfADescriptorIsWhatTheSpecificationSays(int type, ulong low, ulong high, ulong reservedLow, ulong reservedHigh)
+    {
+        const ulong TypeBits = 0xE0F;
+        ulong granularity = type is 3 or 4 or 5 or 8 ? 0ul : 3 << 4;
+        using var guest = new GuestDriver(
+            new Iommu.Intel.IntelIommuOptions { AddressWidth = 48, ScalableMode = true, DeviceIotlb = true, InterruptRemapping = true }, kind: TableKind.ScalableSecond);
+        guest.SetRootAndEnable();
+        for (int bit = 0; bit < 128; bit++)
+        {
+            ulong one = 1UL << (bit % 64);
+            if (bit < 64 && ((TypeBits | granularity) & one) != 0)
+                continue; // another type, or perhaps a granularity that is none
+            guest.Command(0, clear: Qie);
+            guest.Write32(Fsts, uint.MaxValue);
+            guest.EnableQueue();
+            guest.Queued(((uint)type | low | (bit < 64 ? one : 0), high | (bit < 64 ? 0 : one)));
+            guest.Ring();
+            bool reserved = ((bit < 64 ? reservedLow : reservedHigh) & one) != 0;
+            Assert.Equal((bit, reserved), (bit, (guest.Read32(Fsts) & QueueError) != 0));
+            Assert.True(!reserved || (guest.ReadRegister64(0xB0) & 0xF) == 4);
+            Assert.Equal((bit, reserved ? 0ul : 1ul << 5), (bit, guest.ReadRegister64(Iqh)));
+        }
+    }
+
     [Theory]
     [InlineData(2)]
     [InlineData(3)]

@@ -6,7 +6,8 @@ namespace Godwit.Iommu.Tests;
 
 /// <summary>
 /// Random guests against an oracle that never looks at the tables: it knows what the guest meant to map. After everything touched has been
-/// invalidated, what each passthrough device was told is exactly that. <see cref="ShadowUser"/> checks every single event on the way.
+/// invalidated, what each passthrough device was told is exactly that. <see cref="ShadowUser"/> checks every single event on the way. A guest that finds
+/// a fault is reduced to the least that finds it.
 /// </summary>
 public class ShadowPropertyTests
 {
@@ -33,7 +34,7 @@ public class ShadowPropertyTests
         internal List<(ulong First, ulong Last)> Touched { get; } = [];
     }
 
-    private sealed class Run(Random random, int width, TableKind kind)
+    private sealed class Run(Choices random, int width, TableKind kind)
     {
         private const int FunctionCount = 3;
         private readonly GuestDriver _guest = new(
@@ -60,10 +61,12 @@ public class ShadowPropertyTests
             guest.SetRootAndEnable();
             _enabled = true;
             _users.Add(new ShadowUser(guest.Functions[2].DmaSpace)); // comes late
-            for (int round = 0; round < 60; round++)
+            for (int round = 0; round < 60 && !random.AtEnd; round++)
             {
-                for (int edit = random.Next(20); edit >= 0; edit--)
+                random.Begin();
+                for (int edit = random.Next(20); edit >= 0 && !random.AtEnd; edit--)
                     Edit();
+                random.Begin();
                 if (random.Next(4) == 0)
                     Attach(random.Next(FunctionCount), random.Next(-2, _domains.Count));
                 if (random.Next(15) == 0)
@@ -80,6 +83,7 @@ public class ShadowPropertyTests
 
         private void Edit()
         {
+            random.Begin();
             Domain domain = _domains[random.Next(_domains.Count)];
             int level = random.Next(12) switch { 0 => 3, 1 or 2 => 2, _ => 1 };
             ulong size = Size(level);
@@ -90,6 +94,7 @@ public class ShadowPropertyTests
             // What lies there goes; a larger page goes as a whole.
             foreach ((ulong first, (int oldLevel, _, _)) in domain.Mapped.Where(item => item.Key <= last && iova <= item.Key + (Size(item.Value.Level) - 1)).ToArray())
             {
+                random.Note($"unmap domain {domain.Id} 0x{first:x} level {oldLevel}");
                 domain.Mapped.Remove(first);
                 domain.Touched.Add((first, first + (Size(oldLevel) - 1)));
                 _guest.Unmap(domain.Table, first, oldLevel);
@@ -102,6 +107,7 @@ public class ShadowPropertyTests
             int run = level == 1 ? random.Next(1, 9) : 1;
             for (; run > 0 && iova <= last; run--)
             {
+                random.Note($"map domain {domain.Id} 0x{iova:x} level {level} to 0x{target:x} {rights}");
                 _guest.Map(domain.Table, iova, target, rights, level);
                 domain.Mapped[iova] = (level, target, _guest.Possible(rights));
                 domain.Touched.Add((iova, iova + (size - 1)));
@@ -115,6 +121,7 @@ public class ShadowPropertyTests
 
         private void Attach(int function, int domain)
         {
+            random.Note($"attach function {function} to {domain switch { -1 => "nothing", -2 => "pass-through", _ => $"domain {_domains[domain].Id}" }}");
             ushort before = IdOf(_attached[function]);
             _attached[function] = domain;
             ushort sid = _guest.Sid(function);
@@ -156,6 +163,7 @@ public class ShadowPropertyTests
         {
             if (enabled == _enabled)
                 return;
+            random.Note(enabled ? "translation on" : "translation off");
             _guest.Command(enabled ? Te : 0, enabled ? 0 : Te);
             _enabled = enabled;
         }
@@ -163,6 +171,7 @@ public class ShadowPropertyTests
         /// <summary>More or less than needed, and of the wrong domain.</summary>
         private void InvalidateSomething()
         {
+            random.Note("invalidate something");
             Domain domain = _domains[random.Next(_domains.Count)];
             int mask = random.Next(19);
             ulong iova = ((ulong)random.NextInt64(1L << _guest.InputBits) >> (12 + mask)) << (12 + mask);
@@ -186,8 +195,10 @@ public class ShadowPropertyTests
 
         private void Checkpoint()
         {
+            random.Note("invalidate what was touched");
             foreach (Domain domain in _domains)
             {
+                random.Begin();
                 if (random.Next(4) == 0)
                 {
                     _guest.Invalidate(IotlbDomain(domain.Id));

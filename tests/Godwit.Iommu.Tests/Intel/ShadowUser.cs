@@ -31,6 +31,9 @@ internal sealed class ShadowUser : IMemoryListener
 
     internal Action? OnBatchEnd { get; set; }
 
+    /// <summary>Something was mapped or unmapped.</summary>
+    internal Action? OnEvent { get; set; }
+
     /// <summary>Whether a device may write there, by what was announced.</summary>
     internal bool Covers(ulong iova)
     {
@@ -103,6 +106,7 @@ internal sealed class ShadowUser : IMemoryListener
                 Assert.Fail($"{iova} + 0x{length:x} is mapped over 0x{first:x} + 0x{size:x}");
             user.Live.Add(iova.Value, (length, target.Value, rights));
             user.MapEvents++;
+            user.OnEvent?.Invoke();
         }
 
         public void Unmapped(Iova iova, ulong length)
@@ -118,6 +122,7 @@ internal sealed class ShadowUser : IMemoryListener
 
             Assert.Equal(length, covered);
             user.UnmapEvents++;
+            user.OnEvent?.Invoke();
         }
 
         public void BatchEnd()
