@@ -34,43 +34,42 @@ public sealed partial class IntelIommu : IMmioHandler
     {
         if (attributes.Source != DirtySource.Vcpu || attributes.RequesterId is not null)
             return;
-        Volatile.Read(ref _failure)?.Throw();
-        using (EnterCommand())
-        {
-            lock (_registerLock)
-                _registers.GuestWrite((int)offset, value, size);
-            // A 64-bit write may reach two 32-bit registers.
-            React((int)offset, (uint)value);
-            if (size == 8)
-                React((int)offset + 4, (uint)(value >> 32));
-            _awaitsGuest = false;
-            WorkForWriter();
-        }
+        Command(((int)offset, value, size), static (unit, write) => unit.TakeWrite(write.Item1, write.value, write.size));
     }
 
     /// <summary>Power-on state: translation off, all records of announcements withdrawn. Devices must have stopped their DMA.</summary>
-    public void Reset()
-    {
-        Volatile.Read(ref _failure)?.Throw();
-        lock (_command)
-        {
-            ForgetWork();
-            lock (_registerLock)
-            {
-                _registers.Reset();
-                _faults.Next = 0;
-                _interruptTable = 0;
-            }
+    public void Reset() => Command(0, static (unit, _) => unit.PowerOn());
 
-            ShowPointers();
-            _translationEnabled = false;
-            Volatile.Write(ref _rootPointer, 0);
-            _queue = default;
-            Reevaluate(_ => true, alsoUnchanged: true);
-            FinishPlan();
-            ConfigureInterrupts();
-            _interrupts?.InvalidateEntries(0, ushort.MaxValue);
+    private void TakeWrite(int offset, ulong value, int size)
+    {
+        lock (_registerLock)
+            _registers.GuestWrite(offset, value, size);
+        // A 64-bit write may reach two 32-bit registers.
+        React(offset, (uint)value);
+        if (size == 8)
+            React(offset + 4, (uint)(value >> 32));
+        _awaitsGuest = false;
+        WorkForWriter();
+    }
+
+    private void PowerOn()
+    {
+        ForgetWork();
+        lock (_registerLock)
+        {
+            _registers.Reset();
+            _faults.Next = 0;
+            _interruptTable = 0;
         }
+
+        ShowPointers();
+        _translationEnabled = false;
+        Volatile.Write(ref _rootPointer, 0);
+        _queue = default;
+        Reevaluate(_ => true, alsoUnchanged: true);
+        FinishPlan();
+        ConfigureInterrupts();
+        _interrupts?.InvalidateEntries(0, ushort.MaxValue);
     }
 
     private void DefineRegisters()

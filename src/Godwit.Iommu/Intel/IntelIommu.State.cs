@@ -27,9 +27,9 @@ public sealed partial class IntelIommu
     public void SaveState(IBufferWriter<byte> writer)
     {
         ArgumentNullException.ThrowIfNull(writer);
-        Volatile.Read(ref _failure)?.Throw();
-        lock (_command)
+        using (EnterCommand())
         {
+            _failure?.Throw();
             Span<byte> span = writer.GetSpan(StateLength)[..StateLength];
             lock (_registerLock)
             {
@@ -57,42 +57,43 @@ public sealed partial class IntelIommu
     {
         if (state.Length != StateLength)
             throw new InvalidDataException($"VT-d state has {state.Length} bytes, expected {StateLength}");
-        Volatile.Read(ref _failure)?.Throw();
         ulong version = Take(ref state);
         if (version != (ulong)StateVersion)
             throw new InvalidDataException($"VT-d state has version {version}, this program knows {StateVersion}");
-        lock (_command)
-        {
-            ulong[] values = new ulong[_registers.Values.Length];
-            foreach (ref ulong value in values.AsSpan())
-                value = Take(ref state);
-            ulong root = Take(ref state);
-            ulong interrupts = Take(ref state);
-            ulong queueWord = Take(ref state);
-            ulong next = Take(ref state);
-            ulong command = Take(ref state);
-            LatchedQueue queue = Check(values, root, interrupts, queueWord, next, command);
-            ForgetWork();
-            _awaitsGuest = true; // what is done before would be done to memory that is still being loaded
-            lock (_registerLock)
-            {
-                _registers.Load(values);
-                _faults.Next = (int)next;
-                _interruptTable = interrupts;
-            }
+        ulong[] values = new ulong[_registers.Values.Length];
+        foreach (ref ulong value in values.AsSpan())
+            value = Take(ref state);
+        ulong root = Take(ref state);
+        ulong interrupts = Take(ref state);
+        ulong queueWord = Take(ref state);
+        ulong next = Take(ref state);
+        ulong command = Take(ref state);
+        LatchedQueue queue = Check(values, root, interrupts, queueWord, next, command);
+        Command(new LoadedState(values, root, interrupts, queue, (int)next, command), static (unit, loaded) => unit.Load(loaded));
+    }
 
-            Volatile.Write(ref _rootPointer, root);
-            _queue = queue;
-            _translationEnabled = (ReadRegister32(RegisterOffsets.GlobalStatus) & GlobalCommandBits.TranslationEnable) != 0;
-            Reevaluate(_ => true, alsoUnchanged: true);
-            FinishPlan();
-            _globalCommand = (command & CommandPending) != 0 ? (uint)command : null;
-            ShowPointers();
-            RequestContextCommand();
-            RequestIotlbCommand();
-            ConfigureInterrupts();
-            _interrupts?.InvalidateEntries(0, ushort.MaxValue);
+    private void Load(in LoadedState state)
+    {
+        ForgetWork();
+        _awaitsGuest = true; // what is done before would be done to memory that is still being loaded
+        lock (_registerLock)
+        {
+            _registers.Load(state.Registers);
+            _faults.Next = state.NextFault;
+            _interruptTable = state.InterruptTable;
         }
+
+        Volatile.Write(ref _rootPointer, state.RootPointer);
+        _queue = state.Queue;
+        _translationEnabled = (ReadRegister32(RegisterOffsets.GlobalStatus) & GlobalCommandBits.TranslationEnable) != 0;
+        Reevaluate(_ => true, alsoUnchanged: true);
+        FinishPlan();
+        _globalCommand = (state.Command & CommandPending) != 0 ? (uint)state.Command : null;
+        ShowPointers();
+        RequestContextCommand();
+        RequestIotlbCommand();
+        ConfigureInterrupts();
+        _interrupts?.InvalidateEntries(0, ushort.MaxValue);
     }
 
     private LatchedQueue Check(ulong[] values, ulong root, ulong interrupts, ulong queueWord, ulong next, ulong command)
@@ -141,4 +142,8 @@ public sealed partial class IntelIommu
         span = span[sizeof(ulong)..];
         return value;
     }
+
+    /// <summary>A state that has been checked.</summary>
+    private readonly record struct LoadedState(
+        ulong[] Registers, ulong RootPointer, ulong InterruptTable, LatchedQueue Queue, int NextFault, ulong Command);
 }

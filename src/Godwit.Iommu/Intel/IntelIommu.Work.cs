@@ -67,8 +67,9 @@ public sealed partial class IntelIommu
     internal Action<Action>? Later { get; init; }
 
     /// <summary>
-    /// Something went wrong in a turn of the unit's own. What devices have is not known any more, so it does nothing from then on, and throws at register
-    /// accesses and when it is to be reset, saved or loaded. On the thread of that turn, which holds no lock.
+    /// Something went wrong while the unit worked, in a turn of its own or for a vCPU's register write, a reset or a load, which then throws it too. What
+    /// devices have is not known any more, so it does nothing from then on, and throws at register accesses, at changes of bus numbers and when it is to be
+    /// reset, saved or loaded. On the thread that worked, which holds no lock of the unit's.
     /// </summary>
     public event Action<Exception>? Failed;
 
@@ -136,11 +137,43 @@ public sealed partial class IntelIommu
     {
         if (IsResting || _scheduled || !HasWork)
             return;
-        _scheduled = true;
         if (Later is { } later)
             later(TakeTurn);
         else
-            _thread.Post(TakeTurn);
+            _thread.Post(TakeTurn); // waits for the lock
+        _scheduled = true;
+    }
+
+    /// <summary>Works under the command lock, before the unit's next turn. What goes wrong is the unit's failure, which is told when the lock is free.</summary>
+    private void Command<T>(T argument, Action<IntelIommu, T> work)
+    {
+        ExceptionDispatchInfo failure;
+        using (EnterCommand())
+        {
+            _failure?.Throw();
+            try
+            {
+                work(this, argument);
+                return;
+            }
+#pragma warning disable CA1031 // it is thrown below
+            catch (Exception error)
+#pragma warning restore CA1031
+            {
+                failure = Fail(error);
+            }
+        }
+
+        Failed?.Invoke(failure.SourceException);
+        failure.Throw();
+    }
+
+    /// <summary>From now on nothing is done any more. Under the command lock; <see cref="Failed"/> is to follow without it.</summary>
+    private ExceptionDispatchInfo Fail(Exception error)
+    {
+        var failure = ExceptionDispatchInfo.Capture(error);
+        Volatile.Write(ref _failure, failure);
+        return failure;
     }
 
     private void TakeTurn()
@@ -149,7 +182,7 @@ public sealed partial class IntelIommu
         var patience = default(SpinWait);
         while (Volatile.Read(ref _waiting) != 0)
             patience.SpinOnce();
-        Exception failure;
+        ExceptionDispatchInfo failure;
         lock (_command)
         {
             _scheduled = false;
@@ -165,12 +198,11 @@ public sealed partial class IntelIommu
             catch (Exception error)
 #pragma warning restore CA1031
             {
-                failure = error;
-                Volatile.Write(ref _failure, ExceptionDispatchInfo.Capture(error));
+                failure = Fail(error);
             }
         }
 
-        Failed?.Invoke(failure);
+        Failed?.Invoke(failure.SourceException);
     }
 
     /// <summary>Takes the command lock, before the unit's next turn.</summary>

@@ -114,29 +114,28 @@ public sealed partial class IntelIommu : IPciIommu
     public IommuAttributes GetAttributes(PciBus bus, DevFn devFn) => Attributes;
 
     /// <inheritdoc/>
-    public void BusNumberChanged(PciBus bus)
+    public void BusNumberChanged(PciBus bus) => Command(bus, static (unit, _) => unit.Renumber());
+
+    private void Renumber()
     {
-        using (EnterCommand())
+        using (_topology.Begin()) // for the list of devices
         {
-            using (_topology.Begin()) // for the list of devices
+            lock (Sync)
             {
-                lock (Sync)
+                foreach (IntelDevice device in _devices)
                 {
-                    foreach (IntelDevice device in _devices)
-                    {
-                        if (device.Region.Context.SourceId == device.Region.SourceId)
-                            continue;
-                        // No access finds the old domain any more; what a passthrough device was told is brought up to that in steps.
-                        device.Region.RefreshContext();
-                        device.IsRenumbered = true;
-                        _renumbered = true;
-                    }
+                    if (device.Region.Context.SourceId == device.Region.SourceId)
+                        continue;
+                    // No access finds the old domain any more; what a passthrough device was told is brought up to that in steps.
+                    device.Region.RefreshContext();
+                    device.IsRenumbered = true;
+                    _renumbered = true;
                 }
             }
-
-            if (_renumbered)
-                WorkForWriter();
         }
+
+        if (_renumbered)
+            WorkForWriter();
     }
 
     internal DeviceContext LookupContext(ushort sourceId) =>

@@ -24,10 +24,10 @@ internal sealed class TurnThread(string name, TimeSpan idle)
                 return;
             }
 
+            // Under the gate, so that a turn finds either a thread or none: it may not be started, for want of memory.
+            new Thread(Run) { IsBackground = true, Name = name }.UnsafeStart();
             _started = true;
         }
-
-        new Thread(Run) { IsBackground = true, Name = name }.Start();
     }
 
     private void Run()

@@ -374,6 +374,75 @@ public class WorkTests
         Assert.Single(told);
     }
 
+    /// <summary>
+    /// What goes wrong in a vCPU's register write is the unit's failure too: it is thrown, told once when the lock is free, and nothing is done or told to
+    /// the guest after it.
+    /// </summary>
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void AFailureInARegisterWriteIsTheUnits(bool atBatchEnd)
+    {
+        using var rig = new Rig(Command.QueueOfDomains);
+        List<Exception> told = [];
+        rig.Guest.Iommu.Failed += failure =>
+        {
+            Assert.True(rig.Guest.Iommu.TryPause(TimeSpan.Zero)); // the lock is free
+            rig.Guest.Iommu.Resume();
+            told.Add(failure);
+        };
+        ulong head = rig.Guest.ReadRegister64(Iqh);
+        rig.ChangeTables(Command.QueueOfDomains);
+        FailOnce();
+        Assert.Equal("a listener's fault", Assert.Throws<InvalidOperationException>(() => rig.Send(Command.QueueOfDomains)).Message);
+        Assert.Equal("a listener's fault", Assert.Single(told).Message);
+        Assert.Same(told[0], rig.Guest.Iommu.Failure);
+        Assert.Equal("a listener's fault", Assert.Throws<InvalidOperationException>(() => rig.Guest.Write32(Fectl, 0)).Message);
+        Assert.Equal("a listener's fault", Assert.Throws<InvalidOperationException>(() => rig.Guest.Read32(Gsts)).Message);
+        Assert.False(rig.Guest.TakeTurn());
+        Assert.Single(told);
+
+        void FailOnce()
+        {
+            if (atBatchEnd)
+                rig.OnBatchEnd = Throw;
+            else
+                rig.OnEvent = Throw;
+        }
+
+        void Throw()
+        {
+            rig.OnBatchEnd = rig.OnEvent = null;
+            throw new InvalidOperationException("a listener's fault");
+        }
+    }
+
+    /// <summary>Nor does it go on when a reset or a load has stopped half way.</summary>
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void AFailureInAResetOrALoadIsTheUnits(bool load)
+    {
+        using var rig = new Rig(Command.QueueOfDomains);
+        byte[] state = StateTests.Save(rig.Guest);
+        List<Exception> told = [];
+        rig.Guest.Iommu.Failed += told.Add;
+        rig.ChangeTables(Command.QueueOfDomains);
+        rig.OnEvent = rig.OnBatchEnd = () => throw new InvalidOperationException("a listener's fault");
+        Assert.Throws<InvalidOperationException>(() =>
+        {
+            if (load)
+                rig.Guest.Iommu.LoadState(state);
+            else
+                rig.Guest.Iommu.Reset();
+        });
+        rig.OnEvent = rig.OnBatchEnd = null;
+        Assert.Equal("a listener's fault", Assert.Single(told).Message);
+        Assert.Same(told[0], rig.Guest.Iommu.Failure);
+        Assert.Throws<InvalidOperationException>(() => rig.Guest.Write32(Fectl, 0));
+        Assert.Single(told);
+    }
+
     /// <summary>A thread that ends when it has nothing to do, and is there again.</summary>
     [Fact]
     public void TheUnitsThreadComesAndGoes()
