@@ -192,7 +192,10 @@ public sealed class VirtualMachine : IDisposable
     public IReadOnlyList<MigrationBlocker> QueryBlockers()
     {
         int migratable = _board.Devices.Count;
-        return [.. _board.Devices.SelectMany(d => d.QueryBlockers(migratable))];
+        List<MigrationBlocker> blockers = [.. _board.Devices.SelectMany(d => d.QueryBlockers(migratable))];
+        if (_board.Iommu?.Failure is { } failure)
+            blockers.Add(new IommuFailedBlocker { Subject = "iommu", Cause = $"{failure.GetType().Name}: {failure.Message}" });
+        return blockers;
     }
 
     /// <summary>What the guest says of itself now.</summary>
@@ -216,8 +219,7 @@ public sealed class VirtualMachine : IDisposable
         Migration.Dispose();
         Change(() =>
         {
-            foreach (IVcpu vcpu in _vcpus.All)
-                vcpu.RequestStop();
+            _vcpus.RequestStop();
             if (_state.Current != RunState.Shutdown)
                 _state.MoveTo(RunState.Shutdown);
         });
@@ -268,6 +270,22 @@ public sealed class VirtualMachine : IDisposable
         }
     }
 
+    /// <summary>Each device for itself, as the guest has ended: what one does not do keeps no other from it, and is told. In a change.</summary>
+    internal void StopDevices()
+    {
+        foreach (VfioPciFunction device in _board.Devices)
+        {
+            try
+            {
+                device.SetRunning(false);
+            }
+            catch (Exception e) when (e is IOException or InvalidOperationException) // it refuses, or is in a state that cannot be left so
+            {
+                PostNotice($"A device runs on although the guest does not: {e.Message}");
+            }
+        }
+    }
+
     private void PostNotice(string text) => _events.Post(() => Notice?.Invoke(text));
 
     /// <summary>On the vCPU's thread, which whoever is told may want to stop.</summary>
@@ -285,17 +303,9 @@ public sealed class VirtualMachine : IDisposable
         PostNotice(notice);
         if (state.Current != RunState.Running)
             return; // stopped meanwhile: Continue and StartAfterLoad look at the panic
-        foreach (IVcpu vcpu in _vcpus.All)
-            vcpu.RequestStop();
+        _vcpus.RequestStop();
         state.MoveTo(RunState.InternalError);
-        try
-        {
-            SetDevicesRunning(false);
-        }
-        catch (IOException e)
-        {
-            PostNotice($"A device runs on although the guest does not: {e.Message}");
-        }
+        StopDevices();
     });
 
     /// <summary>On the migration's thread. Half of another machine may have been loaded: this one must not run.</summary>

@@ -119,6 +119,9 @@ public class VirtualMachineTests
         Assert.Contains("The vIOMMU failed: InvalidOperationException: a listener's fault", notice, StringComparison.Ordinal);
         Assert.Contains("a listener's fault", machine.QueryGuest().Panic, StringComparison.Ordinal);
         Assert.Throws<InvalidOperationException>(machine.Continue);
+        Assert.Contains("a listener's fault [iommu-failed]", Assert.Single(machine.QueryBlockers()).ToString(), StringComparison.Ordinal);
+        Assert.Throws<InvalidOperationException>(machine.Host.StopForSwitchover);
+        Assert.Equal(RunState.InternalError, machine.RunState);
     }
 
     [Fact]

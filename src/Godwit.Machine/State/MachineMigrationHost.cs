@@ -49,6 +49,8 @@ internal sealed class MachineMigrationHost(VirtualMachine machine) : IMigrationH
         state.MoveTo(before);
         if (before == RunState.Running)
             machine.Vcpus.Run();
+        else if (before == RunState.InternalError)
+            machine.StopDevices(); // they have been taken back to what they were
     });
 
     public void EnterPostMigrate() => machine.Change(state =>

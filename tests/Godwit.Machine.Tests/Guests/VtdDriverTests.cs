@@ -18,12 +18,17 @@ public sealed class VtdDriverTests : IDisposable
     private readonly TestCpu _cpu;
     private readonly TestFunction _function = new();
     private readonly Recorder _announced = new();
+    private IntelIommu? _iommu;
     private VtdUnit _unit;
     private IoPageTable _table;
 
     public VtdDriverTests() => _cpu = new TestCpu(_ram.Bus);
 
-    public void Dispose() => _ram.Dispose();
+    public void Dispose()
+    {
+        _iommu?.Pause(); // it works by itself, in the RAM
+        _ram.Dispose();
+    }
 
     [Theory]
     [InlineData(39, 3, false, TableKind.SecondStage)]
@@ -139,7 +144,8 @@ public sealed class VtdDriverTests : IDisposable
     private void Start(int bits, bool scalable = false, TableKind tables = TableKind.SecondStage)
     {
         var host = new PciHostBridge(_ram.Topology, BoardLayout.EcamBase, BoardLayout.EcamBuses);
-        host.RootBus.SetIommu(new IntelIommu(_ram.Topology, new IntelIommuOptions { AddressWidth = bits, ScalableMode = scalable }));
+        _iommu = new IntelIommu(_ram.Topology, new IntelIommuOptions { AddressWidth = bits, ScalableMode = scalable });
+        host.RootBus.SetIommu(_iommu);
         host.RootBus.Attach(_function, new DevFn(3, 0));
         _function.DmaSpace.AddListener(new RegionWatcher(_announced));
 

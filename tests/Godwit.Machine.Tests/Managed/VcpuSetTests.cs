@@ -91,6 +91,37 @@ public sealed class VcpuSetTests : IDisposable
         Assert.Equal(_iommu.Churn.Live, _busy.Live);
     }
 
+    /// <summary>vCPUs that were told to stop for good do not run on because a barrier after that was not kept.</summary>
+    [Fact]
+    public void A_barrier_that_times_out_does_not_let_vCPUs_run_that_were_not_to()
+    {
+        using var held = new SemaphoreSlim(0);
+        using var letGo = new ManualResetEventSlim();
+        _busy.OnMapped = _ =>
+        {
+            if (letGo.IsSet)
+                return;
+            held.Release();
+            letGo.Wait();
+        };
+        using var vcpu = new ManagedVcpu(0, new Hostile(), _ram.Bus, new LocalApics(), TimeProvider.System, _ => { });
+        using var set = new VcpuSet([vcpu], TimeProvider.System, _iommu);
+        set.Run();
+        try
+        {
+            held.Wait("a mapping");
+            set.RequestStop();
+            Assert.Contains("was to stop before", Assert.Throws<TimeoutException>(() => set.Stop(TimeSpan.FromMilliseconds(20))).Message, StringComparison.Ordinal);
+        }
+        finally
+        {
+            letGo.Set();
+        }
+
+        Assert.True(vcpu.WaitStopped(Deadline.Generous));
+        set.Stop(Deadline.Generous);
+    }
+
     /// <summary>Switches the unit on, then spoils the tables and moves the tail, a step each.</summary>
     private sealed class Hostile : GuestProgram
     {
