@@ -12,6 +12,9 @@ internal enum NoticeKind
     /// <summary>The device's limit of mappings is reached.</summary>
     MappingLimit,
 
+    /// <summary>Nor are all of the mappings beyond it remembered.</summary>
+    MappingForgotten,
+
     /// <summary>The guest wants the device to reach something that is no RAM.</summary>
     NotRam,
 

@@ -18,6 +18,11 @@ public abstract record MigrationBlocker
     /// <summary>What to do to make it go.</summary>
     public abstract string WayOut { get; }
 
+    /// <summary>
+    /// The running guest may end it by itself at any moment: a migration that is under way waits for that, for some rounds, before it gives up.
+    /// </summary>
+    public virtual bool MayPass => false;
+
     /// <summary>The sentence that <c>query-migrate</c> lists.</summary>
     public sealed override string ToString() => $"{Subject}: {Reason} [{Code}]. {WayOut}";
 }

@@ -59,6 +59,11 @@ internal sealed partial class OutgoingMigration : ISendPace
             SendDeviceData(DeviceBytesPerPiece);
     }
 
+    /// <summary>Times that a switchover is put off for a reason that may pass, before it is one to give up.</summary>
+    private const int BlockedSwitchovers = 20;
+
+    private int _blockedSwitchovers;
+
     private void Precopy()
     {
         _deviceBytes = new long[_host.Devices.Count];
@@ -127,8 +132,10 @@ internal sealed partial class OutgoingMigration : ISendPace
             {
                 case ConvergenceStep.SwitchOver:
                     _phase = "asking once more for reasons against";
-                    ThrowIfBlocked();
-                    return;
+                    if (IsFreeToStop())
+                        return;
+                    WaitAfterRound(_times.HoldPause);
+                    break;
                 case ConvergenceStep.GiveUp:
                     throw new MigrationFailedException(decision.Reason!);
                 case ConvergenceStep.Hold:

@@ -152,6 +152,17 @@ internal sealed partial class OutgoingMigration : IDisposable
             throw new MigrationBlockedException(blockers);
     }
 
+    /// <summary>As <see cref="ThrowIfBlocked"/>, but false where another round may be enough. One look at a guest that runs is a sample.</summary>
+    private bool IsFreeToStop()
+    {
+        IReadOnlyList<MigrationBlocker> blockers = _host.QueryBlockers();
+        if (blockers.Count == 0)
+            return true;
+        if (!_host.IsRunning || ++_blockedSwitchovers >= BlockedSwitchovers || blockers.Any(static blocker => !blocker.MayPass))
+            throw new MigrationBlockedException(blockers);
+        return false;
+    }
+
     private MigrationChannel ConnectOnce()
     {
         MigrationChannel channel = MigrationConnector.Connect(_uri, _clock, _wakeup.Token);

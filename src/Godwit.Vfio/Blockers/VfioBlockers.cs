@@ -103,6 +103,9 @@ public sealed record MappingsRefusedBlocker : MigrationBlocker
     /// <inheritdoc/>
     public override string Code => "device-refuses-mappings";
 
+    /// <inheritdoc/>
+    public override bool MayPass => true; // when the guest removes some, as it is about to where it maps the new before it removes the old
+
     /// <summary>Mappings that the device takes.</summary>
     public required int Limit { get; init; }
 

@@ -46,7 +46,7 @@ internal sealed class DmaShadow : IMemoryListener
         _cutOff = cutOff;
         _ram = ram;
         _resolver = resolver;
-        NotInstalled = new NotInstalled(mapper.MaxMappings);
+        NotInstalled = new NotInstalled((int)Math.Min((long)mapper.MaxMappings + NotInstalled.Limit, int.MaxValue));
         _notices = notices;
     }
 
@@ -305,7 +305,8 @@ internal sealed class DmaShadow : IMemoryListener
     {
         if (Installed.Count >= _mapper.MaxMappings)
         {
-            NotInstalled.AddWaiting(mapping);
+            if (!NotInstalled.AddWaiting(mapping))
+                _notices.PostOnce(NoticeKind.MappingForgotten, $"{_device}: {mapping.Iova} is one mapping more than can be remembered beside those of the device; its access there fails until the guest maps it again");
             _notices.PostOnce(NoticeKind.MappingLimit, $"{_device}: {mapping.Iova} is not mapped: the device takes at most {_mapper.MaxMappings} DMA mappings; its access there fails until there is room");
             return;
         }

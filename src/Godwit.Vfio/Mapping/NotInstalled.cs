@@ -22,8 +22,8 @@ internal enum NotInstalledReason
 /// owner's gate.
 /// </summary>
 /// <param name="waiting">
-/// Mappings that wait at most: as many as the device takes, so that a guest which exchanges all for others ends with all of them, in whatever order
-/// they come.
+/// Mappings that wait at most: more than the device takes, so that a guest which exchanges all for others ends with all of them, in whatever order
+/// they come, and one that has mapped too much is rid of it when it removes it piece by piece.
 /// </param>
 internal sealed class NotInstalled(int waiting)
 {
@@ -38,7 +38,10 @@ internal sealed class NotInstalled(int waiting)
     /// <summary>Ranges remembered.</summary>
     public int Count => _map.Count + _waiting.Count;
 
-    /// <summary>Ranges that were not remembered because there were too many, until the guest removes all where they are.</summary>
+    /// <summary>
+    /// Ranges that were not remembered because there were too many, until the guest removes all where they are at once. They are not installed when
+    /// there is room, and counted again when they are mapped again.
+    /// </summary>
     public long Forgotten { get; private set; }
 
     /// <summary>Of those, mappings of RAM.</summary>
@@ -60,12 +63,14 @@ internal sealed class NotInstalled(int waiting)
             _refused++;
     }
 
-    /// <summary>Has <paramref name="mapping"/> wait for room, instead of whatever was remembered there.</summary>
-    public void AddWaiting(in Mapping mapping)
+    /// <summary>Has <paramref name="mapping"/> wait for room, instead of whatever was remembered there. False: too many wait, it is forgotten.</summary>
+    public bool AddWaiting(in Mapping mapping)
     {
         Remove(mapping.Iova);
-        if (_waiting.Count >= waiting || !_waiting.TryInsert(mapping))
-            Forget(mapping.Iova, refused: true);
+        if (_waiting.Count < waiting && _waiting.TryInsert(mapping))
+            return true;
+        Forget(mapping.Iova, refused: true);
+        return false;
     }
 
     /// <summary>Takes out one that waits, the lowest.</summary>

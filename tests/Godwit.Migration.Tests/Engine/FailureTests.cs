@@ -218,6 +218,36 @@ public sealed class FailureTests
         Assert.True(source.Executing);
     }
 
+    /// <summary>One look at a guest that runs is a sample: for what it may end by itself there is another round, but not for ever.</summary>
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void A_reason_that_may_pass_costs_a_round_and_fails_when_it_stays(bool passes)
+    {
+        using var pair = new Pair(new TestMachine(), new TestMachine(running: false));
+        TestMachine source = pair.SourceMachine;
+        int syncs = 0;
+        source.Calls.On("log0.Sync", () =>
+        {
+            syncs++;
+            if (syncs == 1)
+                source.Blockers.Add(new TestBlocker { Subject = "late0", Passes = true });
+            else if (passes)
+                source.Blockers.Clear();
+        });
+        pair.Migrate();
+        if (passes)
+        {
+            Assert.True(pair.Source.Status.State == MigrationState.Completed, pair.Source.Status.Error);
+            return;
+        }
+
+        Assert.Equal(MigrationState.Failed, pair.Source.Status.State);
+        Assert.Contains("Migration is blocked: late0: It may not move", pair.Source.Status.Error, StringComparison.Ordinal);
+        Assert.True(syncs > 2);
+        Assert.True(source.Executing);
+    }
+
     [Fact]
     public void Something_that_goes_on_writing_while_stopped_fails_the_migration()
     {
@@ -329,5 +359,9 @@ public sealed class FailureTests
         public override string Reason => "It may not move";
 
         public override string WayOut => "Allow it";
+
+        public bool Passes { get; init; }
+
+        public override bool MayPass => Passes;
     }
 }

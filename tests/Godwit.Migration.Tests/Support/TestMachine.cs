@@ -10,7 +10,7 @@ internal sealed class TestMachine : IMigrationHost, IDisposable
     private readonly List<Thread> _vcpus = [];
     private readonly ReaderWriterLockSlim _barrier = new();
     private volatile bool _end;
-    private bool _wasRunning;
+    private bool? _before; // it ran before the switchover that is under way
     private int _throttle;
 
     public TestMachine(ulong mebibytes = 4, int devices = 1, bool running = true, bool twoBlocks = false)
@@ -68,7 +68,7 @@ internal sealed class TestMachine : IMigrationHost, IDisposable
 
     IReadOnlyList<IStateParticipant> IMigrationHost.States => States;
 
-    bool IMigrationHost.IsRunning => _wasRunning;
+    bool IMigrationHost.IsRunning => _before ?? Executing;
 
     public MachineDescription Describe() => new(Description);
 
@@ -77,7 +77,7 @@ internal sealed class TestMachine : IMigrationHost, IDisposable
     public void StopForSwitchover()
     {
         Calls.Add("StopForSwitchover");
-        _wasRunning = _run.IsSet;
+        _before = Executing;
         StopVcpus();
     }
 
@@ -93,8 +93,9 @@ internal sealed class TestMachine : IMigrationHost, IDisposable
     public void ResumeAfterFailure()
     {
         Calls.Add("ResumeAfterFailure");
-        if (_wasRunning)
+        if (_before == true)
             _run.Set();
+        _before = null;
     }
 
     public void EnterPostMigrate()

@@ -264,7 +264,7 @@ public sealed class DmaShadowTests
         using var rig = new Rig(traits: new ModelDeviceTraits { MaxMappings = 1 });
         rig.Map(0x100, Low);
         rig.Map(0x200, Low + 10, 5);
-        rig.Unmap(0x202); // the first and the last two still wait, as two: one is more than is remembered
+        rig.Unmap(0x202); // the first and the last two still wait, as two
         Assert.Equal((1, 2L), (rig.Device.MappingCount, rig.Shadow.RefusedCount));
         rig.Unmap(0x100);
         Assert.Equal([new Mapping(new IovaPages(0x200, 2), new RamPage(10), true)], rig.Device.Mappings);
@@ -286,20 +286,39 @@ public sealed class DmaShadowTests
         rig.Shadow.RequireAllInstalled();
     }
 
-    /// <summary>What is more than can be remembered is known to be missing until the guest has removed all that it may be.</summary>
+    /// <summary>More than twice what the device takes, removed page by page: what is left has its turn, and nothing stays counted.</summary>
     [Fact]
-    public void RefusalsThatAreNotRememberedCount()
+    public void WhatWasFarTooMuchCanBeRemovedPieceByPiece()
     {
         using var rig = new Rig(traits: new ModelDeviceTraits { MaxMappings = 1 });
         for (ulong i = 0; i < 4; i++)
             rig.Map(0x100 + (i * 2), Low + i);
-        Assert.Equal((1, 3L), (rig.Device.MappingCount, rig.Shadow.RefusedCount));
-        rig.Unmap(0x102);
-        rig.Unmap(0x100);
-        rig.Map(0x100, Low);
-        Assert.Equal((1, 2L), (rig.Device.MappingCount, rig.Shadow.RefusedCount));
+        for (ulong i = 0; i < 4; i++)
+        {
+            Assert.Equal((1, 3L - (long)i), (rig.Device.MappingCount, rig.Shadow.RefusedCount));
+            Assert.Equal(0x100 + (i * 2), Assert.Single(rig.Device.Mappings).Iova.First);
+            rig.Unmap(0x100 + (i * 2));
+        }
+
+        Assert.Equal((0, 0L), (rig.Device.MappingCount, rig.Shadow.RefusedCount));
+        rig.Shadow.RequireAllInstalled();
+    }
+
+    /// <summary>What is more than can be remembered is known to be missing until the guest has removed all that it may be.</summary>
+    [Fact]
+    public void RefusalsThatAreNotRememberedCount()
+    {
+        const ulong First = 0x2000;
+        const ulong Remembered = NotInstalled.Limit + 2; // with the one that the device has
+        using var rig = new Rig(traits: new ModelDeviceTraits { MaxMappings = 1 }, aperturePages: 1 << 17);
+        for (ulong i = 0; i < Remembered + 2; i++)
+            rig.Map(First + i, Low + (i % 2));
+        Assert.Equal((1, (long)Remembered + 1), (rig.Device.MappingCount, rig.Shadow.RefusedCount));
+        Assert.Contains(rig.Notices, notice => notice.Contains("one mapping more than can be remembered", StringComparison.Ordinal));
+        rig.Unmap(First, Remembered);
+        Assert.Equal((0, 2L), (rig.Device.MappingCount, rig.Shadow.RefusedCount));
         Assert.Contains("has not taken 2 of the guest's mappings", Assert.Throws<IOException>(rig.Shadow.RequireAllInstalled).Message, StringComparison.Ordinal);
-        rig.Unmap(0x103, 0x10);
+        rig.Unmap(First + Remembered, 0x10);
         Assert.Equal(0, rig.Shadow.RefusedCount);
         rig.Shadow.RequireAllInstalled();
     }

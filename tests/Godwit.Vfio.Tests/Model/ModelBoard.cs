@@ -20,7 +20,7 @@ internal sealed class ModelBoard : IDisposable
     /// <summary>GPA page of a read-only window onto the first 16 pages of the second block.</summary>
     public const ulong RomGpa = 0x900;
 
-    /// <summary>Pages that the vIOMMU can translate: 64 MiB.</summary>
+    /// <summary>Pages that the vIOMMU can translate, unless a test has more: 64 MiB.</summary>
     public const ulong AperturePages = 1 << 14;
 
     /// <summary>Page of the interrupt window, one page long, by IOVA and by GPA.</summary>
@@ -29,7 +29,7 @@ internal sealed class ModelBoard : IDisposable
     /// <summary>GPA page of the second block: above the aperture, where only a device in pass-through gets.</summary>
     public const ulong HighGpa = AperturePages + 0x100;
 
-    public ModelBoard(IommuAttributes? attributes = null, IMmioHandler? interrupts = null, int slots = 1)
+    public ModelBoard(IommuAttributes? attributes = null, IMmioHandler? interrupts = null, int slots = 1, ulong aperturePages = AperturePages)
     {
         interrupts ??= new Nothing();
         Topology = new MemoryTopology();
@@ -44,7 +44,7 @@ internal sealed class ModelBoard : IDisposable
             Topology.Add(Topology.SystemRoot, At(RomGpa), new AliasRegion("rom", new RamRegion("rom ram", High, readOnly: true), 0, 16 << 12));
             Topology.Add(Topology.SystemRoot, At(InterruptWindow), new MmioRegion("interrupts by gpa", 0x1000, interrupts));
             Slots = [.. Enumerable.Range(0, slots).Select(_ =>
-                new ModelSlot(Topology, new ModelIommu(AperturePages, attributes ?? new IommuAttributes(true, new Iova((AperturePages << 12) - 1))), interrupts))];
+                new ModelSlot(Topology, new ModelIommu(aperturePages, attributes ?? new IommuAttributes(true, new Iova((aperturePages << 12) - 1))), interrupts))];
         }
     }
 

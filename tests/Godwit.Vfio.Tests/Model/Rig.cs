@@ -8,9 +8,9 @@ internal delegate DmaLogTracker TrackerFactory(Rig rig, DmaShadow shadow, Notice
 /// <summary>A board, a model device, and between them the shadow and the tracker under test.</summary>
 internal sealed class Rig : IDisposable
 {
-    public Rig(int seed = 0, ModelDeviceTraits? traits = null, IommuAttributes? attributes = null, TrackerFactory? tracker = null, bool listen = true)
+    public Rig(int seed = 0, ModelDeviceTraits? traits = null, IommuAttributes? attributes = null, TrackerFactory? tracker = null, bool listen = true, ulong aperturePages = ModelBoard.AperturePages)
     {
-        Board = new ModelBoard(attributes);
+        Board = new ModelBoard(attributes, aperturePages: aperturePages);
         Device = new ModelDevice(traits ?? new ModelDeviceTraits(), new Random(seed));
         var notices = new NoticeBoard();
         notices.Posted += text =>
