@@ -67,10 +67,7 @@ internal sealed class NotInstalled(int waiting)
     public bool AddWaiting(in Mapping mapping)
     {
         Remove(mapping.Iova);
-        if (_waiting.Count < waiting && _waiting.TryInsert(mapping))
-            return true;
-        Forget(mapping.Iova, refused: true);
-        return false;
+        return TryWait(mapping);
     }
 
     /// <summary>Takes out one that waits, the lowest.</summary>
@@ -84,9 +81,9 @@ internal sealed class NotInstalled(int waiting)
         while (_waiting.TryTakeFirst(range, out Mapping mapping))
         {
             if (mapping.Iova.First < range.First)
-                _waiting.TryInsert(mapping.Part(mapping.Iova.First, range.First));
+                TryWait(mapping.Part(mapping.Iova.First, range.First));
             if (mapping.Iova.End > range.End)
-                _waiting.TryInsert(mapping.Part(range.End, mapping.Iova.End));
+                TryWait(mapping.Part(range.End, mapping.Iova.End));
         }
 
         if (Forgotten != 0 && range.First <= _forgottenFirst && range.End >= _forgottenEnd)
@@ -135,6 +132,14 @@ internal sealed class NotInstalled(int waiting)
         _waiting.Clear();
         _refused = 0;
         ForgetForgotten();
+    }
+
+    private bool TryWait(in Mapping mapping)
+    {
+        if (_waiting.Count < waiting && _waiting.TryInsert(mapping))
+            return true;
+        Forget(mapping.Iova, refused: true);
+        return false;
     }
 
     private void Forget(IovaPages range, bool refused)

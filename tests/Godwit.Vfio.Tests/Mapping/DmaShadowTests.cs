@@ -270,6 +270,19 @@ public sealed class DmaShadowTests
         Assert.Equal([new Mapping(new IovaPages(0x200, 2), new RamPage(10), true)], rig.Device.Mappings);
     }
 
+    /// <summary>However small the pieces that a guest cuts what waits into.</summary>
+    [Fact]
+    public void PiecesOfWhatWaitsAreBoundedToo()
+    {
+        var waiting = new NotInstalled(waiting: 2);
+        Assert.True(waiting.AddWaiting(new Mapping(new IovaPages(0x100, 7), new RamPage(0), true)));
+        waiting.Remove(new IovaPages(0x101, 1));
+        waiting.Remove(new IovaPages(0x103, 1)); // the third piece is one too many
+        Assert.Equal((2, 1L, 3L), (waiting.Count, waiting.Forgotten, waiting.Refused));
+        waiting.Remove(new IovaPages(0x100, 7));
+        Assert.Equal((0, 0L, 0L), (waiting.Count, waiting.Forgotten, waiting.Refused));
+    }
+
     /// <summary>Everything for something else, low before high goes: in the end the device has all of it, if that is as much as it takes.</summary>
     [Fact]
     public void AnExchangeMayPassTheLimitOnTheWay()
