@@ -160,6 +160,7 @@ public sealed class RenumberTests : IDisposable
         Table(5, 1, 0x8000);
         Table(6, 2, 0x9000);
         _guest.SetRootAndEnable();
+        Assert.Null(Target(function, 0x2000)); // the unit knows it now, by its old id
         late.Meanwhile = () =>
         {
             late.Meanwhile = null;
