@@ -92,6 +92,44 @@ public sealed class HostDeviceToolTests
         Assert.Contains("ENOTSUP", log.Why, StringComparison.Ordinal);
     }
 
+    [Theory]
+    [InlineData(Scrutiny.AtOnce)]
+    [InlineData(Scrutiny.AtEnd)]
+    public void A_damaged_state_may_be_refused_when_it_is_written_or_at_its_end(object when)
+    {
+        using var host = new FakeHost(Full);
+        host.Device.Migration.Scrutiny = (Scrutiny)when;
+        ExaminationReport report = Examine(host, HostIommuKind.Type1);
+        Assert.Empty(report.Results.Where(r => r.Outcome != CheckOutcome.Pass).Select(r => $"{r.Name}: {r.Why}"));
+        Assert.Equal(DeviceMigrationState.Running, host.Device.Migration.State);
+    }
+
+    [Theory]
+    [InlineData(0, "0 bytes")]
+    [InlineData(1, "1 bytes")]
+    public void A_state_that_has_no_half_is_not_damaged(int bytes, string why)
+    {
+        using var host = new FakeHost(Full);
+        host.Device.Migration.SavedBytes = bytes;
+        CheckResult damaged = Examine(host, HostIommuKind.Type1).Results.Single(r => r.Name == "state.damaged");
+        Assert.Equal(CheckOutcome.NotOffered, damaged.Outcome);
+        Assert.Contains(why, damaged.Why, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData(true, false, "log.start")]
+    [InlineData(false, true, "log.start", "log.ranges")]
+    public void A_log_that_is_wrong_is_stopped_again(bool invents, bool takesAnyStart, params string[] wrong)
+    {
+        using var host = new FakeHost(Full);
+        (host.Device.Log.Invents, host.Device.Log.TakesAnyStart) = (invents, takesAnyStart);
+        bool armed = true;
+        ExaminationReport report = KernelExaminer.Run(
+            new KernelDeviceOptions { Host = FakeHost.Address, Iommu = HostIommuKind.Type1 }, host.Kernel, host.Kernel.Host, _ => armed = host.Device.Log.Armed);
+        Assert.Equal(wrong, report.Results.Where(r => r.Outcome == CheckOutcome.Fail && r.Name.StartsWith("log.", StringComparison.Ordinal)).Select(r => r.Name));
+        Assert.False(armed);
+    }
+
     [Fact]
     public void A_device_without_migration_and_log_is_not_blamed_for_it()
     {

@@ -164,10 +164,16 @@ public sealed class KernelExaminer
             walk.AddRange([PreCopy, Running, PreCopy, StopCopy, Stop, Running]);
         if (p2p && precopy)
             walk.AddRange([PreCopy, PreCopyP2P, StopCopy, Stop, Running]);
+        byte[]? own = null;
         foreach (DeviceMigrationState state in walk)
         {
             _device.SetMigrationState(state);
             Require(_device.GetMigrationState() == state, $"after going to {state} it says that it is in {_device.GetMigrationState()}");
+            // A device must refuse to leave RESUMING without all of a state (vfio.h, vfio_device_mig_state).
+            if (state == StopCopy)
+                own ??= ReadAll();
+            else if (state == Resuming)
+                _device.WriteMigrationData(own);
         }
     }
 
@@ -184,7 +190,8 @@ public sealed class KernelExaminer
     private void Restore()
     {
         byte[] state = Save();
-        Load(state);
+        BeginLoad();
+        _device.WriteMigrationData(state);
         _device.SetMigrationState(Stop);
         _device.SetMigrationState(Running);
     }
@@ -196,9 +203,24 @@ public sealed class KernelExaminer
         if (!_device.GetInfo().CanReset)
             throw new NotOfferedException("the device could not be brought back afterwards: it cannot be reset without touching others");
         byte[] state = Save();
-        Load(state.AsSpan(0, state.Length / 2));
-        bool refused = Refused(() => _device.SetMigrationState(Stop));
-        _device.Reset();
+        if (state.Length < 2)
+            throw new NotOfferedException($"its state of {state.Length} bytes cannot end early");
+        bool refused;
+        BeginLoad();
+        try
+        {
+            // At the first byte that cannot be, or when the rest does not come.
+            refused = Refused(() =>
+            {
+                _device.WriteMigrationData(state.AsSpan(0, state.Length / 2));
+                _device.SetMigrationState(Stop);
+            });
+        }
+        finally
+        {
+            _device.Reset();
+        }
+
         Require(refused, "half of a state is taken for a whole one");
         Require(_device.GetMigrationState() == Running, $"after a reset it is in {_device.GetMigrationState()}");
     }
@@ -207,11 +229,18 @@ public sealed class KernelExaminer
     {
         RequireLog();
         IovaPages range = StartLog();
-        Require(Refused(() => _device.StartDmaLogging(RamPage.Size, [range])), "a second start is taken");
-        var bitmap = new ulong[(range.Count + 63) / 64];
-        _device.ReportDmaLog(range, RamPage.Size, bitmap);
-        Require(bitmap.All(word => word == 0), "pages are reported that nobody wrote");
-        _device.StopDmaLogging();
+        try
+        {
+            Require(Refused(() => _device.StartDmaLogging(RamPage.Size, [range])), "a second start is taken");
+            var bitmap = new ulong[(range.Count + 63) / 64];
+            _device.ReportDmaLog(range, RamPage.Size, bitmap);
+            Require(bitmap.All(word => word == 0), "pages are reported that nobody wrote");
+        }
+        finally
+        {
+            _device.StopDmaLogging();
+        }
+
         // vfio.h says nothing of a stop without a start, and drivers differ. Whichever way, it must do no harm.
         _ = Refused(_device.StopDmaLogging);
         StartLog();
@@ -242,7 +271,10 @@ public sealed class KernelExaminer
         var ranges = new IovaPages[DeviceLogLimits.KernelMaxRanges + 1];
         for (int i = 0; i < ranges.Length; i++)
             ranges[i] = new IovaPages((ulong)i * 2, 1);
-        Require(Refused(() => _device.StartDmaLogging(4096, ranges)), "they are taken");
+        bool refused = Refused(() => _device.StartDmaLogging(RamPage.Size, ranges));
+        if (!refused)
+            _device.StopDmaLogging();
+        Require(refused, "they are taken");
     }
 
     private void RequireLog()
@@ -265,12 +297,11 @@ public sealed class KernelExaminer
         return state;
     }
 
-    private void Load(ReadOnlySpan<byte> state)
+    private void BeginLoad()
     {
         if (_device.GetInfo().CanReset)
             _device.Reset();
         _device.SetMigrationState(Resuming);
-        _device.WriteMigrationData(state);
     }
 
     private byte[] ReadAll()

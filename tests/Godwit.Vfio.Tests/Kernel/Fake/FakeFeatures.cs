@@ -78,6 +78,12 @@ internal sealed unsafe class FakeDmaLog
     /// <summary>Most that all ranges may have together; drivers of devices with a limit answer EOPNOTSUPP above it.</summary>
     public ulong MaxBytes { get; set; } = ulong.MaxValue;
 
+    /// <summary>Reports a page that nobody wrote.</summary>
+    public bool Invents { get; set; }
+
+    /// <summary>Whether a second start, and more ranges than the kernel allows, are taken.</summary>
+    public bool TakesAnyStart { get; set; }
+
     /// <summary>Whether a stop is taken when nothing is logged, as some drivers do.</summary>
     public bool TakesIdleStop { get; set; }
 
@@ -93,9 +99,9 @@ internal sealed unsafe class FakeDmaLog
     {
         if (control.num_ranges == 0 || control.__reserved != 0)
             return Errno.EINVAL;
-        if (control.num_ranges > 256)
+        if (control.num_ranges > 256 && !TakesAnyStart)
             return Errno.E2BIG;
-        if (_ranges is not null)
+        if (_ranges is not null && !TakesAnyStart)
             return Errno.EINVAL;
         var ranges = new (ulong First, ulong Last)[control.num_ranges];
         var given = (vfio_device_feature_dma_logging_range*)control.ranges;
@@ -144,6 +150,8 @@ internal sealed unsafe class FakeDmaLog
             _dirty.Remove(page);
         }
 
+        if (Invents)
+            *(ulong*)report.bitmap |= 1;
         return Errno.None;
     }
 

@@ -23,6 +23,12 @@ internal sealed class FakeMigration(FakeVfioDevice device)
 
     public long Remaining => FinalBytes;
 
+    /// <summary>Bytes of the state that it saves.</summary>
+    public int SavedBytes { get; set; } = InitialBytes + FinalBytes;
+
+    /// <summary>When it finds out that what it is to load is no state of its own, and refuses it.</summary>
+    public Scrutiny Scrutiny { get; set; }
+
     /// <summary>The saved state, as read from the stream from beginning to end.</summary>
     public static byte[] Image => [.. Enumerable.Range(0, InitialBytes + FinalBytes).Select(i => (byte)(i * 7))];
 
@@ -35,6 +41,12 @@ internal sealed class FakeMigration(FakeVfioDevice device)
             return Errno.EINVAL;
         foreach (DeviceMigrationState state in way)
         {
+            if (State == DeviceMigrationState.Resuming && Scrutiny == Scrutiny.AtEnd && !_session!.Written.AsSpan().SequenceEqual(Image.AsSpan(0, SavedBytes)))
+            {
+                (State, number) = (DeviceMigrationState.Error, -1);
+                return Errno.EINVAL;
+            }
+
             if (Step(state) is { } opened)
                 number = device.Kernel.Add(opened);
             State = state;
@@ -119,7 +131,7 @@ internal sealed class FakeMigration(FakeVfioDevice device)
             if (_over || writes)
                 return Errno.EINVAL;
             bool stopped = migration.State == DeviceMigrationState.StopCopy;
-            int end = stopped ? InitialBytes + FinalBytes : InitialBytes;
+            int end = stopped ? migration.SavedBytes : Math.Min(InitialBytes, migration.SavedBytes);
             if (_position >= end)
                 return stopped ? Errno.None : Errno.ENOMSG;
             count = Math.Min(destination.Length, end - _position);
@@ -133,6 +145,8 @@ internal sealed class FakeMigration(FakeVfioDevice device)
             count = 0;
             if (_over || !writes)
                 return Errno.EINVAL;
+            if (migration.Scrutiny == Scrutiny.AtOnce && data.Length < migration.SavedBytes - _written.Count)
+                return Errno.EINVAL;
             count = Math.Min(data.Length, 1000); // short writes are allowed
             _written.AddRange(data[..count]);
             return Errno.None;
@@ -140,4 +154,17 @@ internal sealed class FakeMigration(FakeVfioDevice device)
 
         public override string ToString() => "migration data";
     }
+}
+
+/// <summary>When a device looks at a state that it loads.</summary>
+internal enum Scrutiny
+{
+    /// <summary>Never: it takes everything.</summary>
+    Never,
+
+    /// <summary>When it is written: what comes in one piece must be whole.</summary>
+    AtOnce,
+
+    /// <summary>When it leaves RESUMING, for ERROR if it is wrong.</summary>
+    AtEnd,
 }
