@@ -26,15 +26,24 @@ public sealed unsafe class MemoryMapping : SafeHandle
     /// <exception cref="LinuxException">The kernel refused the mapping.</exception>
     public static MemoryMapping MapShared(FileDescriptor file, ulong offset, ulong length, bool writable)
     {
+        Errno errno = TryMapShared(file, offset, length, writable, out MemoryMapping? mapping);
+        return mapping ?? throw new LinuxException("mmap", $"{length} bytes at offset {offset}", errno);
+    }
+
+    /// <summary>The same for a caller that decides by the error: <paramref name="mapping"/> is null when it is not <see cref="Errno.None"/>.</summary>
+    public static Errno TryMapShared(FileDescriptor file, ulong offset, ulong length, bool writable, out MemoryMapping? mapping)
+    {
         ArgumentOutOfRangeException.ThrowIfZero(length);
+        mapping = null;
         var result = new MemoryMapping();
         int protection = mman.PROT_READ | (writable ? mman.PROT_WRITE : 0);
         void* address = mman.mmap(null, checked((nuint)length), protection, mman.MAP_SHARED, file, checked((long)offset));
         if ((nint)address == -1)
-            LinuxException.ThrowLast("mmap", $"{length} bytes at offset {offset}");
+            return (Errno)Marshal.GetLastPInvokeError();
         result.SetHandle((nint)address);
         result.Length = length;
-        return result;
+        mapping = result;
+        return Errno.None;
     }
 
     /// <inheritdoc/>

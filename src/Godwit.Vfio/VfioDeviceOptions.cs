@@ -18,6 +18,12 @@ public sealed record VfioDeviceOptions
     /// <summary>How its writes are to be followed during a migration.</summary>
     public DirtyTrackingMode DirtyTracking { get; init; }
 
+    /// <summary>
+    /// Whether accesses to BARs are made through mappings where the device offers them. What takes a mapping's memory away behind the VMM's back, as a
+    /// driver of the host can, ends the process; without mappings the guest reads all ones then.
+    /// </summary>
+    public bool MapBars { get; init; }
+
     /// <summary>Longest wait for one answer of the device.</summary>
     public TimeSpan ReplyTimeout { get; init; } = TimeSpan.FromSeconds(10);
 }

@@ -64,8 +64,7 @@ public sealed partial class VfioPciFunction
     private void BuildConfiguration()
     {
         SetIdentity(_layout.Vendor, _layout.Device, _layout.ClassCode, _layout.Revision, _layout.SubsystemVendor, _layout.Subsystem);
-        // With a mapped region the guest could overtake a posted write by a store past the VMM; none is mapped here, but the device counts
-        // on the order as soon as it offers one.
+        // A store through a mapping overtakes a posted write, and the device counts on the order as soon as it offers one.
         bool post = !_layout.Bars.Any(b => b.Mappable);
         MsixTable? msix = _layout.Msix is { } layout ? new MsixTable(this, layout.Vectors) : null;
         foreach (DeviceBar bar in _layout.Bars)
@@ -104,11 +103,35 @@ public sealed partial class VfioPciFunction
             msi.Raise(vector);
     }
 
+    /// <summary>What cannot be mapped is reached as without.</summary>
+    private void MapBar(int index)
+    {
+        List<SparseArea> keepOut = [];
+        if (_layout.Msix is { } msix)
+        {
+            if (msix.TableBar == index)
+                keepOut.Add(new SparseArea(msix.TableOffset, msix.TableBytes));
+            if (msix.PendingBar == index)
+                keepOut.Add(new SparseArea(msix.PendingOffset, msix.PendingBytes));
+        }
+
+        try
+        {
+            _device.MapRegion(index, System.Runtime.InteropServices.CollectionsMarshal.AsSpan(keepOut));
+        }
+        catch (DeviceRefusedException e)
+        {
+            _notices.Post($"{Id}: BAR {index} is not mapped, so each access to it is a call: {e.Message}");
+        }
+    }
+
     /// <summary>All of the BAR is trapped; the MSI-X table and pending bits, which are the VMM's, lie over it.</summary>
     private ContainerRegion BuildBar(DeviceBar bar, MsixTable? msix, bool post)
     {
         var region = new ContainerRegion($"{Id} bar {bar.Index}", bar.BarBytes);
         _device.UseDoorbells(bar.Index, bar.RegionBytes);
+        if (_options.MapBars)
+            MapBar(bar.Index);
         var access = new BarAccess(_device, Id, bar.Index, post, _notices);
         using TopologyTransaction transaction = _topology.Begin();
         _topology.Add(region, default, new MmioRegion($"{Id} bar {bar.Index} trapped", bar.RegionBytes, access));

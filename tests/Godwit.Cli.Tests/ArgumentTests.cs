@@ -110,6 +110,9 @@ public sealed class ArgumentTests
         Assert.Equal("/tmp/a,b.sock", all.Socket);
         Assert.Equal("nvme0", all.Id);
         Assert.False(all.EnableMigration);
+        Assert.False(all.MapBars);
+        Assert.True(DeviceArgument.Parse("vfio-user,socket=x,map-bars=on", 0).MapBars);
+        Assert.True(DeviceArgument.Parse("vfio,host=0000:3b:00.2,map-bars=on", 0).MapBars);
         Assert.Equal(TimeSpan.FromMilliseconds(1500), DeviceArgument.Parse("vfio-user,socket=x,reply-timeout=1500ms", 0).ReplyTimeout);
         VfioDeviceOptions least = DeviceArgument.Parse("vfio-user,socket=x", 3);
         Assert.Equal("vfio3", least.Id);
@@ -141,6 +144,7 @@ public sealed class ArgumentTests
     [InlineData("vfio-user,socket=a,speed=9", "'speed' is not a setting")]
     [InlineData("vfio-user,socket=a,socket=b", "'socket' is given twice")]
     [InlineData("vfio-user,socket=a,enable-migration=maybe", "on or off, not 'maybe'")]
+    [InlineData("vfio-user,socket=a,map-bars=yes", "map-bars must be on or off, not 'yes'")]
     [InlineData("vfio-user,socket=a,dirty-tracking=guess", "auto, device, iommu, pessimistic or off, not 'guess'")]
     [InlineData("vfio-user,socket=a,reply-timeout=0", "reply-timeout '0'")]
     [InlineData("vfio-user,socket=a,reply-timeout=2h", "reply-timeout '2h'")]

@@ -5,7 +5,7 @@ namespace Godwit.Cli;
 
 /// <summary>
 /// The argument of <c>--device</c>: <c>vfio-user,socket=PATH</c> or <c>vfio,host=ADDRESS|SYSFS-PATH</c> or <c>vfio,fd=N</c>, each with
-/// <c>[,id=NAME][,enable-migration=on|off][,dirty-tracking=MODE]</c>, for vfio-user <c>[,reply-timeout=TIME]</c>, and for vfio <c>[,host-iommu=auto|type1|iommufd]</c>.
+/// <c>[,id=NAME][,enable-migration=on|off][,dirty-tracking=MODE][,map-bars=on|off]</c>, for vfio-user <c>[,reply-timeout=TIME]</c>, and for vfio <c>[,host-iommu=auto|type1|iommufd]</c>.
 /// </summary>
 internal static class DeviceArgument
 {
@@ -47,12 +47,15 @@ internal static class DeviceArgument
                 case "dirty-tracking":
                     options = options with { DirtyTracking = Tracking(value) };
                     break;
+                case "map-bars":
+                    options = options with { MapBars = Switch(key, value) };
+                    break;
                 case "reply-timeout" when !kernel:
                     options = options with { ReplyTimeout = Patience(value) };
                     break;
                 default:
                     throw new FormatException(
-                        $"'{key}' is not a setting of {list.Kind}: {(kernel ? "host, fd, host-iommu" : "socket, reply-timeout")}, id, enable-migration and dirty-tracking are");
+                        $"'{key}' is not a setting of {list.Kind}: {(kernel ? "host, fd, host-iommu" : "socket, reply-timeout")}, id, enable-migration, dirty-tracking and map-bars are");
             }
         }
 

@@ -78,7 +78,9 @@ public static class ConfigOffset
 /// <summary>Bits of Command, Status and Bridge Control.</summary>
 public static class ConfigBits
 {
-    internal const ushort CommandMemorySpace = 1 << 1;   // 7.5.1.1.3
+    /// <summary>Memory space enable (7.5.1.1.3).</summary>
+    public const ushort CommandMemorySpace = 1 << 1;
+
     internal const ushort CommandBusMaster = 1 << 2;     // 7.5.1.1.3
 
     /// <summary>Memory Space, Bus Master, Parity Error Response, SERR# Enable, Interrupt Disable. No I/O space here, so bit 0 is 0.</summary>

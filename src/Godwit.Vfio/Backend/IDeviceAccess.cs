@@ -22,6 +22,14 @@ internal interface IDeviceAccess
     void WriteRegion(int index, ulong offset, ReadOnlySpan<byte> data, bool posted);
 
     /// <summary>
+    /// Maps what the device offers of a region into this process, but no page that <paramref name="keepOut"/> touches; accesses of 1, 2, 4 or 8
+    /// bytes, aligned, are made there from then on while its memory is there, all others as before. Returns how many bytes are mapped: 0 when
+    /// the device offers nothing.
+    /// </summary>
+    /// <exception cref="DeviceRefusedException">It cannot be mapped, or not safely; nothing has changed.</exception>
+    ulong MapRegion(int index, ReadOnlySpan<SparseArea> keepOut) => 0;
+
+    /// <summary>
     /// Has <see cref="WriteRegion"/> use eventfds instead of messages where the device offers them in a region of <paramref name="size"/>
     /// bytes. Returns in how many places; a back end without messages has none.
     /// </summary>

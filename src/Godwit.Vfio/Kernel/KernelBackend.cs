@@ -135,6 +135,9 @@ internal sealed unsafe class KernelBackend : IVfioBackend
     public void WriteRegion(int index, ulong offset, ReadOnlySpan<byte> data, bool posted) => _regions.Write(index, offset, data);
 
     /// <inheritdoc/>
+    public ulong MapRegion(int index, ReadOnlySpan<SparseArea> keepOut) => _regions.Map(index, keepOut);
+
+    /// <inheritdoc/>
     public void SetIrqEventFds(int index, ReadOnlySpan<EventFd?> fds) => _interrupts.SetEventFds(index, fds);
 
     /// <inheritdoc/>
@@ -143,7 +146,7 @@ internal sealed unsafe class KernelBackend : IVfioBackend
     /// <inheritdoc/>
     public void Reset()
     {
-        _reset.Run();
+        _regions.WithoutMemory(_reset.Run);
         _migration.WasReset();
     }
 
@@ -247,6 +250,7 @@ internal sealed unsafe class KernelBackend : IVfioBackend
         }
 
         _migration.Dispose();
+        _regions.Dispose(); // a mapping would keep the device open
         _file.Dispose();
         _ = _space.UnmapAll(); // kernels before 5.12 cannot; closing does the same
         _space.Dispose();

@@ -11,13 +11,14 @@ internal sealed class VfioUserBackend : IVfioBackend
     private const int ReportHeader = 8 + 24;
 
     private readonly VfioUserClient _client;
+    private readonly RegionMappings _mappings = new();
     private readonly List<DmaOperationFailure> _refused = [];
     private readonly TaskCompletionSource<string> _lost = new(TaskCreationOptions.RunContinuationsAsynchronously);
 
     private VfioUserBackend(VfioUserClient client)
     {
         _client = client;
-        _client.Lost.GetAwaiter().OnCompleted(() => _lost.TrySetResult(_client.Lost.Result));
+        _client.Lost.GetAwaiter().OnCompleted(() => Gone(_client.Lost.Result));
     }
 
     /// <inheritdoc/>
@@ -41,7 +42,7 @@ internal sealed class VfioUserBackend : IVfioBackend
     public void CutOff(string reason)
     {
         // The server unmaps everything when its client goes (vfio-user, "Disconnect").
-        _lost.TrySetResult(reason);
+        Gone(reason);
         _client.Dispose();
     }
 
@@ -55,8 +56,32 @@ internal sealed class VfioUserBackend : IVfioBackend
     public IrqInfo GetIrqInfo(int index) => Guard(() => _client.GetIrqInfo(index));
 
     /// <inheritdoc/>
+    public ulong MapRegion(int index, ReadOnlySpan<SparseArea> keepOut)
+    {
+        RegionInfo info = GetRegionInfo(index);
+        using FileDescriptor? file = info.File;
+        var page = (ulong)Environment.SystemPageSize;
+        List<SparseArea> areas = MappableAreas.Choose(info.Size, info.Readable ? info.Mappable : [], keepOut, page);
+        if (file is null || areas.Count == 0)
+            return 0;
+        // Memory of a file that the device's process can cut short ends whoever maps it (SIGBUS).
+        int seals = unistd.fcntl(file, unistd.F_GET_SEALS, 0);
+        ulong bytes = seals >= 0 && (seals & unistd.F_SEAL_SHRINK) != 0 ? stat.Of(file).Size : 0;
+        if (info.FileOffset > bytes || areas.Max(a => a.Offset + a.Size) > bytes - info.FileOffset)
+            throw new DeviceRefusedException($"a file of region {index} that is as long as what it offers and sealed against shrinking (fcntl(2), F_SEAL_SHRINK)", Errno.EPERM);
+        ulong mapped = _mappings.Map(index, areas, (SparseArea area, out MemoryMapping? mapping) =>
+            MemoryMapping.TryMapShared(file, info.FileOffset + area.Offset, (area.Size + (page - 1)) & ~(page - 1), info.Writable, out mapping));
+        _mappings.Open();
+        if (Lost.IsCompleted)
+            _mappings.Close();
+        return mapped;
+    }
+
+    /// <inheritdoc/>
     public void ReadRegion(int index, ulong offset, Span<byte> destination)
     {
+        if (_mappings.TryRead(index, offset, destination))
+            return;
         try
         {
             _client.ReadRegion(index, offset, destination);
@@ -70,6 +95,8 @@ internal sealed class VfioUserBackend : IVfioBackend
     /// <inheritdoc/>
     public void WriteRegion(int index, ulong offset, ReadOnlySpan<byte> data, bool posted)
     {
+        if (_mappings.TryWrite(index, offset, data))
+            return;
         try
         {
             _client.WriteRegion(index, offset, data, posted);
@@ -211,7 +238,18 @@ internal sealed class VfioUserBackend : IVfioBackend
     public ulong? GetStopCopySize() => Guard(() => _client.GetStopCopySize());
 
     /// <inheritdoc/>
-    public void Dispose() => _client.Dispose();
+    public void Dispose()
+    {
+        _mappings.Dispose();
+        _client.Dispose();
+    }
+
+    /// <summary>Memory that is mapped stays when the device goes, and means nothing then.</summary>
+    private void Gone(string reason)
+    {
+        _lost.TrySetResult(reason);
+        _mappings.Close();
+    }
 
     private static DmaRange Range(IovaPages pages) => new(new DmaAddress(pages.Iova.Value), pages.Bytes);
 

@@ -177,9 +177,9 @@ public sealed class KernelFaultTests : IDisposable
         DirtyTrackingMode tracking = life == Life.SaveByHostIommu ? DirtyTrackingMode.Iommu : DirtyTrackingMode.Auto;
         return way switch
         {
-            Way.Type1 => host.Plug(HostIommuKind.Type1, tracking),
-            Way.Iommufd => host.Plug(HostIommuKind.Iommufd, tracking),
-            _ => host.PlugInherited(tracking),
+            Way.Type1 => host.Plug(HostIommuKind.Type1, tracking, mapBars: true),
+            Way.Iommufd => host.Plug(HostIommuKind.Iommufd, tracking, mapBars: true),
+            _ => host.PlugInherited(tracking, mapBars: true),
         };
     }
 
@@ -239,12 +239,13 @@ public sealed class KernelFaultTests : IDisposable
         function.Start(StartPhase.Running);
     }
 
-    /// <summary>The man pages of open(2), read(2) and write(2), and include/uapi/linux/vfio.h and iommufd.h with what their implementations return.</summary>
+    /// <summary>The man pages of open(2), mmap(2), read(2) and write(2), and include/uapi/linux/vfio.h and iommufd.h with what their implementations return.</summary>
     private static Errno[] ErrorsOf(string call) => call switch
     {
         _ when call.StartsWith("open ", StringComparison.Ordinal) =>
             [Errno.EACCES, Errno.EPERM, Errno.ENOENT, Errno.ENODEV, Errno.ENXIO, Errno.EBUSY, Errno.EMFILE, Errno.ENFILE, Errno.ENOMEM],
         "fstat" or "fcntl" => [Errno.EBADF, Errno.ENOMEM],
+        "mmap" => [Errno.EACCES, Errno.EAGAIN, Errno.EBADF, Errno.EBUSY, Errno.EINVAL, Errno.ENFILE, Errno.ENODEV, Errno.ENOMEM, Errno.EOVERFLOW, Errno.EPERM],
         "pread" or "pwrite" => [Errno.EIO, Errno.EFAULT, Errno.EINVAL, Errno.ENODEV, Errno.EBUSY],
         "read" => [Errno.EIO, Errno.EFAULT, Errno.EINVAL, Errno.ENOMEM, Errno.ENODEV],
         "write" => [Errno.EIO, Errno.EFAULT, Errno.EINVAL, Errno.ENOMEM, Errno.ENODEV, Errno.ENOSPC],

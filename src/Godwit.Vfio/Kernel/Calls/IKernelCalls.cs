@@ -38,6 +38,9 @@ internal interface IKernelCalls
     /// <summary>write(2): a migration data stream.</summary>
     Errno Write(FileDescriptor file, ReadOnlySpan<byte> data, out int count);
 
+    /// <summary>mmap(2), shared: a part of a region. Unmapped when the mapping is disposed.</summary>
+    Errno Map(FileDescriptor file, ulong offset, ulong length, bool writable, out MemoryMapping? mapping);
+
     /// <summary>pread(2): a region of a device.</summary>
     Errno ReadAt(FileDescriptor file, ulong offset, Span<byte> destination, out int count);
 

@@ -105,6 +105,10 @@ internal sealed unsafe class LinuxKernelCalls : IKernelCalls
     }
 
     /// <inheritdoc/>
+    public Errno Map(FileDescriptor file, ulong offset, ulong length, bool writable, out MemoryMapping? mapping) =>
+        MemoryMapping.TryMapShared(file, offset, length, writable, out mapping);
+
+    /// <inheritdoc/>
     public Errno ReadAt(FileDescriptor file, ulong offset, Span<byte> destination, out int count)
     {
         nint done;

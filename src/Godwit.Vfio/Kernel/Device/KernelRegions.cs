@@ -1,20 +1,26 @@
 using System.Collections.Immutable;
 using System.Runtime.InteropServices;
 using Godwit.Interop.Linux;
+using Godwit.Pci.Spec;
 using Godwit.VfioUser;
 
 namespace Godwit.Vfio;
 
 /// <summary>
-/// Regions of a kernel device. All accesses go through pread(2) and pwrite(2), also where the device offers mmap: the kernel answers EIO
-/// there while the device's memory is disabled, in reset or unplugged, and a store through a mapping would end this process with SIGBUS.
+/// Regions of a kernel device. Accesses go through pread(2) and pwrite(2), which the kernel answers with EIO while the device's memory is disabled
+/// or in reset, and where that is asked for through mappings, which would end this process with SIGBUS then. vfio-pci takes the pages of
+/// its mappings away when memory space is disabled, at a reset and in power state D3, and gives them back on access while memory space is enabled
+/// (Linux drivers/vfio/pci/vfio_pci_core.c, vfio_pci_zap_bars and vfio_pci_mmap_huge_fault; vfio_pci_config.c, __vfio_pci_memory_enabled). The first two
+/// are done here, with the gate closed; the guest has no power states to set. What a driver or the host takes away by itself cannot be seen in time.
 /// </summary>
-internal sealed class KernelRegions(DeviceCalls device)
+internal sealed class KernelRegions(DeviceCalls device) : IDisposable
 {
     /// <summary>A region's info with 64 sparse areas has 1 KiB; what wants more than this is not believed.</summary>
     private const int MaxInfoBytes = 1 << 16;
 
-    private readonly (ulong Offset, ulong Size)?[] _places = new (ulong, ulong)?[PciRegion.Count];
+    private readonly RegionInfo?[] _infos = new RegionInfo?[PciRegion.Count];
+    private readonly RegionMappings _mappings = new();
+    private readonly Lock _memory = new(); // whether the device's memory is enabled, and the gate
 
     /// <summary>VFIO_DEVICE_GET_REGION_INFO. No file is handed out.</summary>
     public RegionInfo GetInfo(int index)
@@ -35,9 +41,7 @@ internal sealed class KernelRegions(DeviceCalls device)
             buffer = new byte[info.argsz];
         }
 
-        if ((uint)index < (uint)_places.Length)
-            _places[index] = (info.offset, info.size);
-        return new RegionInfo(
+        var result = new RegionInfo(
             index,
             info.size,
             (info.flags & vfio.VFIO_REGION_INFO_FLAG_READ) != 0,
@@ -45,11 +49,50 @@ internal sealed class KernelRegions(DeviceCalls device)
             info.offset,
             (info.flags & vfio.VFIO_REGION_INFO_FLAG_MMAP) != 0 ? Mappable(info, buffer) : [],
             null);
+        if ((uint)index < (uint)_infos.Length)
+            _infos[index] = result;
+        return result;
     }
+
+    /// <inheritdoc cref="IDeviceAccess.MapRegion"/>
+    public ulong Map(int index, ReadOnlySpan<SparseArea> keepOut)
+    {
+        RegionInfo info = Known(index);
+        var page = (ulong)Environment.SystemPageSize;
+        List<SparseArea> areas = MappableAreas.Choose(info.Size, info.Readable ? info.Mappable : [], keepOut, page);
+        return areas.Count == 0 ? 0 : _mappings.Map(index, areas, Map);
+
+        Errno Map(SparseArea area, out MemoryMapping? mapping)
+        {
+            try
+            {
+                return device.Kernel.Map(device.File, info.FileOffset + area.Offset, (area.Size + (page - 1)) & ~(page - 1), info.Writable, out mapping);
+            }
+            catch (ObjectDisposedException e)
+            {
+                throw DeviceCalls.Closed(e);
+            }
+        }
+    }
+
+    /// <summary>Makes a call that takes the device's memory away; until the command register enables it again no mapping is used.</summary>
+    public void WithoutMemory(Action call)
+    {
+        lock (_memory)
+        {
+            _mappings.Close();
+            call();
+        }
+    }
+
+    /// <summary>Nothing is mapped any more; for good.</summary>
+    public void Dispose() => _mappings.Dispose();
 
     /// <summary>Reads all of <paramref name="destination"/>.</summary>
     public void Read(int index, ulong offset, Span<byte> destination)
     {
+        if (_mappings.TryRead(index, offset, destination))
+            return;
         ulong at = Place(index, offset, destination.Length);
         while (destination.Length > 0)
         {
@@ -73,6 +116,27 @@ internal sealed class KernelRegions(DeviceCalls device)
     /// <summary>Writes all of <paramref name="data"/>.</summary>
     public void Write(int index, ulong offset, ReadOnlySpan<byte> data)
     {
+        if (index == PciRegion.Config && offset <= ConfigOffset.Command && offset + (uint)data.Length > ConfigOffset.Command)
+            WriteCommand(offset, data);
+        else if (!_mappings.TryWrite(index, offset, data))
+            WriteByCall(index, offset, data);
+    }
+
+    private void WriteCommand(ulong offset, ReadOnlySpan<byte> data)
+    {
+        lock (_memory)
+        {
+            bool enables = (data[(int)(ConfigOffset.Command - offset)] & ConfigBits.CommandMemorySpace) != 0;
+            if (!enables)
+                _mappings.Close();
+            WriteByCall(PciRegion.Config, offset, data);
+            if (enables)
+                _mappings.Open();
+        }
+    }
+
+    private void WriteByCall(int index, ulong offset, ReadOnlySpan<byte> data)
+    {
         ulong at = Place(index, offset, data.Length);
         while (data.Length > 0)
         {
@@ -95,18 +159,15 @@ internal sealed class KernelRegions(DeviceCalls device)
 
     private ulong Place(int index, ulong offset, int length)
     {
-        if ((uint)index >= (uint)_places.Length)
-            throw new DeviceRefusedException($"region {index}", Errno.EINVAL);
-        if (_places[index] is not { } place)
-        {
-            GetInfo(index);
-            place = _places[index]!.Value;
-        }
-
-        return offset <= place.Size && (ulong)length <= place.Size - offset
-            ? place.Offset + offset
-            : throw new DeviceRefusedException($"{length} bytes at 0x{offset:x} of region {index}, which has {place.Size}", Errno.EINVAL);
+        RegionInfo info = Known(index);
+        return offset <= info.Size && (ulong)length <= info.Size - offset
+            ? info.FileOffset + offset
+            : throw new DeviceRefusedException($"{length} bytes at 0x{offset:x} of region {index}, which has {info.Size}", Errno.EINVAL);
     }
+
+    private RegionInfo Known(int index) => (uint)index < (uint)_infos.Length
+        ? _infos[index] ?? GetInfo(index)
+        : throw new DeviceRefusedException($"region {index}", Errno.EINVAL);
 
     /// <summary>The whole region, unless a sparse area list says which parts.</summary>
     private static ImmutableArray<SparseArea> Mappable(vfio_region_info info, ReadOnlySpan<byte> bytes)

@@ -83,10 +83,20 @@ internal sealed class DeviceFile : FakeFile
         };
     }
 
+    /// <summary>vfio_pci_core_mmap: a BAR, as far as it reaches in whole pages.</summary>
+    public override Errno Map(ulong offset, ulong length, bool writable, out MemoryMapping? mapping)
+    {
+        mapping = null;
+        if (!IsBound || offset >> RegionShift != VFIO_PCI_BAR0_REGION_INDEX || offset + length > FakeVfioDevice.Bar0Bytes)
+            return Errno.EINVAL;
+        return MemoryMapping.TryMapShared(_device.ShareBar0(), offset, length, writable, out mapping);
+    }
+
     public override Errno ReadAt(ulong offset, Span<byte> destination, out int count)
     {
         count = 0;
-        if (Place(offset, destination.Length, out Errno errno) is not { } bytes)
+        Span<byte> bytes = Place(offset, destination.Length, out Errno errno);
+        if (errno != Errno.None)
             return errno;
         bytes.CopyTo(destination);
         count = destination.Length;
@@ -96,45 +106,40 @@ internal sealed class DeviceFile : FakeFile
     public override Errno WriteAt(ulong offset, ReadOnlySpan<byte> data, out int count)
     {
         count = 0;
-        if (Place(offset, data.Length, out Errno errno) is not { } bytes)
+        Span<byte> bytes = Place(offset, data.Length, out Errno errno);
+        if (errno != Errno.None)
             return errno;
-        data.CopyTo(bytes.Span);
+        data.CopyTo(bytes);
         count = data.Length;
         return Errno.None;
     }
 
     public override string ToString() => $"{_device}";
 
-    private readonly record struct Piece(byte[] Bytes, int Offset, int Length)
-    {
-        public Span<byte> Span => Bytes.AsSpan(Offset, Length);
-
-        public void CopyTo(Span<byte> destination) => Span.CopyTo(destination);
-    }
-
-    private Piece? Place(ulong offset, int length, out Errno errno)
+    private Span<byte> Place(ulong offset, int length, out Errno errno)
     {
         errno = Errno.EINVAL;
         if (!IsBound)
-            return null;
+            return default;
         int index = (int)(offset >> RegionShift);
         ulong at = offset & ((1UL << RegionShift) - 1);
-        byte[]? bytes = index switch
+        Span<byte> bytes = index switch
         {
             VFIO_PCI_BAR0_REGION_INDEX => _device.Bar0,
             VFIO_PCI_CONFIG_REGION_INDEX => _device.Config,
-            _ => null,
+            _ => default,
         };
-        if (bytes is null || at + (ulong)length > (ulong)bytes.Length)
-            return null;
+        if (at + (ulong)length > (ulong)bytes.Length)
+            return default;
         // While memory space is disabled its accesses fail (vfio_pci_rdwr.c).
         if (index == VFIO_PCI_BAR0_REGION_INDEX && (_device.MemoryGone || (_device.Config[4] & 2) == 0))
         {
             errno = Errno.EIO;
-            return null;
+            return default;
         }
 
-        return new Piece(bytes, (int)at, length);
+        errno = Errno.None;
+        return bytes.Slice((int)at, length);
     }
 
     private Errno GetInfo(Span<byte> argument)

@@ -15,6 +15,7 @@ internal sealed class FakeKernel : IKernelCalls, IDisposable
     private readonly Dictionary<int, FakeFile> _open = [];
     private readonly Dictionary<int, InheritedDescriptor> _inherited = [];
     private readonly List<string> _trace = [];
+    private readonly List<(FakeFile File, MemoryMapping Mapping)> _maps = [];
     private int _next = FirstNumber;
 
     private readonly bool _ownsSysfs;
@@ -46,6 +47,19 @@ internal sealed class FakeKernel : IKernelCalls, IDisposable
     /// <summary>Mappings of all address spaces.</summary>
     public int Mappings { get; set; }
 
+    /// <summary>Parts of files mapped into the process: offset in the file and bytes.</summary>
+    public IReadOnlyList<MemoryMapping> Mapped
+    {
+        get
+        {
+            lock (Gate)
+                return [.. _maps.Where(m => !m.Mapping.IsClosed).Select(m => m.Mapping)];
+        }
+    }
+
+    /// <summary>Files that were closed while parts of them were mapped, which keeps them open.</summary>
+    public List<string> ClosedWhileMapped { get; } = [];
+
     /// <summary>Number of the call, in the order of <see cref="Trace"/>, that fails, and how; the call has no effect then.</summary>
     public (int Call, Errno Errno)? Fault { get; set; }
 
@@ -73,8 +87,8 @@ internal sealed class FakeKernel : IKernelCalls, IDisposable
     public void AssertClean(string after)
     {
         lock (Gate)
-            Assert.True(_open.Count == 0 && Mappings == 0 && LockedBytes == 0,
-                $"after {after}: open {string.Join(", ", _open.Values)}; {Mappings} mappings, {LockedBytes} bytes locked");
+            Assert.True(_open.Count == 0 && Mappings == 0 && LockedBytes == 0 && Mapped.Count == 0 && ClosedWhileMapped.Count == 0,
+                $"after {after}: open {string.Join(", ", _open.Values)}; {Mappings} mappings, {LockedBytes} bytes locked; {Mapped.Count} mapped here; closed while mapped {string.Join(", ", ClosedWhileMapped)}");
     }
 
     /// <summary>A descriptor as another program would leave it behind for this one.</summary>
@@ -194,6 +208,21 @@ internal sealed class FakeKernel : IKernelCalls, IDisposable
         }
     }
 
+    public Errno Map(FileDescriptor file, ulong offset, ulong length, bool writable, out MemoryMapping? mapping)
+    {
+        lock (Gate)
+        {
+            mapping = null;
+            if (Begin("mmap") is var failed && failed != Errno.None)
+                return failed;
+            FakeFile target = Target(file);
+            Errno errno = target.Map(offset, length, writable, out mapping);
+            if (mapping is not null)
+                _maps.Add((target, mapping));
+            return errno;
+        }
+    }
+
     public Errno ReadAt(FileDescriptor file, ulong offset, Span<byte> destination, out int count)
     {
         lock (Gate)
@@ -237,6 +266,8 @@ internal sealed class FakeKernel : IKernelCalls, IDisposable
             if (!_open.Remove(number, out FakeFile? file))
                 throw new InvalidOperationException($"descriptor {number} is closed twice");
             _inherited.Remove(number);
+            if (_maps.Any(m => m.File == file && !m.Mapping.IsClosed))
+                ClosedWhileMapped.Add(file.ToString()!);
             if (--file.References == 0)
                 file.OnClose();
         }
@@ -296,6 +327,12 @@ internal abstract class FakeFile
     {
         count = 0;
         return Errno.EINVAL;
+    }
+
+    public virtual Errno Map(ulong offset, ulong length, bool writable, out MemoryMapping? mapping)
+    {
+        mapping = null;
+        return Errno.ENODEV;
     }
 
     public virtual Errno ReadAt(ulong offset, Span<byte> destination, out int count)

@@ -40,12 +40,15 @@ internal sealed record FakeDeviceTraits
 /// A PCI function of the host bound to a VFIO driver: 16 KiB of BAR 0, MSI-X in its second page, an MSI and an MSI-X capability, migration and
 /// a DMA log if wanted. It does real DMA through whatever address space it is in.
 /// </summary>
-internal sealed class FakeVfioDevice
+internal sealed class FakeVfioDevice : IDisposable
 {
     public const ulong Bar0Bytes = 0x4000;
     public const int MsiAt = 0x50, MsixAt = 0x70;
 
     private readonly Dictionary<(int Index, int Vector), EventFd> _triggers = [];
+    private readonly byte[] _registers = new byte[Bar0Bytes];
+    private MemFd? _file;
+    private MemoryMapping? _memory; // of the file, once somebody maps BAR 0
 
     public FakeVfioDevice(FakeKernel kernel, string address, FakeDeviceTraits? traits = null)
     {
@@ -65,7 +68,7 @@ internal sealed class FakeVfioDevice
 
     public byte[] Config { get; } = new byte[256];
 
-    public byte[] Bar0 { get; } = new byte[Bar0Bytes];
+    public unsafe Span<byte> Bar0 => _memory is { } memory ? new Span<byte>(memory.Address, (int)Bar0Bytes) : _registers;
 
     /// <summary>The address space it is in, or null.</summary>
     public FakeAddressSpace? Space { get; set; }
@@ -124,9 +127,30 @@ internal sealed class FakeVfioDevice
     public void Reset()
     {
         Resets++;
-        Array.Clear(Bar0);
+        Bar0.Clear();
         Migration.Reset();
         Log.Reset();
+    }
+
+    /// <summary>BAR 0 as a file to be mapped.</summary>
+    public MemFd ShareBar0()
+    {
+        if (_file is null)
+        {
+            _file = MemFd.Create("bar0", Bar0Bytes);
+            var memory = MemoryMapping.MapShared(_file, 0, Bar0Bytes, writable: true);
+            _memory = memory;
+            _registers.CopyTo(Bar0);
+        }
+
+        return _file;
+    }
+
+    public void Dispose()
+    {
+        _memory?.Dispose();
+        _file?.Dispose();
+        _memory = null;
     }
 
     /// <summary>What closing a VFIO device does: interrupts off, function reset, out of its address space.</summary>

@@ -1,0 +1,49 @@
+using Godwit.VfioUser;
+
+namespace Godwit.Vfio;
+
+/// <summary>Which parts of a region are mapped, of those that the device offers. Pure.</summary>
+internal static class MappableAreas
+{
+    /// <summary>Most areas of one region; what a device offers beyond is reached by calls.</summary>
+    public const int Most = 64;
+
+    /// <summary>
+    /// Whole pages of <paramref name="offered"/> without any page that <paramref name="keepOut"/> touches: the MSI-X table and pending bits are the
+    /// VMM's. A last page that the region ends in counts as whole, for a mapping has it whole.
+    /// </summary>
+    /// <param name="size">Bytes of the region.</param>
+    /// <param name="offered">Inside the region.</param>
+    /// <param name="keepOut">Anywhere.</param>
+    /// <param name="page">Bytes of a page of the host; a power of two.</param>
+    public static List<SparseArea> Choose(ulong size, IEnumerable<SparseArea> offered, ReadOnlySpan<SparseArea> keepOut, ulong page)
+    {
+        List<SparseArea> result = [];
+        foreach (SparseArea area in offered.Take(Most))
+        {
+            ulong end = area.Offset + area.Size;
+            Add(result, RoundUp(area.Offset, page), end == size ? end : end & ~(page - 1), keepOut, page);
+        }
+
+        return result;
+    }
+
+    private static void Add(List<SparseArea> result, ulong start, ulong end, ReadOnlySpan<SparseArea> keepOut, ulong page)
+    {
+        if (start >= end || result.Count == Most)
+            return;
+        foreach (SparseArea hole in keepOut)
+        {
+            ulong first = hole.Offset & ~(page - 1), past = RoundUp(hole.Offset + hole.Size, page);
+            if (hole.Size == 0 || past <= start || first >= end)
+                continue;
+            Add(result, start, Math.Min(first, end), keepOut, page);
+            Add(result, Math.Max(past, start), end, keepOut, page);
+            return;
+        }
+
+        result.Add(new SparseArea(start, end - start));
+    }
+
+    private static ulong RoundUp(ulong value, ulong page) => (value + (page - 1)) & ~(page - 1);
+}
