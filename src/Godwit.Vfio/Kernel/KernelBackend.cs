@@ -30,7 +30,7 @@ internal sealed unsafe class KernelBackend : IVfioBackend
         Address = device.Address.ToString();
         _file = file;
         _space = space;
-        _calls = new DeviceCalls(calls, file, reason => _lost.TrySetResult(reason));
+        _calls = new DeviceCalls(calls, file, Gone);
         _regions = new KernelRegions(_calls);
         _interrupts = new KernelInterrupts(_calls);
         _migration = new KernelMigration(_calls);
@@ -105,7 +105,7 @@ internal sealed unsafe class KernelBackend : IVfioBackend
     /// <inheritdoc/>
     public void CutOff(string reason)
     {
-        _lost.TrySetResult(reason);
+        Gone(reason);
         // Closing the device stops its DMA and resets it; then the address space goes with all its mappings.
         Close();
     }
@@ -227,6 +227,13 @@ internal sealed unsafe class KernelBackend : IVfioBackend
     {
         Close();
         _notifications?.Dispose();
+    }
+
+    /// <summary>Whoever hears of it finds nothing mapped.</summary>
+    private void Gone(string reason)
+    {
+        _regions.Dispose();
+        _lost.TrySetResult(reason);
     }
 
     private void Note(Errno errno)

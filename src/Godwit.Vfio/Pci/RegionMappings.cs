@@ -26,12 +26,14 @@ internal sealed unsafe class RegionMappings : IDisposable
     /// <param name="map">Maps so many bytes from an offset of the region, a multiple of the page.</param>
     /// <returns>Bytes of <paramref name="areas"/>.</returns>
     /// <exception cref="DeviceRefusedException">One cannot be mapped; then none is.</exception>
+    /// <exception cref="DeviceLostException">After <see cref="Dispose"/>.</exception>
     public ulong Map(int index, List<SparseArea> areas, Mapper map)
     {
         List<Area> mapped = [];
         lock (_setup)
         {
-            ObjectDisposedException.ThrowIf(_disposed, this);
+            if (_disposed)
+                throw new DeviceLostException($"region {index} cannot be mapped: the device has gone");
             foreach (SparseArea area in areas)
             {
                 Errno errno = map(area, out MemoryMapping? mapping);

@@ -69,12 +69,9 @@ internal sealed class VfioUserBackend : IVfioBackend
         ulong bytes = seals >= 0 && (seals & unistd.F_SEAL_SHRINK) != 0 ? stat.Of(file).Size : 0;
         if (info.FileOffset > bytes || areas.Max(a => a.Offset + a.Size) > bytes - info.FileOffset)
             throw new DeviceRefusedException($"a file of region {index} that is as long as what it offers and sealed against shrinking (fcntl(2), F_SEAL_SHRINK)", Errno.EPERM);
-        ulong mapped = _mappings.Map(index, areas, (SparseArea area, out MemoryMapping? mapping) =>
-            MemoryMapping.TryMapShared(file, info.FileOffset + area.Offset, (area.Size + (page - 1)) & ~(page - 1), info.Writable, out mapping));
         _mappings.Open();
-        if (Lost.IsCompleted)
-            _mappings.Close();
-        return mapped;
+        return _mappings.Map(index, areas, (SparseArea area, out MemoryMapping? mapping) =>
+            MemoryMapping.TryMapShared(file, info.FileOffset + area.Offset, (area.Size + (page - 1)) & ~(page - 1), info.Writable, out mapping));
     }
 
     /// <inheritdoc/>
@@ -244,11 +241,11 @@ internal sealed class VfioUserBackend : IVfioBackend
         _client.Dispose();
     }
 
-    /// <summary>Memory that is mapped stays when the device goes, and means nothing then.</summary>
+    /// <summary>Memory that is mapped stays when the device goes, and means nothing then. Whoever hears of it finds nothing mapped.</summary>
     private void Gone(string reason)
     {
+        _mappings.Dispose();
         _lost.TrySetResult(reason);
-        _mappings.Close();
     }
 
     private static DmaRange Range(IovaPages pages) => new(new DmaAddress(pages.Iova.Value), pages.Bytes);
