@@ -17,6 +17,7 @@ public static unsafe partial class socket
     public const int SCM_RIGHTS = 1;
     public const int SHUT_RDWR = 2;
     public const int MSG_CTRUNC = 0x8;
+    public const int MSG_DONTWAIT = 0x40;
     public const int MSG_WAITALL = 0x100;
     public const int MSG_NOSIGNAL = 0x4000;
     public const int MSG_CMSG_CLOEXEC = 0x40000000;
@@ -308,7 +309,23 @@ public sealed unsafe class SocketHandle : FileDescriptor
     /// Waits until <paramref name="buffer"/> is full. Less comes at the end of the stream, after a signal, when the receive timeout passed, and
     /// with descriptors (recv(2), MSG_WAITALL).
     /// </param>
-    public int Receive(Span<byte> buffer, Span<int> descriptors, out int descriptorCount, out bool truncated, bool all = false)
+    public int Receive(Span<byte> buffer, Span<int> descriptors, out int descriptorCount, out bool truncated, bool all = false) =>
+        Receive(buffer, descriptors, out descriptorCount, out truncated, all ? socket.MSG_WAITALL : 0);
+
+    /// <summary>As the other, but does not wait. False when nothing is there; the end of the stream is.</summary>
+    /// <param name="buffer">Where the bytes go.</param>
+    /// <param name="descriptors">Where the descriptors' numbers go, at most <see cref="socket.SCM_MAX_FD"/>.</param>
+    /// <param name="received">How many bytes came, 0 at the end of the stream.</param>
+    /// <param name="descriptorCount">How many descriptors came.</param>
+    /// <param name="truncated">The peer sent more descriptors than fit, or the process has none left; the kernel dropped the rest.</param>
+    public bool TryReceive(Span<byte> buffer, Span<int> descriptors, out int received, out int descriptorCount, out bool truncated)
+    {
+        received = Receive(buffer, descriptors, out descriptorCount, out truncated, socket.MSG_DONTWAIT);
+        return received >= 0;
+    }
+
+    /// <summary>-1 when nothing is there and MSG_DONTWAIT was given.</summary>
+    private int Receive(Span<byte> buffer, Span<int> descriptors, out int descriptorCount, out bool truncated, int flags)
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThan(descriptors.Length, socket.SCM_MAX_FD);
         descriptorCount = 0;
@@ -323,10 +340,10 @@ public sealed unsafe class SocketHandle : FileDescriptor
             do
             {
                 message = new socket.msghdr { msg_iov = &vector, msg_iovlen = 1, msg_control = control, msg_controllen = (nuint)room };
-                received = socket.recvmsg(this, &message, socket.MSG_CMSG_CLOEXEC | (all ? socket.MSG_WAITALL : 0));
+                received = socket.recvmsg(this, &message, socket.MSG_CMSG_CLOEXEC | flags);
             }
             while (received < 0 && (Errno)Marshal.GetLastPInvokeError() == Errno.EINTR);
-            if (received < 0)
+            if (received < 0 && ((flags & socket.MSG_DONTWAIT) == 0 || (Errno)Marshal.GetLastPInvokeError() != Errno.EAGAIN))
                 LinuxException.ThrowLast("recvmsg");
 
             truncated = (message.msg_flags & socket.MSG_CTRUNC) != 0;

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Globalization;
 
 namespace Godwit.VfioUser.Bench;
 
@@ -20,6 +21,31 @@ internal sealed class OtherProcess : IDisposable
         string? said = _process.StandardOutput.ReadLine();
         if (said != "ready")
             throw new InvalidOperationException($"The other process said '{said}' instead of 'ready'");
+    }
+
+    /// <summary>Its number.</summary>
+    public int Id => _process.Id;
+
+    /// <summary>
+    /// What the threads that a process has now have run so far, in nanoseconds (proc_pid_schedstat, Documentation/scheduler/sched-stats.rst): the runtime
+    /// tells of another process in steps of 10 ms.
+    /// </summary>
+    public static TimeSpan ProcessorTimeOf(int process)
+    {
+        long nanoseconds = 0;
+        foreach (string thread in Directory.EnumerateDirectories($"/proc/{process}/task"))
+        {
+            try
+            {
+                string text = File.ReadAllText(Path.Combine(thread, "schedstat"));
+                nanoseconds += long.Parse(text.AsSpan(0, text.IndexOf(' ')), CultureInfo.InvariantCulture);
+            }
+            catch (IOException)
+            {
+                // The thread has ended meanwhile: one of the runtime's, of which nothing here depends.
+            }
+        }
+        return TimeSpan.FromMicroseconds(nanoseconds / 1000.0);
     }
 
     /// <summary>In the other process: tells that it is ready.</summary>

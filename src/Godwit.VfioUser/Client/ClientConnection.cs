@@ -22,6 +22,7 @@ internal sealed unsafe partial class ClientConnection : IMessageSender, IDisposa
     private readonly Stack<int> _freeSlots = new(RequestSlot.Count);
     private readonly TaskCompletionSource<string> _lost = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly Thread _background;
+    private readonly AnswerTime _time;
     private readonly ITimer _watchdog;
     private Fault? _fault;
     private int _inFlight; // slots in use
@@ -41,8 +42,8 @@ internal sealed unsafe partial class ClientConnection : IMessageSender, IDisposa
         _background = new Thread(ReceiveInBackground) { IsBackground = true, Name = $"vfio-user {System.IO.Path.GetFileName(path)}" };
         _background.Start();
         // One look every quarter of the time-out instead of a timer for each request.
-        TimeSpan period = options.ReplyTimeout / 4;
-        _watchdog = options.Clock.CreateTimer(static state => ((ClientConnection)state!).CheckTimeouts(), this, period, period);
+        _time = new AnswerTime(options.Clock, options.ReplyTimeout / 4);
+        _watchdog = options.Clock.CreateTimer(static state => ((ClientConnection)state!).CheckTimeouts(), this, _time.Period, _time.Period);
     }
 
     /// <summary>Where it is connected to.</summary>
@@ -80,7 +81,7 @@ internal sealed unsafe partial class ClientConnection : IMessageSender, IDisposa
         // SAFETY: replyData stays pinned until the slot is complete; only the receiver completes it, after its last write.
         fixed (byte* pointer = replyData)
         {
-            long now = _options.Clock.GetTimestamp();
+            TimeSpan now = _time.Now;
             RequestSlot slot;
             lock (_slotsGate)
             {
@@ -114,7 +115,7 @@ internal sealed unsafe partial class ClientConnection : IMessageSender, IDisposa
     /// <summary>Sends a map or unmap whose answer <see cref="Flush"/> collects. Waits only when too many are under way.</summary>
     public void Queue(Command command, DmaRange range, ReadOnlySpan<byte> body, ReadOnlySpan<FileDescriptor> files, int replyHead)
     {
-        long now = _options.Clock.GetTimestamp();
+        TimeSpan now = _time.Now;
         RequestSlot slot;
         lock (_slotsGate)
         {
@@ -266,9 +267,10 @@ internal sealed unsafe partial class ClientConnection : IMessageSender, IDisposa
     {
         if (Watch?.Invoke() is { } complaint)
             Fail(complaint, protocol: true);
+        _time.Look();
         foreach (RequestSlot? slot in _slots)
         {
-            if (slot is { IsPending: true } && _options.Clock.GetElapsedTime(slot.StartedAt) > _options.ReplyTimeout)
+            if (slot is { IsPending: true } && _time.Now - slot.StartedAt > _options.ReplyTimeout)
             {
                 Fail($"no reply to {slot.Command.Name()} within {_options.ReplyTimeout}");
                 return;

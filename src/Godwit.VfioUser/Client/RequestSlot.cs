@@ -48,8 +48,8 @@ internal sealed unsafe class RequestSlot(int index)
     /// <summary>How much of it fits.</summary>
     public int DataCapacity { get; private set; }
 
-    /// <summary>When the request was made, in ticks of the connection's clock.</summary>
-    public long StartedAt { get; private set; }
+    /// <summary>When the request was made, in the connection's time for answers.</summary>
+    public TimeSpan StartedAt { get; private set; }
 
     /// <summary>A queued map or unmap: nobody waits for the slot, its range, generation and number stand here.</summary>
     public bool IsQueued { get; private set; }
@@ -85,7 +85,7 @@ internal sealed unsafe class RequestSlot(int index)
     public bool IsPending => _state == Pending;
 
     /// <summary>Makes the slot ready for a request of which the caller waits for the reply.</summary>
-    public void Prepare(Command command, int headSize, byte* data, int dataCapacity, List<FileDescriptor>? files, long now)
+    public void Prepare(Command command, int headSize, byte* data, int dataCapacity, List<FileDescriptor>? files, TimeSpan now)
     {
         Command = command;
         HeadSize = headSize;
@@ -98,7 +98,7 @@ internal sealed unsafe class RequestSlot(int index)
     }
 
     /// <summary>Makes the slot ready for a request that nobody waits for.</summary>
-    public void PrepareQueued(Command command, int headSize, DmaRange range, int generation, int operation, long now)
+    public void PrepareQueued(Command command, int headSize, DmaRange range, int generation, int operation, TimeSpan now)
     {
         Command = command;
         HeadSize = headSize;

@@ -104,6 +104,22 @@ internal sealed class MessageReceiver(SocketHandle socket) : IDisposable
         }
     }
 
+    /// <summary>
+    /// Takes what is on the socket by now, without waiting: with descriptors that is one message at a time. The end of the stream is left to who
+    /// reads on.
+    /// </summary>
+    [SkipLocalsInit]
+    public void TakeWhatIsThere()
+    {
+        Span<int> numbers = stackalloc int[WireLimits.MaxMessageFds];
+        MakeRoom();
+        if (_end < BufferSize && socket.TryReceive(_buffer.AsSpan(_end), numbers, out int received, out int count, out bool truncated) && received != 0)
+        {
+            Adopt(numbers[..count]);
+            Filled(received, count, truncated);
+        }
+    }
+
     /// <summary>Fills <paramref name="destination"/> with the next bytes. False at the end of the stream.</summary>
     public bool Read(Span<byte> destination)
     {
@@ -160,6 +176,16 @@ internal sealed class MessageReceiver(SocketHandle socket) : IDisposable
 
     private bool Fill(int most)
     {
+        MakeRoom();
+        int received = Receive(_buffer.AsSpan(_end, Math.Min(most, BufferSize - _end)), all: false, out int count, out bool truncated);
+        if (received == 0)
+            return End();
+        Filled(received, count, truncated);
+        return true;
+    }
+
+    private void MakeRoom()
+    {
         if (_start == _end)
         {
             _origin += _start;
@@ -172,13 +198,13 @@ internal sealed class MessageReceiver(SocketHandle socket) : IDisposable
             _end -= _start;
             _start = 0;
         }
-        int received = Receive(_buffer.AsSpan(_end, Math.Min(most, BufferSize - _end)), all: false, out int count, out bool truncated);
-        if (received == 0)
-            return End();
+    }
+
+    private void Filled(int received, int count, bool truncated)
+    {
         _end += received;
         Walk();
         Arrived(count, truncated);
-        return true;
     }
 
     /// <summary>Receives; descriptors go to the end of <see cref="_files"/>.</summary>
@@ -187,9 +213,14 @@ internal sealed class MessageReceiver(SocketHandle socket) : IDisposable
     {
         Span<int> numbers = stackalloc int[WireLimits.MaxMessageFds];
         int received = socket.Receive(destination, numbers, out count, out truncated, all);
-        foreach (int number in numbers[..count])
-            _files.Enqueue(FileDescriptor.Adopt(number));
+        Adopt(numbers[..count]);
         return received;
+    }
+
+    private void Adopt(ReadOnlySpan<int> numbers)
+    {
+        foreach (int number in numbers)
+            _files.Enqueue(FileDescriptor.Adopt(number));
     }
 
     /// <summary>Notes whose the descriptors are that came last. Pieces of one message bring no more than one message may.</summary>

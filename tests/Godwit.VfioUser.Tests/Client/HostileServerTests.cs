@@ -65,6 +65,26 @@ public sealed class HostileServerTests
         Assert.Contains("no reply to DEVICE_RESET", Background.LossOf(client), StringComparison.Ordinal);
     }
 
+    [Fact]
+    public void A_reply_that_came_while_the_process_was_stopped_is_taken()
+    {
+        using var server = new RawServer();
+        var clock = new ManualClock();
+        server.Play(peer =>
+        {
+            peer.AcceptVersion();
+            using RawMessage request = peer.Receive();
+            clock.Jump(TimeSpan.FromHours(1));
+            peer.Reply(request.Header, []);
+            peer.Receive().Dispose();
+            clock.Jump(TimeSpan.FromHours(1));
+            clock.Advance(TimeSpan.FromSeconds(8)); // this one does not come
+        });
+        using VfioUserClient client = server.Connect(new VfioUserClientOptions { Clock = clock, ReplyTimeout = TimeSpan.FromSeconds(5) });
+        client.Reset();
+        Assert.Throws<VfioUserDisconnectedException>(client.Reset);
+    }
+
     public static TheoryData<string, string> BadReplies => new()
     {
         { "longer than asked", "at most were asked for" },

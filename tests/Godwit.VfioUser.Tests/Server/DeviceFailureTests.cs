@@ -53,6 +53,19 @@ public sealed class DeviceFailureTests
         client.SetMigrationState(DeviceMigrationState.Running);
     }
 
+    [Fact]
+    public void How_long_work_is_waited_for_has_limits()
+    {
+        TimeSpan most = TimeSpan.FromHours(1);
+        foreach (TimeSpan wrong in new[] { TimeSpan.FromTicks(-1), Timeout.InfiniteTimeSpan, most + TimeSpan.FromTicks(1), TimeSpan.MaxValue })
+            Assert.Throws<ArgumentOutOfRangeException>(() => new DeviceThatWorksLong { QuiesceWait = wrong });
+        foreach (TimeSpan right in new[] { TimeSpan.Zero, most })
+        {
+            using var device = new DeviceThatWorksLong { QuiesceWait = right };
+            Assert.Equal(right, device.QuiesceWait);
+        }
+    }
+
     private sealed class DeviceThatWorksLong : PciDevice
     {
         private volatile bool _asked;

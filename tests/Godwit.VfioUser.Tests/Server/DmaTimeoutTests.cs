@@ -32,6 +32,22 @@ public sealed class DmaTimeoutTests
 
     [Theory]
     [MemberData(nameof(Receivers))]
+    public void An_answer_that_came_while_the_process_was_stopped_is_taken(string receiver)
+    {
+        using var world = new World(receiver);
+        using RawMessage question = world.Ask();
+        world.Clock.Jump(Limit * 3);
+        world.DmaPeer.Reply(question.Header, RawPeer.Bytes(question.As<DmaAccessBody>(), new byte[Size]));
+        world.AwaitAnswer(true);
+        // One that does not come is still overdue at the end of its time.
+        world.Ask().Dispose();
+        world.Clock.Jump(Limit * 3);
+        world.Clock.Advance(Limit);
+        world.AwaitAnswer(false);
+    }
+
+    [Theory]
+    [MemberData(nameof(Receivers))]
     public void A_client_that_stops_in_the_middle_of_its_answer_is_gone(string receiver)
     {
         using var world = new World(receiver);

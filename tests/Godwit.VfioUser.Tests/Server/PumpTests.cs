@@ -28,6 +28,50 @@ public sealed class PumpTests
         }
     }
 
+    /// <summary>The kernel gives the server one message with a descriptor at a time, however many there are.</summary>
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Maps_with_descriptors_are_answered_in_order_whether_they_are_sent_ahead_or_not(bool ahead)
+    {
+        const ushort Commands = 2000; // their answers are more than is held back at once
+        using var server = new TestServer();
+        using RawPeer peer = RawPeer.ConnectAndNegotiate(server.Path);
+        using MemFd ram = MemFd.Create("ram", 4096);
+        var sender = Background.Run(() =>
+        {
+            for (ushort i = 0; ahead && i < Commands; i++)
+                Send(i);
+        });
+        for (ushort i = 0; i < Commands; i++)
+        {
+            if (!ahead)
+                Send(i);
+            using RawMessage reply = peer.Receive();
+            Assert.Equal((i, Errno.None), (reply.Header.Id, reply.Header.ReplyErrno));
+        }
+        Background.Join([sender]);
+
+        // Unmaps among them, without a descriptor and so perhaps in one receive with what follows.
+        void Send(ushort i) => peer.SendBytes(i % 5 == 4 ? Message(i, Command.DmaUnmap, Unmap((ulong)i - 1)) : Message(i, Command.DmaMap, Map(i)), i % 5 == 4 ? [] : [ram]);
+    }
+
+    [Fact]
+    public void An_answer_is_not_kept_back_for_half_a_map()
+    {
+        using var server = new TestServer();
+        using RawPeer peer = RawPeer.ConnectAndNegotiate(server.Path);
+        using MemFd ram = MemFd.Create("ram", 4096);
+        byte[] later = Message(9, Command.DmaMap, Map(9));
+        for (ushort i = 0; i < 3; i++)
+            peer.SendBytes(Message(i, Command.DmaMap, Map(i)), [ram]);
+        peer.SendBytes(later.AsSpan(0, later.Length - 1), [ram]);
+        for (ushort i = 0; i < 3; i++)
+            Assert.Equal(i, peer.Receive().Header.Id);
+        peer.SendBytes(later.AsSpan(later.Length - 1));
+        Assert.Equal((ushort)9, peer.Receive().Header.Id);
+    }
+
     [Fact]
     public void Answers_do_not_wait_for_an_unmap_that_waits_for_the_device()
     {

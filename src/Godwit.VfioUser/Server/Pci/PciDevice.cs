@@ -59,9 +59,19 @@ public abstract partial class PciDevice : IVfioUserDevice, IDisposable
 
     /// <summary>
     /// How long an arc of the migration state machine that stops the device waits for <see cref="Work"/> before it is refused (ETIMEDOUT) and
-    /// the device goes on. Below a client's reply timeout, usually 10 s, so that the client hears why.
+    /// the device goes on. From nothing to an hour; below a client's reply timeout, usually 10 s, so that the client hears why.
     /// </summary>
-    public TimeSpan QuiesceWait { get; init; } = TimeSpan.FromSeconds(8);
+    /// <exception cref="ArgumentOutOfRangeException">Less than nothing or more than an hour.</exception>
+    public TimeSpan QuiesceWait
+    {
+        get;
+        init
+        {
+            ArgumentOutOfRangeException.ThrowIfLessThan(value, TimeSpan.Zero);
+            ArgumentOutOfRangeException.ThrowIfGreaterThan(value, TimeSpan.FromHours(1));
+            field = value;
+        }
+    } = TimeSpan.FromSeconds(8);
 
     /// <summary>Clock for <see cref="QuiesceWait"/>.</summary>
     public TimeProvider Clock { get; init; } = TimeProvider.System;

@@ -17,6 +17,7 @@ internal sealed unsafe partial class MessagePump
 
     private readonly Dictionary<ushort, DmaRequest> _requests = []; // whose answers have not begun to come
     private readonly Stack<DmaRequest> _spareRequests = new();
+    private readonly AnswerTime _time = new(clock, PeriodOf(dmaTimeout));
     private DmaRequest? _claimed; // guarded by _gate: whose answer is being received
     private DmaRequest? _leader; // guarded by _gate: whose thread is receiving, in the middle of a message perhaps
     private ITimer? _watch; // guarded by _gate: from the first request on
@@ -49,7 +50,7 @@ internal sealed unsafe partial class MessagePump
                 return error;
             if (!_spareRequests.TryPop(out request))
                 request = new DmaRequest();
-            request.Prepare(command, address, count, into, clock.GetTimestamp());
+            request.Prepare(command, address, count, into, _time.Now);
             do
                 id = _nextId++;
             while (_requests.ContainsKey(id) && _requests.Count <= ushort.MaxValue);
@@ -173,10 +174,15 @@ internal sealed unsafe partial class MessagePump
         {
             return e.Errno;
         }
-        TimeSpan period = dmaTimeout / LooksInTimeout;
-        period = period < TimeSpan.FromMilliseconds(1) ? TimeSpan.FromMilliseconds(1) : period > LongestPeriod ? LongestPeriod : period;
-        _watch = clock.CreateTimer(static state => ((MessagePump)state!).GiveUpOverdue(), this, period, period);
+        _time.Look();
+        _watch = clock.CreateTimer(static state => ((MessagePump)state!).GiveUpOverdue(), this, _time.Period, _time.Period);
         return Errno.None;
+    }
+
+    private static TimeSpan PeriodOf(TimeSpan timeout)
+    {
+        TimeSpan period = timeout / LooksInTimeout;
+        return period < TimeSpan.FromMilliseconds(1) ? TimeSpan.FromMilliseconds(1) : period > LongestPeriod ? LongestPeriod : period;
     }
 
     private void GiveUpOverdue()
@@ -186,6 +192,7 @@ internal sealed unsafe partial class MessagePump
         {
             if (_closed is not null)
                 return;
+            _time.Look();
             bool any = false;
             foreach ((ushort id, DmaRequest request) in _requests)
             {
@@ -210,7 +217,7 @@ internal sealed unsafe partial class MessagePump
             (end ?? Close)($"the client stopped in the middle of a message while the device waited for its answer to {command.Name()}");
     }
 
-    private bool IsOverdue(DmaRequest request) => clock.GetElapsedTime(request.StartedAt) >= dmaTimeout;
+    private bool IsOverdue(DmaRequest request) => _time.Now - request.StartedAt >= dmaTimeout;
 
     private void ReceiveReply(MessageHeader header, int length)
     {
@@ -283,14 +290,14 @@ internal sealed unsafe partial class MessagePump
 
         public byte* Data { get; private set; }
 
-        /// <summary>In ticks of the clock.</summary>
-        public long StartedAt { get; private set; }
+        /// <summary>In the time for answers.</summary>
+        public TimeSpan StartedAt { get; private set; }
 
         public Errno Error { get; private set; }
 
         public bool IsDone { get; private set; }
 
-        public void Prepare(Command command, ulong address, int count, byte* data, long now)
+        public void Prepare(Command command, ulong address, int count, byte* data, TimeSpan now)
         {
             Command = command;
             Address = address;

@@ -36,6 +36,7 @@ internal sealed unsafe partial class MessagePump(SocketHandle socket, TimeSpan d
     private readonly Queue<IncomingMessage> _commands = new();
     private readonly Stack<IncomingMessage> _spare = new();
     private int _heldBytes;
+    private bool _sendsAhead; // the client sent a map with descriptors and, before it had the answer, something else
     private long _queuedBytes;
     private int _queuedFiles;
     private int _waiting; // threads in Monitor.Wait, so that nobody is woken in vain
@@ -148,10 +149,13 @@ internal sealed unsafe partial class MessagePump(SocketHandle socket, TimeSpan d
     }
 
     /// <summary>Sends what is held back unless the next command is a map or unmap that is here already. For the command thread.</summary>
-    public void SendHeldUnlessMore()
+    /// <param name="withFiles">The command in hand came with descriptors, so its receive has ended behind it, whatever else there was.</param>
+    public void SendHeldUnlessMore(bool withFiles)
     {
-        if (_heldBytes != 0 && !HasMappingAhead())
-            SendHeld();
+        if (_heldBytes == 0 || HasMappingAhead(look: _sendsAhead))
+            return;
+        SendHeld();
+        _sendsAhead = withFiles && HasMappingAhead(look: true); // who waits for each answer does not wait for the look
     }
 
     /// <summary>Sends what is held back. For the command thread, before it does anything that takes long.</summary>
@@ -199,14 +203,34 @@ internal sealed unsafe partial class MessagePump(SocketHandle socket, TimeSpan d
         _overdue?.Dispose();
     }
 
-    private bool HasMappingAhead()
+    /// <summary>Whether the next command is a map or unmap that was received already or, if asked to <paramref name="look"/>, can be.</summary>
+    private bool HasMappingAhead(bool look)
     {
         lock (_gate)
         {
-            return !_receiving && _commands.Count == 0 && _receiver.TryPeek(out MessageHeader next)
-                && next.Command is Command.DmaMap or Command.DmaUnmap;
+            if (_receiving || _commands.Count != 0)
+                return false;
+            if (_receiver.HasMessage || !look)
+                return IsMappingAhead();
+            _receiving = true;
+        }
+        try
+        {
+            _receiver.TakeWhatIsThere();
+            return IsMappingAhead(); // whoever receives it from here on, this thread finds it
+        }
+        catch (LinuxException e)
+        {
+            Close($"receiving failed: {e.Message}");
+            return false;
+        }
+        finally
+        {
+            StopReceiving();
         }
     }
+
+    private bool IsMappingAhead() => _receiver.TryPeek(out MessageHeader next) && next.Command is Command.DmaMap or Command.DmaUnmap;
 
     private void StopReceiving()
     {

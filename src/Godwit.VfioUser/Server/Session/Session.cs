@@ -63,9 +63,10 @@ internal sealed partial class Session : IDisposable
             {
                 while (_pump.Next() is { } message)
                 {
+                    bool withFiles = message.FileCount != 0;
                     ExecuteInTurn(message);
                     _pump.Return(message);
-                    _pump.SendHeldUnlessMore();
+                    _pump.SendHeldUnlessMore(withFiles);
                 }
             }
             finally
