@@ -345,6 +345,11 @@ public sealed unsafe class SocketHandle : FileDescriptor
             while (received < 0 && (Errno)Marshal.GetLastPInvokeError() == Errno.EINTR);
             if (received < 0 && ((flags & socket.MSG_DONTWAIT) == 0 || (Errno)Marshal.GetLastPInvokeError() != Errno.EAGAIN))
                 LinuxException.ThrowLast("recvmsg");
+            if (received < 0)
+            {
+                truncated = false; // nothing was written, neither to the message nor to the control data
+                return -1;
+            }
 
             truncated = (message.msg_flags & socket.MSG_CTRUNC) != 0;
             var header = (socket.cmsghdr*)control;

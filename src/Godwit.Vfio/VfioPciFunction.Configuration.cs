@@ -129,8 +129,8 @@ public sealed partial class VfioPciFunction
     private ContainerRegion BuildBar(DeviceBar bar, MsixTable? msix, bool post)
     {
         var region = new ContainerRegion($"{Id} bar {bar.Index}", bar.BarBytes);
-        _device.UseDoorbells(bar.Index, bar.RegionBytes);
-        if (_options.MapBars)
+        int doorbells = _device.UseDoorbells(bar.Index, bar.RegionBytes);
+        if (_options.MapBars && doorbells == 0) // a store into mapped memory would ring none
             MapBar(bar.Index);
         var access = new BarAccess(_device, Id, bar.Index, post, _notices);
         using TopologyTransaction transaction = _topology.Begin();

@@ -34,18 +34,21 @@ internal sealed unsafe class RegionMappings : IDisposable
         {
             if (_disposed)
                 throw new DeviceLostException($"region {index} cannot be mapped: the device has gone");
-            foreach (SparseArea area in areas)
+            try
             {
-                Errno errno = map(area, out MemoryMapping? mapping);
-                if (mapping is not null)
+                foreach (SparseArea area in areas)
                 {
+                    Errno errno = map(area, out MemoryMapping? mapping);
+                    if (mapping is null)
+                        throw new DeviceRefusedException($"to map {area.Size} bytes at 0x{area.Offset:x} of region {index}", errno);
                     mapped.Add(new Area(area.Offset, area.Size, mapping));
-                    continue;
                 }
-
+            }
+            catch
+            {
                 foreach (Area other in mapped)
                     other.Mapping.Dispose();
-                throw new DeviceRefusedException($"to map {area.Size} bytes at 0x{area.Offset:x} of region {index}", errno);
+                throw;
             }
 
             Volatile.Write(ref _regions[index], [.. mapped]);
@@ -125,20 +128,16 @@ internal sealed unsafe class RegionMappings : IDisposable
     public void Close()
     {
         lock (_setup)
-        {
-            Interlocked.Or(ref _gate, Closed);
-            var spin = new SpinWait();
-            while (Volatile.Read(ref _gate) != Closed)
-                spin.SpinOnce();
-        }
+            CloseAndWait();
     }
 
     /// <summary>Closes it for good and unmaps everything.</summary>
     public void Dispose()
     {
-        Close();
+        // One step for all others: who finds it disposed finds it closed, and nobody opens it in between.
         lock (_setup)
         {
+            CloseAndWait();
             _disposed = true;
             foreach (Area[]? areas in _regions)
             {
@@ -146,6 +145,14 @@ internal sealed unsafe class RegionMappings : IDisposable
                     area.Mapping.Dispose();
             }
         }
+    }
+
+    private void CloseAndWait()
+    {
+        Interlocked.Or(ref _gate, Closed);
+        var spin = new SpinWait();
+        while (Volatile.Read(ref _gate) != Closed)
+            spin.SpinOnce();
     }
 
     private bool TryEnter(int index, ulong offset, int length, out byte* at)

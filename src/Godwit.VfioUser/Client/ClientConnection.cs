@@ -40,10 +40,10 @@ internal sealed unsafe partial class ClientConnection : IMessageSender, IDisposa
         _dma = new DmaMessageWorker(this, answers);
         _receiver = new MessageReceiver(socket);
         _background = new Thread(ReceiveInBackground) { IsBackground = true, Name = $"vfio-user {System.IO.Path.GetFileName(path)}" };
-        _background.Start();
-        // One look every quarter of the time-out instead of a timer for each request.
-        _time = new AnswerTime(options.Clock, options.ReplyTimeout / 4);
+        // A look now and then instead of a timer for each request.
+        _time = new AnswerTime(options.Clock, options.ReplyTimeout);
         _watchdog = options.Clock.CreateTimer(static state => ((ClientConnection)state!).CheckTimeouts(), this, _time.Period, _time.Period);
+        _background.Start();
     }
 
     /// <summary>Where it is connected to.</summary>

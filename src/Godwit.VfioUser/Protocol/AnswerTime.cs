@@ -5,13 +5,23 @@ namespace Godwit.VfioUser;
 /// by one period at most. So where this process was stopped, nothing is given up for the time in which nobody could take the answers that came. Any thread.
 /// </summary>
 /// <param name="clock">By which it goes.</param>
-/// <param name="period">From look to look.</param>
-internal sealed class AnswerTime(TimeProvider clock, TimeSpan period)
+/// <param name="limit">What an answer may take, above zero.</param>
+internal sealed class AnswerTime(TimeProvider clock, TimeSpan limit)
 {
+    /// <summary>Looks in the time that an answer may take: it may take so much longer, and in the middle of a message twice that.</summary>
+    private const int LooksInLimit = 4;
+
+    /// <summary>However long it may take.</summary>
+    private static readonly TimeSpan LongestPeriod = TimeSpan.FromMinutes(1);
+
+    /// <summary>However short: a timer counts milliseconds, and none at all is one that never comes again.</summary>
+    private static readonly TimeSpan ShortestPeriod = TimeSpan.FromMilliseconds(1);
+
     private volatile LastLook _last = new(clock.GetTimestamp(), TimeSpan.Zero);
 
     /// <summary>From look to look.</summary>
-    public TimeSpan Period { get; } = period;
+    public TimeSpan Period { get; } =
+        limit / LooksInLimit is var period && period < ShortestPeriod ? ShortestPeriod : period > LongestPeriod ? LongestPeriod : period;
 
     /// <summary>What it is now.</summary>
     public TimeSpan Now => At(clock.GetTimestamp());

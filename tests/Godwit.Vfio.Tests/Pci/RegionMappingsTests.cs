@@ -77,6 +77,40 @@ public sealed class RegionMappingsTests : IDisposable
         Assert.False(_mappings.TryRead(0, 0, four));
     }
 
+    /// <summary>A command register that is written while the device goes opens nothing that is about to be unmapped.</summary>
+    [Fact]
+    public void Its_end_comes_between_no_opening_and_the_next()
+    {
+        for (int i = 0; i < 300; i++)
+        {
+            using var mappings = new RegionMappings();
+            mappings.Map(0, [new SparseArea(0, Bytes)], Mapper);
+            using var began = new ManualResetEventSlim();
+            bool stop = false;
+            var opener = new Thread(() =>
+            {
+                began.Set();
+                while (!Volatile.Read(ref stop))
+                    mappings.Open();
+            });
+            opener.Start();
+            began.Wait();
+            mappings.Dispose();
+            Volatile.Write(ref stop, true);
+            opener.Join();
+            Assert.False(mappings.TryRead(0, 0, new byte[4]), $"turn {i}");
+        }
+    }
+
+    /// <summary>Also when it is not refused but the device has gone.</summary>
+    [Fact]
+    public void A_device_that_goes_while_its_areas_are_mapped_takes_the_others_back()
+    {
+        Assert.Throws<DeviceLostException>(() => _mappings.Map(2, [new SparseArea(0, 0x1000), new SparseArea(0x2000, 0x1000)],
+            (SparseArea area, out MemoryMapping? mapping) => area.Offset == 0 ? Mapper(area, out mapping) : throw new DeviceLostException("gone")));
+        Assert.True(Assert.Single(_mapped).IsClosed);
+    }
+
     [Fact]
     public void An_access_allocates_nothing()
     {

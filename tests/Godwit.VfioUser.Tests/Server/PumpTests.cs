@@ -97,6 +97,10 @@ public sealed class PumpTests
         byte[] silent = RawPeer.Message(new MessageHeader { Id = 2, Command = Command.DmaMap, Flags = HeaderFlags.NoReply }, Map(2));
         peer.SendBytes([.. Message(1, Command.DmaMap, Map(1)), .. silent]);
         Assert.Equal(1, peer.Receive().Header.Id);
+        // Nor for what is no command: an answer that nobody asked for.
+        byte[] answer = RawPeer.Message(new MessageHeader { Id = 6, Command = Command.DmaMap, Flags = HeaderFlags.Reply }, []);
+        peer.SendBytes([.. Message(5, Command.DmaMap, Map(5)), .. answer]);
+        Assert.Equal(5, peer.Receive().Header.Id);
         // Nor for one that ends the connection.
         byte[] broken = RawPeer.Bytes(new MessageHeader { Id = 4, Command = Command.DmaMap, Length = uint.MaxValue });
         peer.SendBytes([.. Message(3, Command.DmaMap, Map(3)), .. broken]);

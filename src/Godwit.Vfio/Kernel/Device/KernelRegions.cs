@@ -59,14 +59,14 @@ internal sealed class KernelRegions(DeviceCalls device) : IDisposable
     {
         RegionInfo info = Known(index);
         var page = (ulong)Environment.SystemPageSize;
-        List<SparseArea> areas = MappableAreas.Choose(info.Size, info.Readable ? info.Mappable : [], keepOut, page);
+        List<SparseArea> areas = MappableAreas.Choose(info.Size, info is { Readable: true, Writable: true } ? info.Mappable : [], keepOut, page);
         return areas.Count == 0 ? 0 : _mappings.Map(index, areas, Map);
 
         Errno Map(SparseArea area, out MemoryMapping? mapping)
         {
             try
             {
-                return device.Kernel.Map(device.File, info.FileOffset + area.Offset, (area.Size + (page - 1)) & ~(page - 1), info.Writable, out mapping);
+                return device.Kernel.Map(device.File, info.FileOffset + area.Offset, (area.Size + (page - 1)) & ~(page - 1), writable: true, out mapping);
             }
             catch (ObjectDisposedException e)
             {

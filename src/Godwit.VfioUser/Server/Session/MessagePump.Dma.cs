@@ -9,15 +9,9 @@ namespace Godwit.VfioUser;
 /// </content>
 internal sealed unsafe partial class MessagePump
 {
-    /// <summary>How often is looked in the time that an answer may take: it may take so much longer, and in the middle of a message twice that.</summary>
-    private const int LooksInTimeout = 4;
-
-    /// <summary>However long it may take.</summary>
-    private static readonly TimeSpan LongestPeriod = TimeSpan.FromMinutes(1);
-
     private readonly Dictionary<ushort, DmaRequest> _requests = []; // whose answers have not begun to come
     private readonly Stack<DmaRequest> _spareRequests = new();
-    private readonly AnswerTime _time = new(clock, PeriodOf(dmaTimeout));
+    private readonly AnswerTime _time = new(clock, dmaTimeout);
     private DmaRequest? _claimed; // guarded by _gate: whose answer is being received
     private DmaRequest? _leader; // guarded by _gate: whose thread is receiving, in the middle of a message perhaps
     private ITimer? _watch; // guarded by _gate: from the first request on
@@ -177,12 +171,6 @@ internal sealed unsafe partial class MessagePump
         _time.Look();
         _watch = clock.CreateTimer(static state => ((MessagePump)state!).GiveUpOverdue(), this, _time.Period, _time.Period);
         return Errno.None;
-    }
-
-    private static TimeSpan PeriodOf(TimeSpan timeout)
-    {
-        TimeSpan period = timeout / LooksInTimeout;
-        return period < TimeSpan.FromMilliseconds(1) ? TimeSpan.FromMilliseconds(1) : period > LongestPeriod ? LongestPeriod : period;
     }
 
     private void GiveUpOverdue()

@@ -230,7 +230,9 @@ internal sealed unsafe partial class MessagePump(SocketHandle socket, TimeSpan d
         }
     }
 
-    private bool IsMappingAhead() => _receiver.TryPeek(out MessageHeader next) && next.Command is Command.DmaMap or Command.DmaUnmap;
+    /// <summary>One that is answered, and takes along what is held: a reply that the peer made up, say, is not.</summary>
+    private bool IsMappingAhead() =>
+        _receiver.TryPeek(out MessageHeader next) && next.IsCommand && next.WantsReply && next.Command is (Command.DmaMap or Command.DmaUnmap);
 
     private void StopReceiving()
     {
