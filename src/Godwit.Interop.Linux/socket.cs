@@ -343,10 +343,10 @@ public sealed unsafe class SocketHandle : FileDescriptor
                 received = socket.recvmsg(this, &message, socket.MSG_CMSG_CLOEXEC | flags);
             }
             while (received < 0 && (Errno)Marshal.GetLastPInvokeError() == Errno.EINTR);
-            if (received < 0 && ((flags & socket.MSG_DONTWAIT) == 0 || (Errno)Marshal.GetLastPInvokeError() != Errno.EAGAIN))
-                LinuxException.ThrowLast("recvmsg");
             if (received < 0)
             {
+                if ((flags & socket.MSG_DONTWAIT) == 0 || (Errno)Marshal.GetLastPInvokeError() != Errno.EAGAIN)
+                    LinuxException.ThrowLast("recvmsg");
                 truncated = false; // nothing was written, neither to the message nor to the control data
                 return -1;
             }

@@ -193,8 +193,8 @@ public sealed class VirtualMachine : IDisposable
     {
         int migratable = _board.Devices.Count;
         List<MigrationBlocker> blockers = [.. _board.Devices.SelectMany(d => d.QueryBlockers(migratable))];
-        if (_board.Iommu?.Failure is { } failure)
-            blockers.Add(new IommuFailedBlocker { Subject = "iommu", Cause = $"{failure.GetType().Name}: {failure.Message}" });
+        if (_vcpus.IommuFailureText is { } cause)
+            blockers.Add(new IommuFailedBlocker { Subject = "iommu", Cause = cause });
         return blockers;
     }
 

@@ -117,7 +117,7 @@ public sealed partial class VfioPciFunction
 
         try
         {
-            _device.MapRegion(index, System.Runtime.InteropServices.CollectionsMarshal.AsSpan(keepOut));
+            _device.MapRegion(index, keepOut.ToArray());
         }
         catch (DeviceRefusedException e)
         {

@@ -11,7 +11,10 @@ internal sealed class VcpuSet(IReadOnlyList<IVcpu> vcpus, TimeProvider clock, In
 
     /// <summary>Text of the first vCPU that has panicked, or why the vIOMMU works for none any more, or null.</summary>
     public string? PanicText => vcpus.Select(v => v.PanicText).FirstOrDefault(text => text is not null)
-        ?? (iommu?.Failure is { } failure ? $"The vIOMMU failed: {failure.GetType().Name}: {failure.Message}" : null);
+        ?? (IommuFailureText is { } text ? $"The vIOMMU failed: {text}" : null);
+
+    /// <summary>What went wrong in the vIOMMU, or null.</summary>
+    public string? IommuFailureText => iommu?.Failure is { } failure ? $"{failure.GetType().Name}: {failure.Message}" : null;
 
     public void Run()
     {
@@ -57,8 +60,8 @@ internal sealed class VcpuSet(IReadOnlyList<IVcpu> vcpus, TimeProvider clock, In
 
         void ThrowIfFailed()
         {
-            if (iommu?.Failure is { } failure)
-                throw new InvalidOperationException($"The vIOMMU has failed: {failure.GetType().Name}: {failure.Message}", failure);
+            if (IommuFailureText is { } text)
+                throw new InvalidOperationException($"The vIOMMU has failed: {text}", iommu!.Failure);
         }
 
         TimeSpan Left()

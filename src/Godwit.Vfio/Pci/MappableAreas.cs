@@ -8,6 +8,13 @@ internal static class MappableAreas
     /// <summary>Most areas of one region; what a device offers beyond is reached by calls.</summary>
     public const int Most = 64;
 
+    /// <summary>What is mapped of a region; nothing of one that cannot be both read and written, because a mapping knows no refusal.</summary>
+    public static List<SparseArea> Of(RegionInfo region, ReadOnlySpan<SparseArea> keepOut) =>
+        Choose(region.Size, region is { Readable: true, Writable: true } ? region.Mappable : [], keepOut, (ulong)Environment.SystemPageSize);
+
+    /// <summary>Bytes of the host's pages that an area takes.</summary>
+    public static ulong BytesMapped(SparseArea area) => RoundUp(area.Size, (ulong)Environment.SystemPageSize);
+
     /// <summary>
     /// Whole pages of <paramref name="offered"/> without any page that <paramref name="keepOut"/> touches: the MSI-X table and pending bits are the
     /// VMM's. A last page that the region ends in counts as whole, for a mapping has it whole.

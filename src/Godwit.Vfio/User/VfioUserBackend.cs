@@ -60,8 +60,7 @@ internal sealed class VfioUserBackend : IVfioBackend
     {
         RegionInfo info = GetRegionInfo(index);
         using FileDescriptor? file = info.File;
-        var page = (ulong)Environment.SystemPageSize;
-        List<SparseArea> areas = MappableAreas.Choose(info.Size, info is { Readable: true, Writable: true } ? info.Mappable : [], keepOut, page);
+        List<SparseArea> areas = MappableAreas.Of(info, keepOut);
         if (file is null || areas.Count == 0)
             return 0;
         // Memory of a file that the device's process can cut short ends whoever maps it (SIGBUS).
@@ -71,7 +70,7 @@ internal sealed class VfioUserBackend : IVfioBackend
             throw new DeviceRefusedException($"a file of region {index} that is as long as what it offers and sealed against shrinking (fcntl(2), F_SEAL_SHRINK)", Errno.EPERM);
         _mappings.Open();
         return _mappings.Map(index, areas, (SparseArea area, out MemoryMapping? mapping) =>
-            MemoryMapping.TryMapShared(file, info.FileOffset + area.Offset, (area.Size + (page - 1)) & ~(page - 1), writable: true, out mapping));
+            MemoryMapping.TryMapShared(file, info.FileOffset + area.Offset, MappableAreas.BytesMapped(area), writable: true, out mapping));
     }
 
     /// <inheritdoc/>

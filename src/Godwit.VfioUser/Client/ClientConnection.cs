@@ -268,9 +268,10 @@ internal sealed unsafe partial class ClientConnection : IMessageSender, IDisposa
         if (Watch?.Invoke() is { } complaint)
             Fail(complaint, protocol: true);
         _time.Look();
+        TimeSpan now = _time.Now;
         foreach (RequestSlot? slot in _slots)
         {
-            if (slot is { IsPending: true } && _time.Now - slot.StartedAt > _options.ReplyTimeout)
+            if (slot is { IsPending: true } && now - slot.StartedAt > _options.ReplyTimeout)
             {
                 Fail($"no reply to {slot.Command.Name()} within {_options.ReplyTimeout}");
                 return;

@@ -58,15 +58,14 @@ internal sealed class KernelRegions(DeviceCalls device) : IDisposable
     public ulong Map(int index, ReadOnlySpan<SparseArea> keepOut)
     {
         RegionInfo info = Known(index);
-        var page = (ulong)Environment.SystemPageSize;
-        List<SparseArea> areas = MappableAreas.Choose(info.Size, info is { Readable: true, Writable: true } ? info.Mappable : [], keepOut, page);
+        List<SparseArea> areas = MappableAreas.Of(info, keepOut);
         return areas.Count == 0 ? 0 : _mappings.Map(index, areas, Map);
 
         Errno Map(SparseArea area, out MemoryMapping? mapping)
         {
             try
             {
-                return device.Kernel.Map(device.File, info.FileOffset + area.Offset, (area.Size + (page - 1)) & ~(page - 1), writable: true, out mapping);
+                return device.Kernel.Map(device.File, info.FileOffset + area.Offset, MappableAreas.BytesMapped(area), writable: true, out mapping);
             }
             catch (ObjectDisposedException e)
             {

@@ -181,10 +181,11 @@ internal sealed unsafe partial class MessagePump
             if (_closed is not null)
                 return;
             _time.Look();
+            TimeSpan now = _time.Now;
             bool any = false;
             foreach ((ushort id, DmaRequest request) in _requests)
             {
-                if (!IsOverdue(request))
+                if (!IsOverdue(request, now))
                     continue;
                 _requests.Remove(id);
                 request.Complete(Errno.ETIMEDOUT);
@@ -198,14 +199,14 @@ internal sealed unsafe partial class MessagePump
             // Only at the second look: at the first, who receives may be about to finish.
             if (_leader is { IsDone: true } leader && leader.LookAgain())
                 stopped = leader.Command;
-            if (_claimed is { } claimed && IsOverdue(claimed) && claimed.LookAgain())
+            if (_claimed is { } claimed && IsOverdue(claimed, now) && claimed.LookAgain())
                 stopped = claimed.Command;
         }
         if (stopped is { } command)
             (end ?? Close)($"the client stopped in the middle of a message while the device waited for its answer to {command.Name()}");
     }
 
-    private bool IsOverdue(DmaRequest request) => _time.Now - request.StartedAt >= dmaTimeout;
+    private bool IsOverdue(DmaRequest request, TimeSpan now) => now - request.StartedAt >= dmaTimeout;
 
     private void ReceiveReply(MessageHeader header, int length)
     {
