@@ -50,6 +50,10 @@ public sealed partial class VfioPciFunction
 
     /// <inheritdoc/>
     /// <exception cref="MigrationPhaseException">The device did not; it is back in what it was before, or where the text says.</exception>
+    public DeviceRehearsal? Rehearse() => _states.Rehearse(TimeProvider.System);
+
+    /// <inheritdoc/>
+    /// <exception cref="MigrationPhaseException">The device did not; it is back in what it was before, or where the text says.</exception>
     public void BeginSave() => _states.BeginSave();
 
     /// <inheritdoc/>

@@ -44,6 +44,7 @@ public sealed class BackAndForthTests(ITestOutputHelper output)
             await machine.SucceedAsync();
             (machine, monitor) = (next, there);
             sizes.Add(new Size(Of(devices[0]), Of(devices[1]), Of(machine)));
+            TestContext.Current.SendDiagnosticMessage("move {0}: {1}; {2}", move, sizes[^1], migration.GetProperty("downtime"));
         }
 
         foreach (int move in new[] { 0, Warm - 1, sizes.Count - 1 })

@@ -145,20 +145,22 @@ internal sealed class Qmp(QmpClient client)
                 last = await MigrationAsync();
                 return last.GetProperty("status").GetString() is "completed" or "failed" or "cancelled" or "none";
             },
-            "the migration does not end");
+            () => $"the migration does not end: {last}");
         return last;
     }
 
     public Task InStateAsync(string state) => UntilAsync(async () => await StateAsync() == state, $"the machine does not get into state {state}");
 
     /// <summary>Asks until it is so. The clock only ends a test that would never end.</summary>
-    public static async Task UntilAsync(Func<Task<bool>> condition, string otherwise)
+    public static Task UntilAsync(Func<Task<bool>> condition, string otherwise) => UntilAsync(condition, () => otherwise);
+
+    private static async Task UntilAsync(Func<Task<bool>> condition, Func<string> otherwise)
     {
         long start = TimeProvider.System.GetTimestamp();
         using var timer = new PeriodicTimer(Tick);
         while (!await condition())
         {
-            Assert.True(TimeProvider.System.GetElapsedTime(start) < GodwitProcess.Guard, otherwise);
+            Assert.True(TimeProvider.System.GetElapsedTime(start) < GodwitProcess.Guard, otherwise());
             await timer.WaitForNextTickAsync();
         }
     }

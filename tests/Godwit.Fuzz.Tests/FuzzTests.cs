@@ -7,6 +7,9 @@ public sealed class FuzzTests
     public void Migration_stream() => FuzzRun.Execute<MigrationStreamTarget>();
 
     [Fact]
+    public void Migration_frames() => FuzzRun.Execute<MigrationFramesTarget>();
+
+    [Fact]
     public void Vtd() => FuzzRun.Execute<VtdTarget>();
 
     [Fact]

@@ -2,7 +2,7 @@ namespace Godwit.Migration;
 
 /// <summary>
 /// Bytes a second that the link takes, from samples of whole rounds (up to the destination's ack, so that what only fills socket buffers does
-/// not count). Old samples fade by the amount of data since, not by their number.
+/// not count). Old samples fade by the amount of data since, not by their number; only the first makes room for the next at once.
 /// </summary>
 internal sealed class RateEstimator
 {
@@ -17,6 +17,7 @@ internal sealed class RateEstimator
 
     private double _bytes;
     private double _seconds;
+    private int _samples;
 
     /// <summary>A sample has been added.</summary>
     internal bool IsKnown => _seconds > 0;
@@ -24,12 +25,15 @@ internal sealed class RateEstimator
     /// <summary>The estimate.</summary>
     internal double BytesPerSecond => IsKnown ? _bytes / _seconds : Unknown;
 
-    /// <summary>Adds a round.</summary>
+    /// <summary>
+    /// Adds a round. The first pays for all that is executed and touched for the first time, on both sides, and may be so long that no
+    /// later one would outweigh it: it counts until there is another.
+    /// </summary>
     internal void Add(long bytes, TimeSpan time)
     {
         if (bytes < SmallSample || time <= TimeSpan.Zero)
             return;
-        double fade = Math.Pow(0.5, bytes / HalfLife);
+        double fade = ++_samples == 2 ? 0 : Math.Pow(0.5, bytes / HalfLife);
         _bytes = (_bytes * fade) + bytes;
         _seconds = (_seconds * fade) + time.TotalSeconds;
     }

@@ -128,8 +128,7 @@ internal sealed class IncomingMigration : IDisposable
         ShakeHands();
         SetState(MigrationState.Active);
         var receiver = new RamReceiver(_host.Ram);
-        _rehearsal = new LoadRehearsal(_host, _clock, phase => _phase = phase);
-        _states = new IncomingStates(_host, _rehearsal, _progress);
+        _states = new IncomingStates(_host, _rehearsal!, _progress);
         TakeRounds(receiver);
         _phase = "loading";
         _states.Load(phase => _phase = phase);
@@ -185,6 +184,8 @@ internal sealed class IncomingMigration : IDisposable
             throw new MigrationFailedException(Differences.Describe(differences));
         }
 
+        // Now, while the source waits: it takes the time of its rounds for the link's.
+        _rehearsal = new LoadRehearsal(_host, _clock, phase => _phase = phase);
         Say(FrameType.Accept);
     }
 

@@ -5,6 +5,7 @@ namespace Godwit.Migration;
 /// <summary>
 /// What loading takes on this destination, known before it has to be done while the guest stands still. States that load ahead are loaded with
 /// what the source sends during its rounds; of the others the machine's own, fresh state is loaded, which executes the same for the first time.
+/// Devices take their own state, too, and start.
 /// The fresh states also take the machine back when the migration fails.
 /// </summary>
 internal sealed class LoadRehearsal
@@ -12,13 +13,14 @@ internal sealed class LoadRehearsal
     // Loaded so often: the first pays for what is executed for the first time.
     private const int FreshLoads = 2;
 
-    // Starting devices and vCPUs; what cannot be measured before it happens.
+    // Starting vCPUs, and each device that was not rehearsed; what cannot be measured before it happens.
     private static readonly TimeSpan StartAllowance = TimeSpan.FromMilliseconds(5);
 
     private readonly IMigrationHost _host;
     private readonly TimeProvider _clock;
     private readonly byte[][] _fresh;
     private readonly TimeSpan[] _times; // by state: of its latest load
+    private readonly DeviceRehearsal[] _devices;
     private readonly RateEstimator _deviceRate = new();
     private long _deviceBytes; // not in the rate yet
     private TimeSpan _deviceTime;
@@ -51,12 +53,22 @@ internal sealed class LoadRehearsal
                 Load(i, host.States[i].Version, _fresh[i]);
             }
         }
+
+        _devices = new DeviceRehearsal[host.Devices.Count];
+        for (int turn = 0; turn < FreshLoads; turn++)
+        {
+            for (int i = 0; i < _devices.Length; i++)
+            {
+                enter($"rehearsing the load of {host.Devices[i].Id} with its own state");
+                _devices[i] = host.Devices[i].Rehearse() ?? new DeviceRehearsal(TimeSpan.Zero, StartAllowance);
+            }
+        }
     }
 
     /// <summary>What it would need now.</summary>
     internal DestinationNeeds Needs => new(
-        _times.Aggregate(TimeSpan.Zero, (sum, time) => sum + time),
-        StartAllowance,
+        Sum(_times) + Sum(_devices.Select(device => device.EndLoad)),
+        StartAllowance + Sum(_devices.Select(device => device.Start)),
         _deviceRate.IsKnown ? (ulong)_deviceRate.BytesPerSecond : 0);
 
     /// <summary>Loads a state ahead.</summary>
@@ -93,6 +105,8 @@ internal sealed class LoadRehearsal
 
         _ahead = false;
     }
+
+    private static TimeSpan Sum(IEnumerable<TimeSpan> times) => times.Aggregate(TimeSpan.Zero, (sum, time) => sum + time);
 
     private void Load(int index, int version, ReadOnlySpan<byte> state)
     {

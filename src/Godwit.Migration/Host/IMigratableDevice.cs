@@ -35,6 +35,13 @@ public interface IMigratableDevice
     /// <summary>Source on failure or cancel, from any state: back to what it was before (RUNNING, or STOP for a paused machine), by reset only if nothing else works.</summary>
     void Recover();
 
+    /// <summary>
+    /// Destination, fresh, before anything has come for it: takes its own state as it will another's and starts, so that it is known what
+    /// that takes. Afterwards it is as it was. Null when it has more state of its own than is worth trying.
+    /// </summary>
+    /// <exception cref="IOException">It does not; it would not take another's either.</exception>
+    DeviceRehearsal? Rehearse();
+
     /// <summary>Destination: to RESUMING.</summary>
     void BeginLoad();
 
@@ -47,6 +54,11 @@ public interface IMigratableDevice
     /// <summary>Destination, and source after recovery of a stop: to RUNNING, through RUNNING_P2P for all devices first.</summary>
     void Start(StartPhase phase);
 }
+
+/// <summary>What a device took for its own state.</summary>
+/// <param name="EndLoad">To judge it: <see cref="IMigratableDevice.EndLoad"/>.</param>
+/// <param name="Start">To start: both phases of <see cref="IMigratableDevice.Start"/>.</param>
+public readonly record struct DeviceRehearsal(TimeSpan EndLoad, TimeSpan Start);
 
 /// <summary>Starting several devices happens in two phases, so that none does peer-to-peer DMA to one that is not ready.</summary>
 public enum StartPhase

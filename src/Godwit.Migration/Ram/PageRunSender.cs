@@ -26,6 +26,8 @@ internal sealed unsafe class PageRunSender(GuestRam ram, FrameWriter writer, Pag
     private PageRun _zeros; // zero pages found and not yet sent
     private ulong _pages;
     private ulong _zeroPages;
+    private long _zerosBegan; // timestamp; 0 when what was found last is not zero
+    private long _zeroTicks;
 
     /// <summary>Pages with contents sent since <see cref="BeginRound"/>. Any thread.</summary>
     internal ulong Pages => Volatile.Read(ref _pages);
@@ -33,9 +35,13 @@ internal sealed unsafe class PageRunSender(GuestRam ram, FrameWriter writer, Pag
     /// <summary>Zero pages sent since then. Any thread.</summary>
     internal ulong ZeroPages => Volatile.Read(ref _zeroPages);
 
+    /// <summary>Time spent on finding zero pages since then, which leaves the link idle. Any thread.</summary>
+    internal TimeSpan ZeroTime => Stopwatch.GetElapsedTime(0, Volatile.Read(ref _zeroTicks));
+
     /// <summary>Resets the counts.</summary>
     internal void BeginRound()
     {
+        Volatile.Write(ref _zeroTicks, 0);
         Volatile.Write(ref _pages, 0);
         Volatile.Write(ref _zeroPages, 0);
     }
@@ -76,6 +82,12 @@ internal sealed unsafe class PageRunSender(GuestRam ram, FrameWriter writer, Pag
 
     private void SendRunOfBlock(int index, RamBlock block, ulong page, ulong count)
     {
+        SendPagesOfBlock(index, block, page, count);
+        EndZeros();
+    }
+
+    private void SendPagesOfBlock(int index, RamBlock block, ulong page, ulong count)
+    {
         byte* memory = block.Pointer;
         ulong end = page + count;
         // Where a hole of the file ends; pages below it need no look.
@@ -101,6 +113,7 @@ internal sealed unsafe class PageRunSender(GuestRam ram, FrameWriter writer, Pag
                 continue;
             }
 
+            EndZeros();
             ulong run = 1;
             while (run < PagesPerFrame && page + run < end && !ZeroPage.IsZero(memory + ((page + run) << RamPage.Shift)))
                 run++;
@@ -143,8 +156,18 @@ internal sealed unsafe class PageRunSender(GuestRam ram, FrameWriter writer, Pag
     /// <inheritdoc/>
     public void Dispose() => _codec.Dispose();
 
+    private void EndZeros()
+    {
+        if (_zerosBegan == 0)
+            return;
+        Volatile.Write(ref _zeroTicks, _zeroTicks + Stopwatch.GetTimestamp() - _zerosBegan);
+        _zerosBegan = 0;
+    }
+
     private void AddZeros(int block, ulong page, ulong count)
     {
+        if (_zerosBegan == 0)
+            _zerosBegan = Stopwatch.GetTimestamp();
         Volatile.Write(ref _zeroPages, _zeroPages + count);
         if (_zeros.Count != 0 && _zeros.Block == block && _zeros.FirstPage + _zeros.Count == page)
         {

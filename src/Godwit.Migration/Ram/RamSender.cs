@@ -33,6 +33,9 @@ internal sealed class RamSender(
     /// <summary>Zero pages sent since then.</summary>
     internal ulong ZeroPages => channels?.ZeroPages ?? _own.ZeroPages;
 
+    /// <summary>Time spent on finding zero pages since then; of several channels', the average.</summary>
+    internal TimeSpan ZeroTime => channels?.ZeroTime ?? _own.ZeroTime;
+
     /// <summary>Resets the counts.</summary>
     internal void BeginRound()
     {

@@ -179,17 +179,20 @@ internal sealed partial class OutgoingMigration : ISendPace
         Link.Writer.Write(FrameType.RoundBegin, _payload.WrittenSpan);
         if (_channels is not null)
             Link.Writer.Flush(); // the destination takes their pages once the round has begun
-        Sender.BeginRound();
-        (_pagesBefore, _zerosBefore, _remainingBefore) = (_progress.NormalPages, _progress.ZeroPages, _progress.RamRemainingBytes);
-        Sender.SendDirty(_round);
-        CountSent();
         if (!final)
         {
+            // Before the pages: what a device or a model takes to give its state is not in the time of the link then.
             SendDeviceData(DeviceBytesPerRound);
             SendStatesAhead();
         }
 
-        TimeSpan elsewhere = TimeSpan.Zero; // not the link's
+        long pagesBegan = _clock.GetTimestamp();
+        long pageBytesBefore = SentBytes;
+        Sender.BeginRound();
+        (_pagesBefore, _zerosBefore, _remainingBefore) = (_progress.NormalPages, _progress.ZeroPages, _progress.RamRemainingBytes);
+        Sender.SendDirty(_round);
+        CountSent();
+        TimeSpan elsewhere = Sender.ZeroTime; // not the link's
         long ended = _clock.GetTimestamp();
         Link.EndRound(new RoundEndMessage(_round, Sender.Pages, Sender.ZeroPages));
         if (!final)
@@ -198,14 +201,14 @@ internal sealed partial class OutgoingMigration : ISendPace
             TimeSpan waited = _clock.GetElapsedTime(ended);
             TimeSpan ackTime = TakeNeeds(waited);
             _ackTime = ackTime < _ackTime ? ackTime : _ackTime;
-            elsewhere = waited - ackTime;
+            elsewhere += waited - ackTime;
         }
 
         TimeSpan time = _clock.GetElapsedTime(began);
         long bytes = SentBytes - bytesBefore;
         if (!final)
         {
-            _rate.Add(bytes, time - elsewhere);
+            _rate.Add(SentBytes - pageBytesBefore, _clock.GetElapsedTime(pagesBegan) - elsewhere);
             _progress.BytesPerSecond = _rate.BytesPerSecond;
         }
 

@@ -38,6 +38,9 @@ internal sealed class PageChannels : IDisposable
     /// <summary>Zero pages sent since then. Any thread.</summary>
     internal ulong ZeroPages => Sum(static worker => worker.Sender.ZeroPages);
 
+    /// <summary>Time that the average of them has spent on finding zero pages since then. Any thread.</summary>
+    internal TimeSpan ZeroTime => TimeSpan.FromTicks((long)Sum(static worker => (ulong)worker.Sender.ZeroTime.Ticks) / _workers.Count);
+
     /// <summary>Bytes on these connections. Any thread.</summary>
     internal long Bytes => (long)Sum(static worker => (ulong)worker.Writer.Bytes);
 

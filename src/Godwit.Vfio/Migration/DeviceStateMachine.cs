@@ -1,3 +1,4 @@
+using Godwit.Migration;
 using Godwit.VfioUser;
 
 namespace Godwit.Vfio;
@@ -9,6 +10,11 @@ namespace Godwit.Vfio;
 /// </summary>
 internal sealed class DeviceStateMachine
 {
+    /// <summary>Bytes of its own state with which a device rehearses; it is held in memory.</summary>
+    internal const int MaxRehearsal = 16 << 20;
+
+    private const int RehearsalChunk = 1 << 20;
+
     private readonly string _device;
     private readonly IDeviceMigration _migration;
     private readonly Action _reset;
@@ -84,6 +90,57 @@ internal sealed class DeviceStateMachine
         {
             _notices.Post($"{_device}: after the migration: {e.Message}");
         }
+    }
+
+    /// <summary>
+    /// Destination, fresh: the device's own state is saved and given back to it, and it starts. In any case it ends in what it was; on
+    /// failure, or where it has more than <see cref="MaxRehearsal"/> bytes, by <see cref="Recover"/>. Null in the second case.
+    /// </summary>
+    public DeviceRehearsal? Rehearse(TimeProvider clock)
+    {
+        RequireMigration();
+        _home = State == DeviceMigrationState.Stop ? DeviceMigrationState.Stop : DeviceMigrationState.Running;
+        _tookData = false;
+        DeviceMigrationState home = _home;
+        try
+        {
+            return Rehearse(clock, start: home == DeviceMigrationState.Running);
+        }
+        finally
+        {
+            _home = home;
+            Recover(); // does nothing where all went well
+        }
+    }
+
+    private DeviceRehearsal? Rehearse(TimeProvider clock, bool start)
+    {
+        Enter(MigrationPhase.StopAndCopy);
+        var state = new List<byte[]>();
+        byte[] buffer = GC.AllocateUninitializedArray<byte>(RehearsalChunk);
+        for (int total = 0; Read(buffer) is var count and > 0;)
+        {
+            total += count;
+            if (total > MaxRehearsal)
+                return null;
+            state.Add(buffer[..count]);
+        }
+
+        Enter(MigrationPhase.EndSave);
+        Enter(MigrationPhase.BeginLoad);
+        foreach (byte[] chunk in state)
+            Write(chunk);
+        long began = clock.GetTimestamp();
+        Enter(MigrationPhase.EndLoad);
+        TimeSpan endLoad = clock.GetElapsedTime(began);
+        began = clock.GetTimestamp();
+        if (start)
+        {
+            StartPeers();
+            StartAll();
+        }
+
+        return new DeviceRehearsal(endLoad, clock.GetElapsedTime(began));
     }
 
     /// <summary>Destination: to RESUMING. On failure the device is back in what it was.</summary>

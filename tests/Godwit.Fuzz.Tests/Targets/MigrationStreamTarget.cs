@@ -23,6 +23,13 @@ public sealed class MigrationStreamTarget : IFuzzTarget
             for (int i = 0; i < 20; i++)
                 writer.Write(FrameType.Failure, [0, 0, 0, 0], "the other side has failed"u8);
         });
+        yield return Stream(writer =>
+        {
+            writer.Write(FrameType.RoundBegin, [1, 0, 0, 0, 0]);
+            writer.Write(FrameType.ZeroPages, MigrationFramesTarget.Run(0, 1, 7));
+            writer.Write(FrameType.Pages, MigrationFramesTarget.Pages(0, 9, 2));
+            writer.Write(FrameType.Pages, MigrationFramesTarget.Pages(0, 1, 1));
+        });
     }
 
     /// <inheritdoc/>

@@ -22,6 +22,20 @@ public sealed class RateTests
         Assert.InRange(rate.BytesPerSecond, (128 << 20) * 0.99, (128 << 20) * 1.05);
     }
 
+    [Fact]
+    public void The_first_sample_counts_only_until_there_is_another()
+    {
+        var rate = new RateEstimator();
+        rate.Add(122 << 20, TimeSpan.FromSeconds(12)); // all is executed and touched for the first time
+        Assert.Equal((122 << 20) / 12.0, rate.BytesPerSecond, 1.0);
+        rate.Add(RateEstimator.SmallSample - 1, TimeSpan.FromMilliseconds(1)); // not one
+        Assert.Equal((122 << 20) / 12.0, rate.BytesPerSecond, 1.0);
+        rate.Add(2 << 20, TimeSpan.FromMilliseconds(10));
+        Assert.Equal((2 << 20) / 0.01, rate.BytesPerSecond, 1.0);
+        rate.Add(2 << 20, TimeSpan.FromMilliseconds(30)); // the second stays
+        Assert.Equal((4 << 20) / 0.04, rate.BytesPerSecond, 0.01 * (4 << 20) / 0.04);
+    }
+
     [Theory]
     [InlineData(1)]
     [InlineData(1_000_000)]

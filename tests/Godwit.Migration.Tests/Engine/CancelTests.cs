@@ -73,6 +73,7 @@ public sealed class CancelTests
     {
         using var source = new TestMachine(mebibytes: 16);
         source.Fill(3);
+        source.Devices[0].Precopy = 0; // it would be sent before
         using var pair = new Pair(source, new TestMachine(mebibytes: 16, running: false));
         pair.Source.Parameters = new MigrationParameters { MaxBandwidth = 1 };
         source.Calls.On("nvme0.BeginSave", () => new Thread(() =>
@@ -90,6 +91,7 @@ public sealed class CancelTests
     {
         using var source = new TestMachine(mebibytes: 16);
         source.Fill(3);
+        source.Devices[0].Precopy = 0; // it would be sent before
         using var pair = new Pair(source, new TestMachine(mebibytes: 16, running: false));
         pair.Source.Parameters = new MigrationParameters { MaxBandwidth = 1 }; // years
         source.Calls.On("nvme0.BeginSave", () => new Thread(() =>

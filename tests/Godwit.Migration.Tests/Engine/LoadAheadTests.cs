@@ -92,6 +92,45 @@ public sealed class LoadAheadTests
     }
 
     [Fact]
+    public void What_devices_take_to_judge_their_state_and_to_start_is_expected()
+    {
+        var clock = new ManualClock();
+        using Pair pair = Create(clock, devices: 2);
+        pair.DestinationMachine.Devices[0].Rehearsal = new DeviceRehearsal(TimeSpan.FromMilliseconds(30), TimeSpan.FromMilliseconds(7));
+        pair.DestinationMachine.Devices[1].Rehearsal = new DeviceRehearsal(TimeSpan.FromMilliseconds(11), TimeSpan.FromMilliseconds(9));
+        pair.Migrate();
+        MigrationStatus status = pair.Source.Status;
+        Assert.True(status.State == MigrationState.Completed, status.Error);
+        // 5 ms for what starts beside them.
+        Assert.Equal((41, 21), (status.Expected.Load.TotalMilliseconds, status.Expected.Start.TotalMilliseconds));
+    }
+
+    [Fact]
+    public void A_device_that_was_not_rehearsed_is_assumed_to_start_as_fast_as_the_rest()
+    {
+        var clock = new ManualClock();
+        using Pair pair = Create(clock);
+        pair.DestinationMachine.Devices[0].Rehearsal = null;
+        pair.Migrate();
+        Assert.Equal((0, 10), (pair.Source.Status.Expected.Load.TotalMilliseconds, pair.Source.Status.Expected.Start.TotalMilliseconds));
+    }
+
+    [Fact]
+    public void A_device_that_does_not_take_its_own_state_ends_it_before_anything_is_sent()
+    {
+        using var pair = new Pair(Machine(), Machine(running: false));
+        pair.DestinationMachine.Calls.FailAt("nvme0.Rehearse");
+        pair.Migrate();
+        Assert.Equal(MigrationState.Failed, pair.Source.Status.State);
+        Assert.Contains("rehearsing the load of nvme0 with its own state: injected at nvme0.Rehearse", pair.Source.Status.Error, StringComparison.Ordinal);
+        Assert.Empty(pair.Source.Status.Rounds);
+        pair.WaitForDestination(MigrationState.Setup);
+        pair.DestinationMachine.Calls.Clear();
+        pair.Migrate();
+        Assert.True(pair.Source.Status.State == MigrationState.Completed, pair.Source.Status.Error);
+    }
+
+    [Fact]
     public void What_was_loaded_ahead_is_taken_back_and_the_next_migration_comes()
     {
         using var pair = new Pair(Machine(), Machine(running: false));
@@ -143,9 +182,9 @@ public sealed class LoadAheadTests
     }
 
     /// <summary>Two machines whose vIOMMU loads ahead; each round but the last takes four seconds.</summary>
-    private static Pair Create(ManualClock clock)
+    private static Pair Create(ManualClock clock, int devices = 1)
     {
-        var pair = new Pair(Machine(), Machine(running: false), clock);
+        var pair = new Pair(Machine(devices: devices), Machine(running: false, devices), clock);
         pair.Source.Parameters = new MigrationParameters { DowntimeLimit = Limit };
         pair.Source.PassStarted += _ =>
         {
@@ -166,13 +205,17 @@ public sealed class LoadAheadTests
         return source;
     }
 
-    private static TestMachine Machine(bool running = true)
+    private static TestMachine Machine(bool running = true, int devices = 1)
     {
-        var machine = new TestMachine(running: running);
+        var machine = new TestMachine(running: running, devices: devices);
         machine.States[0].LoadsAhead = true;
-        machine.Devices[0].Pending = 0;
-        machine.Devices[0].Precopy = 0;
-        machine.Devices[0].State = [1, 2, 3];
+        foreach (FakeDevice device in machine.Devices)
+        {
+            device.Pending = 0;
+            device.Precopy = 0;
+            device.State = [1, 2, 3];
+        }
+
         return machine;
     }
 }

@@ -101,6 +101,16 @@ internal sealed class FakeDevice(string id, Journal journal) : IMigratableDevice
         Go(Was);
     }
 
+    /// <summary>What it says that its own state took.</summary>
+    public DeviceRehearsal? Rehearsal { get; set; } = default(DeviceRehearsal);
+
+    public DeviceRehearsal? Rehearse()
+    {
+        journal.Add($"{id}.Rehearse");
+        Expect("running", "stop");
+        return Rehearsal;
+    }
+
     public void BeginLoad()
     {
         journal.Add($"{id}.BeginLoad");

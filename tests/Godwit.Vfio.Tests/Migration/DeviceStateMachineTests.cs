@@ -1,3 +1,4 @@
+using Godwit.Migration;
 using Godwit.VfioUser;
 
 namespace Godwit.Vfio.Tests;
@@ -41,6 +42,76 @@ public sealed class DeviceStateMachineTests
         RunDestination(machine);
         Assert.Equal(calls, device.Calls);
         Assert.Equal(DeviceMigrationState.Running, machine.State);
+    }
+
+    public static TheoryData<MigrationSupport, string[]> Rehearsals => new()
+    {
+        { StopCopyOnly, ["set stop", "set stop-copy", "read", "read", "set stop", "set resuming", "write 5", "set stop", "set running"] },
+        {
+            Everything,
+            [
+                "set running-p2p", "set stop", "set stop-copy", "read", "read", "set stop", "set resuming", "write 5", "set stop", "set running-p2p",
+                "set running",
+            ]
+        },
+    };
+
+    [Theory]
+    [MemberData(nameof(Rehearsals))]
+    public void AFreshDeviceTakesItsOwnStateAndStarts(MigrationSupport support, string[] calls)
+    {
+        (DeviceStateMachine machine, ScriptedMigration device, List<string> notices) = Create(support);
+        device.Saved = 5;
+        var clock = new ManualClock();
+        machine.Changed += () => clock.Advance(TimeSpan.FromMilliseconds(10)); // each arc takes as long
+        DeviceRehearsal? rehearsal = machine.Rehearse(clock);
+        Assert.Equal(calls, device.Calls);
+        Assert.Equal(new DeviceRehearsal(TimeSpan.FromMilliseconds(10), TimeSpan.FromMilliseconds(support == Everything ? 20 : 10)), rehearsal);
+        device.Calls.Clear();
+        RunDestination(machine);
+        Assert.Equal(DeviceMigrationState.Running, machine.State);
+        Assert.Empty(notices);
+    }
+
+    [Fact]
+    public void AStoppedDeviceRehearsesAndStaysStopped()
+    {
+        (DeviceStateMachine machine, ScriptedMigration device, _) = Create(Everything);
+        machine.SetRunning(false);
+        device.Saved = 5;
+        device.Calls.Clear();
+        Assert.NotNull(machine.Rehearse(new ManualClock()));
+        Assert.Equal(["set stop-copy", "read", "read", "set stop", "set resuming", "write 5", "set stop"], device.Calls);
+        machine.Recover();
+        Assert.Equal(DeviceMigrationState.Stop, device.State);
+    }
+
+    [Fact]
+    public void ADeviceWithMuchStateOfItsOwnDoesNotRehearseAndRuns()
+    {
+        (DeviceStateMachine machine, ScriptedMigration device, List<string> notices) = Create(Everything);
+        device.Saved = DeviceStateMachine.MaxRehearsal + 1;
+        Assert.Null(machine.Rehearse(new ManualClock()));
+        Assert.Equal(DeviceMigrationState.Running, device.State);
+        Assert.DoesNotContain("set resuming", device.Calls);
+        Assert.DoesNotContain("reset", device.Calls);
+        Assert.Empty(notices);
+        RunDestination(machine);
+    }
+
+    /// <summary>Every arc of a rehearsal fails: the device runs again, and another migration may come.</summary>
+    [Fact]
+    public void ARehearsalThatFailsAtAnyArcLeavesTheDeviceRunning()
+    {
+        for (int failing = 0; failing < 8; failing++)
+        {
+            (DeviceStateMachine machine, ScriptedMigration device, _) = Create(Everything, d => d with { FailingSets = [failing] });
+            device.Saved = 5;
+            Assert.Throws<MigrationPhaseException>(() => machine.Rehearse(new ManualClock()));
+            Assert.Equal(DeviceMigrationState.Running, device.State);
+            Assert.Equal(DeviceMigrationState.Running, machine.State);
+            RunDestination(machine);
+        }
     }
 
     public static TheoryData<MigrationSupport, int, string[]> FailuresOfTheSource => new()

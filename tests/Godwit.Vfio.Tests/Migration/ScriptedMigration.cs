@@ -26,6 +26,9 @@ internal sealed class ScriptedMigration(MigrationSupport support) : IDeviceMigra
     /// <summary>The device does not say where it is.</summary>
     public bool GetFails { get; init; }
 
+    /// <summary>Bytes of state that it gives when it is asked for them, in one piece.</summary>
+    public int Saved { get; set; }
+
     /// <summary>Reset fails.</summary>
     public bool ResetFails { get; set; }
 
@@ -59,7 +62,9 @@ internal sealed class ScriptedMigration(MigrationSupport support) : IDeviceMigra
     public int ReadMigrationData(Span<byte> destination)
     {
         Note("read");
-        return 0;
+        int count = Math.Min(Saved, destination.Length);
+        Saved -= count;
+        return count;
     }
 
     public void WriteMigrationData(ReadOnlySpan<byte> data) => Note($"write {data.Length}");
