@@ -85,6 +85,7 @@ public abstract partial class PciFunction
             ApplyDecoding();
         }
 
+        DrivePin();
         Msix?.Load(state[(StateHeaderBytes + ConfigOffset.Size)..length]);
         Msi?.ControlWritten();
         return length;

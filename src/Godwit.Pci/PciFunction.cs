@@ -87,7 +87,7 @@ public abstract partial class PciFunction
     private DmaSpaces Spaces => Volatile.Read(ref _spaces) ?? CreateSpaces();
 
     /// <summary>Reads configuration (size 1, 2 or 4, offset a multiple of it).</summary>
-    public virtual uint ReadConfig(int offset, int size) => Config.Read(offset, size);
+    public virtual uint ReadConfig(int offset, int size) => Config.Read(offset, size) | InterruptStatus(offset, size);
 
     /// <summary>Writes configuration through the masks, then applies BAR moves and command bits.</summary>
     public virtual void WriteConfig(int offset, uint value, int size)
@@ -98,6 +98,7 @@ public abstract partial class PciFunction
             ApplyDecoding();
         }
 
+        DrivePin();
         Msix?.ControlWritten();
         Msi?.ControlWritten();
     }
@@ -111,6 +112,7 @@ public abstract partial class PciFunction
             ApplyDecoding();
         }
 
+        SetInterrupt(false);
         Msix?.Reset();
         Msi?.ControlWritten();
     }
@@ -181,7 +183,12 @@ public abstract partial class PciFunction
         DevFn = devFn;
     }
 
-    internal void Plugged() => OnAttached();
+    internal void Plugged()
+    {
+        if (InterruptPin != 0)
+            Bus.Host.AddPin(this);
+        OnAttached();
+    }
 
     /// <summary>Sends an interrupt message as a 32-bit write with this function's requester id. One that nothing takes is lost without a trace, as a posted write is.</summary>
     internal void SendMessage(ulong address, uint data)

@@ -6,7 +6,7 @@ namespace Godwit.Pci;
 /// The root complex: root buses, the ECAM window (PCI Express 5.0, 7.2.2) and the space where BARs appear. BARs lie below everything else
 /// in system memory, so a guest cannot lay one over its RAM or the board's registers. Function 00:00.0 is the host bridge itself.
 /// </summary>
-public sealed class PciHostBridge
+public sealed partial class PciHostBridge
 {
     /// <summary>log2 of the ECAM bytes of one bus (PCI Express 5.0, 7.2.2).</summary>
     private const int BusShift = 20;

@@ -27,6 +27,9 @@ internal enum NoticeKind
     /// <summary>The device refused its interrupts.</summary>
     Interrupts,
 
+    /// <summary>The device refused its interrupt pin, which the guest may not need.</summary>
+    Pin,
+
     /// <summary>The device refused something of its configuration.</summary>
     Configuration,
 }

@@ -15,6 +15,7 @@ public sealed partial class VfioPciFunction
     private readonly Lock _interruptSetup = new();
     private InterruptPump? _interrupts;
     private (int Index, int Count) _interruptsSet = (NoInterrupts, 0); // in the device, under _interruptSetup
+    private int _messages; // eventfds of MSI and MSI-X vectors; that of the pin comes behind them
     private int _express;
 
     /// <inheritdoc/>
@@ -22,7 +23,11 @@ public sealed partial class VfioPciFunction
     {
         base.WriteConfig(offset, value, size);
         if (Touches(offset, size, ConfigOffset.Command, 2))
+        {
             PushCommand();
+            SetInterrupts(again: false);
+        }
+
         if (_express != 0 && _layout.CanReset && Touches(offset, size, _express + ExpressRegisters.DeviceControl, 2)
             && (Shifted(offset, value, _express + ExpressRegisters.DeviceControl) & ExpressRegisters.InitiateFunctionLevelReset) != 0)
             Reset();
@@ -77,9 +82,11 @@ public sealed partial class VfioPciFunction
 
         if (_layout.Msi is { } msi && VectorsOf(PciIrq.Msi) > 0)
             _ = new MsiMessages(this, msi.Vectors, msi.Wide, msi.Capability);
-        int vectors = Math.Max(VectorsOf(PciIrq.Msix), VectorsOf(PciIrq.Msi));
-        if (msix is not null || Msi is not null)
-            _interrupts = new InterruptPump(Id, vectors, Deliver);
+        if (_layout.Pin != 0)
+            SetInterruptPin(_layout.Pin);
+        _messages = Math.Max(VectorsOf(PciIrq.Msix), VectorsOf(PciIrq.Msi));
+        if (msix is not null || Msi is not null || _layout.Pin != 0)
+            _interrupts = new InterruptPump(Id, _messages + 1, Deliver);
 
         if (_layout.Express is { } express)
             AddExpress(express.Offset, express.PortType);
@@ -97,7 +104,9 @@ public sealed partial class VfioPciFunction
     /// <summary>A vector of whichever kind is enabled in the guest; MSI-X if both are (PCI Express 5.0, 6.1.4: a guest must not enable both).</summary>
     private void Deliver(int vector)
     {
-        if (Msix is { Enabled: true } msix && vector < msix.Vectors)
+        if (vector == _messages)
+            RaisePin();
+        else if (Msix is { Enabled: true } msix && vector < msix.Vectors)
             msix.Raise(vector);
         else if (Msi is { } msi && vector < msi.Vectors)
             msi.Raise(vector);
@@ -188,6 +197,7 @@ public sealed partial class VfioPciFunction
         {
             (int Index, int Count) wanted = Msix is { Enabled: true } ? (PciIrq.Msix, VectorsOf(PciIrq.Msix))
                 : Msi is { EnabledVectors: > 0 } msi ? (PciIrq.Msi, Math.Min(msi.EnabledVectors, VectorsOf(PciIrq.Msi)))
+                : PinWanted ? (PciIrq.Intx, 1)
                 : (NoInterrupts, 0);
             if (_interrupts is null || (wanted == _interruptsSet && !again))
                 return;
@@ -197,16 +207,19 @@ public sealed partial class VfioPciFunction
                 {
                     _device.DisableIrqs(_interruptsSet.Index);
                     _interruptsSet = (NoInterrupts, 0);
+                    SetInterrupt(false);
                 }
 
                 if (wanted.Index == NoInterrupts)
                     return;
-                _device.SetIrqEventFds(wanted.Index, _interrupts.Vectors[..wanted.Count]);
+                _device.SetIrqEventFds(wanted.Index, wanted.Index == PciIrq.Intx ? _interrupts.Vectors[_messages..] : _interrupts.Vectors[..wanted.Count]);
                 _interruptsSet = wanted;
+                if (again && wanted.Index == PciIrq.Intx)
+                    _device.UnmaskIrq(PciIrq.Intx); // what it signalled before a reset will not be ended any more
             }
             catch (DeviceRefusedException e)
             {
-                _notices.PostOnce(NoticeKind.Interrupts, $"{Id}: the device does not take its interrupts: {e.Message}");
+                _notices.PostOnce(wanted.Index == PciIrq.Intx ? NoticeKind.Pin : NoticeKind.Interrupts, $"{Id}: the device does not take its interrupts: {e.Message}");
             }
             catch (DeviceLostException)
             {

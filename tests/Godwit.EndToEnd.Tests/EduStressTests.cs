@@ -9,9 +9,10 @@ public sealed class EduStressTests
     [InlineData("intel", "")]
     [InlineData("intel", "--log-span-max 1M --log-ranges 2")]
     [InlineData("none", "")]
-    public async Task It_moves_in_the_middle_of_its_transfers_and_no_page_differs(string iommu, string limits)
+    [InlineData("intel", "", true)]
+    public async Task It_moves_in_the_middle_of_its_transfers_and_no_page_differs(string iommu, string limits, bool pin = false)
     {
-        await using var stage = new Stage { Guest = $"edu-stress,seed={Environment.TickCount & 0xffff}" };
+        await using var stage = new Stage { Guest = $"edu-stress,seed={Environment.TickCount & 0xffff},pin={(pin ? 1 : 0)}" };
         GodwitProcess a = await DeviceAsync(stage, "a", limits), b = await DeviceAsync(stage, "b", limits);
         GodwitProcess source = await stage.SourceAsync("--iommu", iommu);
         GodwitProcess destination = await stage.DestinationAsync("--iommu", iommu);

@@ -3,6 +3,7 @@ using Godwit.Machine.Acpi;
 using Godwit.Machine.Managed;
 using Godwit.Memory;
 using Godwit.Pci;
+using Godwit.Pci.Spec;
 using Godwit.Vfio;
 
 namespace Godwit.Machine;
@@ -70,7 +71,12 @@ internal sealed class Board : IDisposable
         var handler = new InterruptWindow(apics, Iommu, requester => Pci.BypassesIommu(new RequesterId(requester)));
         var window = new MmioRegion("interrupt-messages", BoardLayout.InterruptSize, handler, InterruptWindow.Rules);
         Topology.Add(Topology.SystemRoot, BusAddress.FromGpa(BoardLayout.InterruptBase), window);
-        IoApic = new IoApic((address, data) => handler.Send(IoApic.RequesterId, address, data));
+        IoApic = new IoApic((address, data) => handler.Send(IoApic.RequesterId, address, data), pin =>
+        {
+            if (pin is >= BoardLayout.FirstPciPin and < BoardLayout.FirstPciPin + PciHostBridge.InterruptInputs)
+                Pci.EndInterrupt(pin - BoardLayout.FirstPciPin);
+        });
+        Pci.ConnectInputs((input, high) => IoApic.Set(BoardLayout.FirstPciPin + input, high));
         Topology.Add(
             Topology.SystemRoot, BusAddress.FromGpa(BoardLayout.IoApicBase),
             new MmioRegion("io-apic", BoardLayout.IoApicSize, IoApic, new MmioAccessRules(4, 4, AllowUnaligned: false)));
@@ -83,6 +89,8 @@ internal sealed class Board : IDisposable
     public void WriteFirmware()
     {
         string commandLine = MachineConfigValidation.CommandLine(GuestPrograms.Resolve(Config.Guest, Config.GuestOptions));
+        foreach (PciFunction function in Pci.AllFunctions().Where(f => f.InterruptPin != 0))
+            function.WriteConfig(ConfigOffset.InterruptLine, (uint)(BoardLayout.FirstPciPin + function.InterruptInput), 1);
         Write(BoardLayout.BootInfo, BootInfo.For(Layout, commandLine).ToPage());
         Write(BoardLayout.AcpiBase, AcpiImage.Build(BoardLayout.AcpiBase, BoardLayout.AcpiSize, Config, Pci));
     }

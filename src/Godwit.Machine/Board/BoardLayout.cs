@@ -32,6 +32,12 @@ internal readonly record struct BoardLayout(ulong LowRamSize, ulong HighRamSize)
 
     public const ulong IoApicSize = 0x1000;
 
+    /// <summary>
+    /// The I/O APIC's pin for the first of the four that PCI functions interrupt by. With no AML to say so, the firmware leaves each function's pin in its
+    /// Interrupt Line register (PCI Local Bus 3.0, 6.2.4).
+    /// </summary>
+    public const int FirstPciPin = 16;
+
     /// <summary>Power management.</summary>
     public static Gpa PowerBase => new(0xFED8_0000);
 

@@ -20,10 +20,17 @@ internal static class StateParticipants
         if (board.Iommu is { } iommu)
             result.Add(new IommuState(iommu));
         result.AddRange(functions.Where(f => f is not PciBridge).Select(f => new PciFunctionState(f)));
-        result.Add(new PlatformState("ioapic", board.IoApic.Save, board.IoApic.Load));
+        result.Add(new PlatformState("ioapic", board.IoApic.Save, state => LoadIoApic(board, state)));
         result.Add(new PlatformState("power", board.Power.Save, board.Power.Load));
         result.AddRange(vcpus.Select(v => new VcpuState(v)));
         return result;
+    }
+
+    /// <summary>A pin that was high on the source, and is not here, falls when its interrupt has been handled.</summary>
+    private static void LoadIoApic(Board board, ReadOnlySpan<byte> state)
+    {
+        board.IoApic.Load(state);
+        board.Pci.RaiseInputs();
     }
 
     /// <summary>

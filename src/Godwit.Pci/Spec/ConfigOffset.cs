@@ -82,9 +82,11 @@ public static class ConfigBits
     public const ushort CommandMemorySpace = 1 << 1;
 
     internal const ushort CommandBusMaster = 1 << 2;     // 7.5.1.1.3
+    internal const ushort CommandInterruptDisable = 1 << 10; // 7.5.1.1.3
+    internal const uint StatusInterrupt = 1 << 3;        // 7.5.1.1.4
 
     /// <summary>Memory Space, Bus Master, Parity Error Response, SERR# Enable, Interrupt Disable. No I/O space here, so bit 0 is 0.</summary>
-    internal const ushort CommandWritable = CommandMemorySpace | CommandBusMaster | (1 << 6) | (1 << 8) | (1 << 10);
+    internal const ushort CommandWritable = CommandMemorySpace | CommandBusMaster | (1 << 6) | (1 << 8) | CommandInterruptDisable;
 
     /// <summary>Status: there is a list of capabilities (7.5.1.1.4).</summary>
     public const ushort StatusCapabilitiesList = 1 << 4;

@@ -93,6 +93,23 @@ public sealed class PciBus
         first.Config.Define(ConfigOffset.HeaderType, 1, first.Config.Read(ConfigOffset.HeaderType, 1) | ConfigBits.HeaderMultiFunction);
     }
 
+    /// <summary>
+    /// The input of the root complex for pin 0 (INTA#) to 3 of a device here: each bus, the root too, turns it by the device number (PCI-PCI Bridge 1.2,
+    /// table 9-1; PCI Express 5.0, table 2-20).
+    /// </summary>
+    internal int RoutePin(DevFn devFn, int pin)
+    {
+        PciBus bus = this;
+        while (true)
+        {
+            pin = (pin + devFn.Device) % PciHostBridge.InterruptInputs;
+            if (bus.ParentBridge is not { } bridge)
+                return pin;
+            devFn = bridge.DevFn;
+            bus = bridge.Bus;
+        }
+    }
+
     /// <summary>The function in a slot, or null.</summary>
     internal PciFunction? At(DevFn devFn) => Volatile.Read(ref _functions[devFn.Value]);
 

@@ -41,6 +41,9 @@ internal interface IDeviceAccess
     /// <summary>VFIO_DEVICE_SET_IRQS disabling the index.</summary>
     void DisableIrqs(int index);
 
+    /// <summary>VFIO_DEVICE_SET_IRQS unmasking vector 0: for an index that masks itself whenever it has signalled.</summary>
+    void UnmaskIrq(int index);
+
     /// <summary>VFIO_DEVICE_RESET: power-on state, RUNNING for migration (vfio.h, vfio_device_mig_state).</summary>
     void Reset();
 }

@@ -69,6 +69,9 @@ internal sealed record DeviceLayout
     /// <summary>MSI, or null.</summary>
     public required MsiLayout? Msi { get; init; }
 
+    /// <summary>Interrupt pin, 1 (INTA#) to 4 (INTD#), or 0.</summary>
+    public required int Pin { get; init; }
+
     /// <summary>Offset and port type of the PCI Express capability, or null.</summary>
     public required (int Offset, int PortType)? Express { get; init; }
 
@@ -123,8 +126,10 @@ internal sealed record DeviceLayout
         List<string> omitted = [];
         ImmutableArray<DeviceBar> bars = ParseBars(address, config, regions, omitted);
         Dictionary<byte, int> capabilities = ParseCapabilities(config);
-        if (config[ConfigOffset.InterruptPin] != 0 && !capabilities.ContainsKey(MsiRegisters.Id) && !capabilities.ContainsKey(MsixRegisters.Id))
-            omitted.Add("it has neither MSI nor MSI-X, only an interrupt pin (INTx), which this machine does not have: none of its interrupts will arrive");
+        int pin = config[ConfigOffset.InterruptPin];
+        bool served = pin is >= 1 and <= 4 && irqs.Count > PciIrq.Intx && irqs[PciIrq.Intx] > 0;
+        if (pin != 0 && !served && !capabilities.ContainsKey(MsiRegisters.Id) && !capabilities.ContainsKey(MsixRegisters.Id))
+            omitted.Add("it has neither MSI nor MSI-X, and offers no interrupt for its pin (INTx): none of its interrupts will arrive");
         return new DeviceLayout
         {
             Vendor = vendor,
@@ -136,6 +141,7 @@ internal sealed record DeviceLayout
             Bars = bars,
             Msix = capabilities.TryGetValue(MsixRegisters.Id, out int msix) ? ParseMsix(address, config, msix, bars) : null,
             Msi = capabilities.TryGetValue(MsiRegisters.Id, out int msi) ? ParseMsi(address, config, msi, capabilities) : null,
+            Pin = served ? pin : 0,
             Express = capabilities.TryGetValue(ExpressRegisters.Id, out int express)
                 ? (express, (int)(Word(config, express + ExpressRegisters.Capabilities) & ExpressRegisters.PortTypeMask) >> ExpressRegisters.PortTypeShift)
                 : null,

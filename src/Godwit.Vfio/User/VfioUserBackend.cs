@@ -123,6 +123,9 @@ internal sealed class VfioUserBackend : IVfioBackend
     public void DisableIrqs(int index) => Guard(() => _client.DisableIrqs(index));
 
     /// <inheritdoc/>
+    public void UnmaskIrq(int index) => Guard(() => _client.MaskIrq(index, 0, 1, masked: false));
+
+    /// <inheritdoc/>
     public void Reset() => Guard(_client.Reset);
 
     /// <inheritdoc/>

@@ -40,6 +40,34 @@ public sealed class IoApicTests
     }
 
     [Fact]
+    public void Who_drives_a_level_is_asked_at_its_end_before_it_is_sent_again()
+    {
+        var sent = new List<uint>();
+        IoApic? apic = null;
+        var ended = new List<int>();
+        bool stillWanted = true;
+        apic = new IoApic((_, data) => sent.Add(data), pin =>
+        {
+            ended.Add(pin);
+            apic!.Set(pin, false); // as a device whose interrupt may have been served
+            if (stillWanted)
+                apic.Set(pin, true);
+            Assert.Equal(ended.Count, sent.Count); // nothing is sent from in here
+        });
+        apic.Write(0, 0x10 + (2 * 18), 4, TransactionAttributes.Vcpu);
+        apic.Write(0x10, 0x41 | Level, 4, TransactionAttributes.Vcpu);
+        apic.Set(18, true);
+        apic.Write(0x40, 0x42, 4, TransactionAttributes.Vcpu); // another's
+        Assert.Empty(ended);
+        apic.Write(0x40, 0x41, 4, TransactionAttributes.Vcpu);
+        Assert.Equal(2, sent.Count);
+        stillWanted = false;
+        apic.Write(0x40, 0x41, 4, TransactionAttributes.Vcpu);
+        Assert.Equal(2, sent.Count);
+        Assert.Equal([18, 18], ended);
+    }
+
+    [Fact]
     public void A_level_is_sent_again_after_its_end_while_it_is_high()
     {
         Program(9, 0x61 | Level | Mask);

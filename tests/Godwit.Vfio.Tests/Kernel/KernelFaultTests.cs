@@ -47,6 +47,7 @@ public sealed class KernelFaultTests : IDisposable
         Migration = MigrationSupport.StopCopy | MigrationSupport.P2P | MigrationSupport.PreCopy,
         LogsDma = true,
         HostDirtyTracking = true,
+        Pin = 1,
     };
 
     /// <summary>Errors of ioctl(2) that any driver may return.</summary>
@@ -122,6 +123,96 @@ public sealed class KernelFaultTests : IDisposable
             using VfioPciFunction function = Plug(host, way, Life.Work);
             Live(host, function, Life.Work);
         });
+    }
+
+    [Theory]
+    [InlineData(Way.Type1)]
+    [InlineData(Way.Iommufd)]
+    [InlineData(Way.Descriptor)]
+    public void Two_errors_of_an_attachment_are_undone_too(Way way)
+    {
+        Record clean = Trace(way, Life.Work);
+        ForEachPair(way, Life.Work, clean.Calls, 0, clean.Plugged, host =>
+        {
+            try
+            {
+                using VfioPciFunction function = Plug(host, way, Life.Work);
+            }
+            catch (VfioAttachException e)
+            {
+                Assert.False(string.IsNullOrWhiteSpace(e.Message));
+            }
+        });
+    }
+
+    [Theory]
+    [InlineData(Way.Type1, Life.Save)]
+    [InlineData(Way.Iommufd, Life.Save)]
+    [InlineData(Way.Type1, Life.SaveByHostIommu)]
+    [InlineData(Way.Iommufd, Life.SaveByHostIommu)]
+    [InlineData(Way.Type1, Life.Load)]
+    [InlineData(Way.Iommufd, Life.Load)]
+    public void Two_errors_of_a_migration_and_its_recovery_leave_nothing_behind(Way way, Life life)
+    {
+        Record clean = Trace(way, life);
+        ForEachPair(way, life, clean.Calls, clean.Plugged, clean.Lived, host =>
+        {
+            using VfioPciFunction function = Plug(host, way, life);
+            try
+            {
+                Live(host, function, life);
+            }
+            catch (Exception e) when (e is IOException or DirtyLogLostException)
+            {
+                Assert.False(string.IsNullOrWhiteSpace(e.Message));
+                ((IDirtyTracker)function).Stop();
+                function.Recover();
+                // One that not even a reset brings back is in ERROR, and that is told.
+                Assert.True(function.Lost.IsCompleted || function.StateName is "running" or "stop" || (function.StateName == "error" && !host.Notices.IsEmpty), function.StateName);
+            }
+        });
+    }
+
+    /// <summary>How many calls after the first error the second one comes: at once, while the first is undone, and later.</summary>
+    private static readonly int[] Distances = [1, 2, 3, 4, 5, 7, 11, 16];
+
+    private void ForEachPair(Way way, Life life, IReadOnlyList<string> calls, int first, int end, Action<FakeHost> body)
+    {
+        int turn = 0;
+        for (int call = first; call < end; call++)
+        {
+            foreach (int distance in Distances)
+            {
+                Errno[] errors = ErrorsOf(calls[call]);
+                Errno errno = errors[turn % errors.Length];
+                string? second = null;
+                using FakeHost host = Host(life);
+                host.Kernel.Fault = (call, errno);
+                host.Kernel.SecondFault = (distance, name =>
+                {
+                    Errno[] others = ErrorsOf(name);
+                    Errno other = others[turn / 3 % others.Length];
+                    second = $"{name} with {other}";
+                    return other;
+                }
+                );
+                turn++;
+                string what() => $"{way}, {life}: call {call}, {calls[call]}, failing with {errno}, and {distance} calls later {second ?? "nothing"}";
+                try
+                {
+                    body(host);
+                }
+                catch (Exception e) when (e is not Xunit.Sdk.IAssertionException)
+                {
+                    Assert.Fail($"{what()}: {e}");
+                }
+
+                Assert.True(host.Kernel.Trace.Count > call, what());
+                if (calls[call] != "fstat")
+                    host.Kernel.AssertClean(what());
+                Assert.True((host.Device.Open is null || calls[call] == "fstat") && host.Group.Open is null && host.Device.Triggers.Count == 0, what());
+            }
+        }
     }
 
     /// <summary>fstat and fcntl of a descriptor passed in.</summary>

@@ -83,6 +83,10 @@ internal sealed class SeamBackend : IVfioBackend
     {
     }
 
+    public void UnmaskIrq(int index)
+    {
+    }
+
     public void Reset() => Migration.Reset();
 
     public void QueueMap(IovaPages iova, RamBlock block, ulong offset, bool writable) => Mapper.QueueMap(iova, block, offset, writable);

@@ -9,7 +9,11 @@ namespace Godwit.Machine;
 /// as those of a device do. Any thread.
 /// </summary>
 /// <param name="send">Sends a message: address and data. Called without a lock held.</param>
-internal sealed class IoApic(Action<ulong, uint> send) : IMmioHandler
+/// <param name="ended">
+/// Told a level-triggered pin whose interrupt a CPU has handled, before it may send again: whoever drives it looks whether he still wants to. Called without
+/// a lock held.
+/// </param>
+internal sealed class IoApic(Action<ulong, uint> send, Action<int>? ended = null) : IMmioHandler
 {
     public const int Pins = 24;
     public const byte Id = 0;
@@ -148,14 +152,19 @@ internal sealed class IoApic(Action<ulong, uint> send) : IMmioHandler
     {
         for (int pin = 0; pin < Pins; pin++)
         {
-            RedirectionEntry? sent = null;
             lock (_lock)
             {
-                if (_entries[pin] is { AwaitsEnd: true } entry && entry.Vector == vector)
-                {
-                    _entries[pin] = entry.WithAwaitsEnd(false);
-                    sent = TakeLevel(pin);
-                }
+                if (_entries[pin] is not { AwaitsEnd: true } entry || entry.Vector != vector)
+                    continue;
+            }
+
+            // It still awaits its end, so what is told now sends nothing.
+            ended?.Invoke(pin);
+            RedirectionEntry? sent;
+            lock (_lock)
+            {
+                _entries[pin] = _entries[pin].WithAwaitsEnd(false);
+                sent = TakeLevel(pin);
             }
 
             Send(sent);

@@ -68,6 +68,9 @@ internal struct EduControl
     public ushort PowerSource;
     public bool PoweringDown;
 
+    /// <summary>The I/O APIC's input of the device's pin, when that is used.</summary>
+    public IoApicInput Input;
+
     // The device.
     public ushort Bdf;
     public Gpa Registers;

@@ -11,12 +11,15 @@ internal readonly record struct EduOptions
     [
         new("pages", "512", "pages of memory that the device copies among") { Min = 2, Max = MaxPages },
         new("unmap-percent", "10", "share of the transfers to memory whose page is unmapped while they go on") { Max = 100 },
+        new("pin", "0", "1: interrupts come by the device's pin and the I/O APIC, instead of by MSI") { Max = 1 },
         new("seed", "1", "seed of all that is random and of the patterns"),
     ];
 
     public uint Pages { get; init; }
 
     public uint UnmapPercent { get; init; }
+
+    public bool UsesPin { get; init; }
 
     public ulong Seed { get; init; }
 
@@ -32,6 +35,7 @@ internal readonly record struct EduOptions
         {
             Pages = (uint)values["pages"],
             UnmapPercent = (uint)values["unmap-percent"],
+            UsesPin = values["pin"] != 0,
             Seed = (ulong)values["seed"],
         };
     }

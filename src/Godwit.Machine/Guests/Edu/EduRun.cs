@@ -56,6 +56,8 @@ internal static class EduRun
         uint causes = cpu.ReadMmio32(control.Registers + EduRegisters.InterruptStatus);
         cpu.WriteMmio32(control.Registers + EduRegisters.InterruptAcknowledge, causes);
         control.Causes |= causes;
+        if (control.Options.UsesPin)
+            control.Input.End(cpu);
     }
 
     /// <summary>The CPU gives a page new content.</summary>

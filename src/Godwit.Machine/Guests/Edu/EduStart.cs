@@ -35,6 +35,7 @@ internal static class EduStart
         control.Unit.Registers = acpi.RemappingUnit ?? default;
         control.Power = acpi.PowerButton();
         control.PowerSource = acpi.IoApicSource;
+        control.Input = acpi.Input(0, Vector);
         ulong end = Math.Min(info.LowRamBase.Value + info.LowRamSize, 1UL << EduRegisters.AddressBits); // for a device without a vIOMMU
         control.Heap = new BumpAllocator { Next = EduLayout.Heap, End = new Gpa(end) };
         control.Random = Patterns.SectorPattern.Mix(control.Options.Seed + 1);
@@ -67,11 +68,7 @@ internal static class EduStart
     {
         if (control.Unit.Registers.Value != 0)
             StartUnit(cpu, ref control);
-        MsiMessage message = control.Unit.RemapsInterrupts
-            ? control.Unit.AddInterrupt(cpu, control.Bdf, BootCpu, Vector)
-            : MsiMessage.Compatible(BootCpu, Vector);
-        if (!new PciConfig(cpu, control.Ecam, control.Bdf).EnableMsi(message))
-            throw new GuestPanicException($"the educational device 0x{control.Bdf:x4} has no MSI");
+        StartInterrupts(cpu, ref control);
         control.Power.Listen(
             cpu,
             control.Unit.RemapsInterrupts
@@ -92,6 +89,26 @@ internal static class EduStart
         control.Pages = control.Heap.Allocate((ulong)control.Options.Pages << RamPage.Shift);
         control.Contents = control.Heap.Allocate(control.Options.Pages * 8UL);
         control.Phase = EduPhase.Populate;
+    }
+
+    private static void StartInterrupts(GuestCpu cpu, ref EduControl control)
+    {
+        bool pin = control.Options.UsesPin;
+        MsiMessage message = control.Unit.RemapsInterrupts
+            ? control.Unit.AddInterrupt(cpu, pin ? control.PowerSource : control.Bdf, BootCpu, Vector, level: pin)
+            : MsiMessage.Compatible(BootCpu, Vector);
+        var config = new PciConfig(cpu, control.Ecam, control.Bdf);
+        if (pin)
+        {
+            if (config.Read8(PciRegisters.InterruptPin) == 0)
+                throw new GuestPanicException($"the educational device 0x{control.Bdf:x4} has no interrupt pin");
+            control.Input.Pin = config.Read8(PciRegisters.InterruptLine);
+            control.Input.Listen(cpu, message);
+        }
+        else if (!config.EnableMsi(message))
+        {
+            throw new GuestPanicException($"the educational device 0x{control.Bdf:x4} has no MSI");
+        }
     }
 
     /// <summary>Fills the pages, some a step.</summary>

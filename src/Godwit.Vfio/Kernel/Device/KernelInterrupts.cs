@@ -53,13 +53,19 @@ internal sealed class KernelInterrupts(DeviceCalls device)
     }
 
     /// <summary>Disables an index.</summary>
-    public void Disable(int index)
+    public void Disable(int index) => Set(index, vfio.VFIO_IRQ_SET_ACTION_TRIGGER, 0);
+
+    /// <summary>Unmasks vector 0, which signals at once when its level is still high (drivers/vfio/pci/vfio_pci_intrs.c, vfio_pci_intx_unmask_handler).</summary>
+    public void Unmask(int index) => Set(index, vfio.VFIO_IRQ_SET_ACTION_UNMASK, 1);
+
+    private void Set(int index, uint action, uint count)
     {
         var set = new vfio_irq_set
         {
             argsz = (uint)Marshal.SizeOf<vfio_irq_set>(),
-            flags = vfio.VFIO_IRQ_SET_DATA_NONE | vfio.VFIO_IRQ_SET_ACTION_TRIGGER,
+            flags = vfio.VFIO_IRQ_SET_DATA_NONE | action,
             index = (uint)index,
+            count = count,
         };
         device.Ioctl("VFIO_DEVICE_SET_IRQS", vfio.VFIO_DEVICE_SET_IRQS, ref set);
     }

@@ -193,7 +193,7 @@ internal sealed class DeviceFile : FakeFile
 
     private int Vectors(uint index) => (int)index switch
     {
-        VFIO_PCI_INTX_IRQ_INDEX => 1,
+        VFIO_PCI_INTX_IRQ_INDEX => _device.Traits.Pin == 0 ? 0 : 1,
         VFIO_PCI_MSI_IRQ_INDEX => _device.Traits.MsiVectors,
         VFIO_PCI_MSIX_IRQ_INDEX => _device.Traits.MsixVectors,
         _ => 1,
@@ -225,6 +225,15 @@ internal sealed class DeviceFile : FakeFile
         uint unit = data == VFIO_IRQ_SET_DATA_EVENTFD ? 4u : data == VFIO_IRQ_SET_DATA_BOOL ? 1u : 0;
         if (set.argsz - head < set.count * unit || (set.count == 0 && unit > 0))
             return Errno.EINVAL;
+        if (action == VFIO_IRQ_SET_ACTION_UNMASK && set.index == VFIO_PCI_INTX_IRQ_INDEX)
+        {
+            // vfio_pci_set_intx_unmask: vector 0, of an index that is enabled
+            if (_device.EnabledIrq != VFIO_PCI_INTX_IRQ_INDEX || set.start != 0 || set.count != 1 || data != VFIO_IRQ_SET_DATA_NONE)
+                return Errno.EINVAL;
+            _device.UnmaskPin();
+            return Errno.None;
+        }
+
         if (action != VFIO_IRQ_SET_ACTION_TRIGGER)
             return Errno.ENOTTY;
         int index = (int)set.index;

@@ -36,6 +36,7 @@ internal sealed class FakeHost : IDisposable
         }
 
         _bridge = new PciHostBridge(_board.Topology, new Gpa(0xB000_0000), 16);
+        _bridge.ConnectInputs((_, high) => Levels.Add(high));
         if (guestIommu)
             _bridge.RootBus.SetIommu(new BoardIommu(_board));
     }
@@ -49,6 +50,12 @@ internal sealed class FakeHost : IDisposable
 
     /// <summary>Interrupt messages that arrived.</summary>
     public BlockingCollection<uint> Arrived { get; } = [];
+
+    /// <summary>Levels of the input that the device's pin leads to, as they were told.</summary>
+    public BlockingCollection<bool> Levels { get; } = [];
+
+    /// <summary>The input of INTB# in slot 3.</summary>
+    public int Input => (1 + 3) % PciHostBridge.InterruptInputs;
 
     public ConcurrentQueue<string> Notices { get; } = new();
 
@@ -134,6 +141,15 @@ internal sealed class FakeHost : IDisposable
         var words = new ulong[ModelBoard.RamPages / 64];
         _board.Ram.Dirty.Drain(default, words);
         return [.. Enumerable.Range(0, words.Length * 64).Where(p => (words[p / 64] >> (p % 64) & 1) != 0).Select(p => (ulong)p)];
+    }
+
+    /// <summary>A CPU has handled an interrupt of that input.</summary>
+    public void EndInterrupt() => _bridge.EndInterrupt(Input);
+
+    public bool TakeLevel()
+    {
+        Assert.True(Levels.TryTake(out bool high, DeviceServer.Patience), "the input does not change");
+        return high;
     }
 
     public uint TakeInterrupt()

@@ -63,6 +63,9 @@ internal sealed class FakeKernel : IKernelCalls, IDisposable
     /// <summary>Number of the call, in the order of <see cref="Trace"/>, that fails, and how; the call has no effect then.</summary>
     public (int Call, Errno Errno)? Fault { get; set; }
 
+    /// <summary>A second one: so many calls after the first (1: the next), failing by what is called.</summary>
+    public (int After, Func<string, Errno> Errno)? SecondFault { get; set; }
+
     /// <summary>Names of the calls made, in order.</summary>
     public IReadOnlyList<string> Trace
     {
@@ -250,7 +253,10 @@ internal sealed class FakeKernel : IKernelCalls, IDisposable
     private Errno Begin(string call)
     {
         _trace.Add(call);
-        return Fault is { } fault && fault.Call == _trace.Count - 1 ? fault.Errno : Errno.None;
+        if (Fault is not { } fault)
+            return Errno.None;
+        int after = _trace.Count - 1 - fault.Call;
+        return after == 0 ? fault.Errno : SecondFault is { } second && after == second.After ? second.Errno(call) : Errno.None;
     }
 
     private FakeFile Target(FileDescriptor file)

@@ -12,6 +12,9 @@ internal sealed record FakeDeviceTraits
     /// <summary>Functions that a bus reset would take along besides this one; null: the bus cannot be reset.</summary>
     public string[]? BusNeighbours { get; init; }
 
+    /// <summary>Interrupt pin, 1 to 4, or none.</summary>
+    public byte Pin { get; init; }
+
     public int MsiVectors { get; init; } = 1;
 
     public int MsixVectors { get; init; } = 2;
@@ -47,6 +50,7 @@ internal sealed class FakeVfioDevice : IDisposable
 
     private readonly Dictionary<(int Index, int Vector), EventFd> _triggers = [];
     private readonly byte[] _registers = new byte[Bar0Bytes];
+    private bool _pinHigh, _pinMasked;
     private MemFd? _file;
     private MemoryMapping? _memory; // of the file, once somebody maps BAR 0
 
@@ -123,11 +127,39 @@ internal sealed class FakeVfioDevice : IDisposable
             return _triggers.TryGetValue((index, vector), out EventFd? fd) && fd.Signal();
     }
 
+    /// <summary>Drives its pin. The kernel masks it when it signals (drivers/vfio/pci/vfio_pci_intrs.c, vfio_intx_handler).</summary>
+    public void SetPin(bool high)
+    {
+        lock (Kernel.Gate)
+        {
+            _pinHigh = high;
+            SignalPin();
+        }
+    }
+
+    /// <summary>vfio_pci_intx_unmask: a pin that is still high signals again.</summary>
+    public void UnmaskPin()
+    {
+        _pinMasked = false;
+        SignalPin();
+    }
+
+    public bool PinMasked => _pinMasked;
+
+    private void SignalPin()
+    {
+        if (!_pinHigh || _pinMasked || EnabledIrq != vfio.VFIO_PCI_INTX_IRQ_INDEX)
+            return;
+        _pinMasked = true;
+        Raise(vfio.VFIO_PCI_INTX_IRQ_INDEX, 0);
+    }
+
     /// <summary>The kernel saves configuration space before and restores it after (drivers/pci/pci.c, pci_try_reset_function).</summary>
     public void Reset()
     {
         Resets++;
         Bar0.Clear();
+        _pinHigh = false;
         Migration.Reset();
         Log.Reset();
     }
@@ -175,7 +207,13 @@ internal sealed class FakeVfioDevice : IDisposable
         copy.SetHandleAsInvalid();
     }
 
-    public void EnableIrq(int index) => EnabledIrq = index;
+    public void EnableIrq(int index)
+    {
+        if (EnabledIrq != index && index == vfio.VFIO_PCI_INTX_IRQ_INDEX)
+            _pinMasked = false;
+        EnabledIrq = index;
+        SignalPin();
+    }
 
     public void DisableIrq(int index)
     {
@@ -200,6 +238,7 @@ internal sealed class FakeVfioDevice : IDisposable
         BinaryPrimitives.WriteUInt32LittleEndian(config, 0x11e8_1234);
         BinaryPrimitives.WriteUInt16LittleEndian(config[6..], 0x10);
         config[0x34] = MsiAt;
+        config[0x3D] = Traits.Pin;
         config[MsiAt] = 0x05;
         config[MsiAt + 1] = MsixAt;
         // 64-bit, multiple message capable by the number of vectors (PCI Local Bus 3.0, 6.8.1.3)

@@ -69,7 +69,10 @@ internal readonly record struct AcpiTables(
     }
 
     /// <summary>The power button that they describe.</summary>
-    public PowerButton PowerButton() => new() { IoApic = IoApic, Pin = PowerInterrupt, Events = PowerEvents, Control = PowerControl };
+    /// <summary>A pin of the I/O APIC.</summary>
+    public IoApicInput Input(uint pin, byte vector) => new() { IoApic = IoApic, Pin = pin, Vector = vector };
+
+    public PowerButton PowerButton() => new() { Input = Input(PowerInterrupt, Drivers.PowerButton.Vector), Events = PowerEvents, Control = PowerControl };
 
     private static Gpa FindList(GuestBus bus)
     {

@@ -11,6 +11,8 @@ internal static class PciRegisters
     public const int HeaderType = 0x0E;                  // 6.2.1
     public const int Bar0 = 0x10;                        // 6.2.5.1
     public const int CapabilityPointer = 0x34;           // 6.7
+    public const int InterruptLine = 0x3C;               // 6.2.4
+    public const int InterruptPin = 0x3D;                // 6.2.4
 
     public const ushort NoDevice = 0xFFFF;               // 6.1
     public const ushort CommandMemorySpace = 1 << 1;     // 6.2.2
