@@ -8,6 +8,17 @@ internal sealed class Baselines(Scene scene, GuestPageTable tables)
 
     private readonly ulong[] _bitmap = new ulong[DriverWindow / 64];
 
+    /// <summary>The questions of a sync once more, with answers that nobody looks at: what the model device itself takes of a sync's time.</summary>
+    public void Ask(List<IovaPages> ranges)
+    {
+        foreach (IovaPages range in ranges)
+        {
+            Span<ulong> bitmap = _bitmap.AsSpan(0, (int)((range.Count + 63) / 64));
+            bitmap.Clear();
+            scene.Device.ReportDmaLog(range, 4096, bitmap);
+        }
+    }
+
     /// <summary>One report for each mapping, its bits marked by the mapping that it was asked for.</summary>
     public void ReportPerMapping()
     {

@@ -39,8 +39,12 @@ internal sealed class BenchDevice : IDmaMapper, IDmaLog
     {
     }
 
+    /// <summary>Where the ranges that are asked about are noted, to be asked about again; null to note none.</summary>
+    public List<IovaPages>? Asked { get; set; }
+
     public void ReportDmaLog(IovaPages range, ulong pageSize, Span<ulong> bitmap)
     {
+        Asked?.Add(range);
         Calls++;
         BitmapBytes += (long)(range.Count + 63) / 64 * sizeof(ulong);
         int i = Array.BinarySearch(_numbers, range.First / 64);

@@ -75,6 +75,12 @@ internal static class SyncTable
 
             ulong[] dirty = scene.Dirty(perMillion, new Random(2));
             Figures ours = Time(scene, dirty, quick ? 2 : 4, () => scene.Tracker.Sync(final: false));
+            List<IovaPages> asked = scene.Device.Asked = [];
+            scene.Device.Write(dirty);
+            scene.Tracker.Sync(final: false);
+            scene.Device.Asked = null;
+            Figures floor = Time(scene, dirty, quick ? 2 : 4, () => baselines.Ask(asked));
+            Console.Error.WriteLine($"device alone {floor.Milliseconds:0.000} ms of {ours.Milliseconds:0.000}");
             Figures each = Time(scene, dirty, quick ? 1 : 2, baselines.ReportPerMapping);
             // At 57 bits this is two million windows, whatever is mapped: minutes. Its bitmap has 4 TiB.
             Figures? whole = wholeAperture ? Time(scene, dirty, 1, baselines.ReportWholeApertureAndWalk, warm: bits <= 48) : null;

@@ -34,8 +34,8 @@ public sealed class DirtyLog
     /// <summary>Whether it has ever recorded; the number of pages is fixed from then on.</summary>
     internal bool Sized => Volatile.Read(ref _bitmap) is not null;
 
-    /// <summary>Pages in the machine. Set by <see cref="GuestRam.Add"/>.</summary>
-    internal ulong PageCount { get; set; }
+    /// <summary>Pages in the machine, fixed from the first <see cref="Start"/> on. Set by <see cref="GuestRam.Add"/>.</summary>
+    public ulong PageCount { get; internal set; }
 
     /// <summary>Begins recording with every page of RAM marked. The counters start at 0.</summary>
     /// <exception cref="InvalidOperationException">Already recording, or the machine has no RAM.</exception>

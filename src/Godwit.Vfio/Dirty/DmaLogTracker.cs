@@ -12,7 +12,7 @@ namespace Godwit.Vfio;
 /// <item>Log bits are IOVAs; they are attributed with what is installed in the host (<see cref="DmaShadow.Installed"/>), and nothing else.</item>
 /// <item>A range that is unmapped waits, from when the host has let go of it and before the guest is told, for the reports of the next sync
 /// (rule 5), or is marked at once when it cannot wait. So at any time every bit in the device belongs to an installed mapping, to one that waits,
-/// or to pages that are marked already.</item>
+/// or to pages that are marked already. What a sync has read is in its hands (<see cref="GatheredMarks"/>) until it ends.</item>
 /// <item>A set bit counts for every mapping that was at its IOVA at any time since the report before: what is installed when the bit is
 /// looked at, and what waits (rule 6).</item>
 /// <item>After any error of the log, everything mapped and writable counts as dirty, from the moment when the log runs again (rule 10).</item>
@@ -53,6 +53,7 @@ internal class DmaLogTracker : IDeviceDirtySource
     private readonly Func<IReadOnlyList<CoveragePlan>> _plans;
     private readonly NoticeBoard _notices;
     private readonly LogBitmap _bitmap;
+    private readonly GatheredMarks _found = new(); // by the reports of a sync
     private readonly AllocationHistory _history = new();
     private HarvestQueue _waiting = new(), _asked = new(); // unmapped since the sync began, and before; under the gate
     private MappingWalk _walk, _nextWalk; // over what is installed and asked for, and the same for when the queues have changed places
@@ -295,6 +296,7 @@ internal class DmaLogTracker : IDeviceDirtySource
                     _notices.Post($"{_device}: the device {_limits}; everything mapped for writing counts as dirty");
             }
 
+            _found.Open(_marker.PageCount);
             _broken = null;
             _rearmed = false;
             _rearms = 0;
@@ -317,9 +319,14 @@ internal class DmaLogTracker : IDeviceDirtySource
             BeginHarvest();
         }
 
-        ulong next = 0;
-        while (_broken is null && Step(ref next))
+        try
         {
+            for (ulong next = 0; _broken is null && Step(ref next);)
+                continue;
+        }
+        finally
+        {
+            HandOver(); // what was read from the log is nowhere else any more
         }
 
         lock (_shadow.Gate)
@@ -361,6 +368,7 @@ internal class DmaLogTracker : IDeviceDirtySource
             _armed = false;
             _waiting.Clear();
             _asked.Clear();
+            _found.Close();
             (_plan, _covered, _steps) = (CoveragePlan.Nothing, [], default);
         }
     }
@@ -397,18 +405,21 @@ internal class DmaLogTracker : IDeviceDirtySource
     /// <summary>Attributes a part of the last report to everything that was mapped there since the one before. Under the gate.</summary>
     private protected virtual void Attribute(ulong from, ulong end)
     {
-        _bitmap.Attribute(_shadow.Installed, _marker, from, end);
+        _bitmap.Attribute(_shadow.Installed, _found, from, end);
         AttributeUnmapped(from, end);
     }
+
+    /// <summary>Brings what the reports found to the machine's bitmap.</summary>
+    private protected virtual void HandOver() => _found.HandOver(_marker);
 
     /// <summary>The part of <see cref="Attribute"/> for what was unmapped since.</summary>
     private protected void AttributeUnmapped(ulong from, ulong end)
     {
         foreach (MappingTable layer in _asked.Layers)
-            _bitmap.Attribute(layer, _marker, from, end);
+            _bitmap.Attribute(layer, _found, from, end);
         // Bits of what was unmapped during this sync may have been in this report, and will not come again.
         foreach (MappingTable layer in _waiting.Layers)
-            _bitmap.Attribute(layer, _marker, from, end);
+            _bitmap.Attribute(layer, _found, from, end);
     }
 
     /// <summary>
@@ -469,6 +480,7 @@ internal class DmaLogTracker : IDeviceDirtySource
         Volatile.Write(ref _pagesReported, _pagesReported + (long)pages);
         for (ulong from = window.First; (from = _bitmap.NextSet(from, window.End)) < window.End; from += AttributedAtOnce)
         {
+            from -= (from - window.First) % (WordGranules * granule); // whole words need no shifting
             lock (_shadow.Gate)
                 Attribute(from, Math.Min(from + AttributedAtOnce, window.End));
         }

@@ -12,6 +12,12 @@ internal sealed class LogBitmap(int bytes)
     /// <summary>Single pages that are marked together.</summary>
     private const int PagesAtOnce = 512;
 
+    /// <summary>Set bits after which it is tried, and mappings for which, whether to look at every mapping is cheaper than to look for every set bit.</summary>
+    private const int InRow = 64;
+
+    /// <summary>Of mappings in a row, the part that must have their bit set for that.</summary>
+    private const int DensePart = 4;
+
     private readonly ulong[] _words = new ulong[bytes / sizeof(ulong)];
     private readonly ulong[] _shifted = new ulong[bytes / sizeof(ulong)];
     private readonly RamPage[] _pages = new RamPage[PagesAtOnce];
@@ -44,20 +50,21 @@ internal sealed class LogBitmap(int bytes)
         return bits << _granuleShift;
     }
 
-    /// <summary>Hands all bits of the window to <paramref name="marker"/>, as below.</summary>
-    public void Attribute(MappingTable table, DirtyMarker marker) => Attribute(table, marker, _window.First, _window.End);
+    /// <summary>Hands all bits of the window to <paramref name="marks"/>, as below.</summary>
+    public void Attribute(MappingTable table, IPageMarks marks) => Attribute(table, marks, _window.First, _window.End);
 
     /// <summary>
     /// Hands the bits of every writable mapping of <paramref name="table"/> from page <paramref name="from"/> to <paramref name="end"/>, which lie in
-    /// the window, to <paramref name="marker"/>. A tracking page that is shared by several mappings counts for each. Costs work in proportion to the
+    /// the window, to <paramref name="marks"/>. A tracking page that is shared by several mappings counts for each. Costs work in proportion to the
     /// set bits or to the mappings, whichever are fewer.
     /// </summary>
-    public void Attribute(MappingTable table, DirtyMarker marker, ulong from, ulong end)
+    public void Attribute(MappingTable table, IPageMarks marks, ulong from, ulong end)
     {
         if (table.RunCount == 0)
             return;
         ulong page = NextSet(from, end);
         MappingTable.Cursor cursor = table.Seek(page);
+        int untilTried = InRow;
         while (page < end && cursor.MoveTo(page))
         {
             ulong first = cursor.First;
@@ -77,22 +84,44 @@ internal sealed class LogBitmap(int bytes)
             {
                 ulong start = Math.Max(first, from);
                 if (mapping.Iova.Count == 1 && _granuleShift == 0)
-                    Found(mapping.Ram, marker);
+                    Found(mapping.Ram, marks);
                 else
-                    Attribute(start - _window.First, last - start, mapping.Ram + (start - first), marker);
+                    Attribute(start - _window.First, last - start, mapping.Ram + (start - first), marks);
             }
 
             page = NextSet(last, end);
+            if (--untilTried <= 0 && _granuleShift == 0 && page < end)
+            {
+                bool dense = TryPassInRow(ref cursor, end, marks);
+                untilTried = dense ? 0 : InRow;
+                page = NextSet(Math.Max(page, cursor.End), end);
+            }
         }
 
-        MarkPages(marker);
+        MarkPages(marks);
     }
 
-    /// <summary>Hands the bits of <paramref name="mapping"/>, which the window covers, to <paramref name="marker"/>.</summary>
-    public void Attribute(in Mapping mapping, DirtyMarker marker)
+    /// <summary>Looks at one mapping of a page after the other while enough of them have their bit set. Whether they had until there were no more side by side.</summary>
+    private bool TryPassInRow(ref MappingTable.Cursor cursor, ulong end, IPageMarks marks)
     {
-        Attribute(mapping.Iova.First - _window.First, mapping.Iova.Count, mapping.Ram, marker);
-        MarkPages(marker);
+        while (true)
+        {
+            if (_pageCount > PagesAtOnce - InRow)
+                MarkPages(marks);
+            int seen = cursor.PassSinglePages(_words, _window.First, end - _window.First, InRow, _pages.AsSpan(_pageCount), out int found);
+            _pageCount += found;
+            if (found * DensePart < seen)
+                return false;
+            if (seen < InRow)
+                return true;
+        }
+    }
+
+    /// <summary>Hands the bits of <paramref name="mapping"/>, which the window covers, to <paramref name="marks"/>.</summary>
+    public void Attribute(in Mapping mapping, IPageMarks marks)
+    {
+        Attribute(mapping.Iova.First - _window.First, mapping.Iova.Count, mapping.Ram, marks);
+        MarkPages(marks);
     }
 
     /// <summary>The first page from <paramref name="page"/> on whose bit is set, or <paramref name="end"/>. Both lie in the window.</summary>
@@ -118,11 +147,11 @@ internal sealed class LogBitmap(int bytes)
 
     private ReadOnlySpan<ulong> Words => _words.AsSpan(0, (int)(((_window.Count >> _granuleShift) + 63) / 64));
 
-    private void Attribute(ulong offset, ulong pages, RamPage ram, DirtyMarker marker)
+    private void Attribute(ulong offset, ulong pages, RamPage ram, IPageMarks marks)
     {
         if (_granuleShift != 0)
         {
-            AttributeCoarse(offset, pages, ram, marker);
+            AttributeCoarse(offset, pages, ram, marks);
             return;
         }
 
@@ -131,7 +160,7 @@ internal sealed class LogBitmap(int bytes)
         if (pages == 1)
         {
             if ((_words[word] >> bit & 1) != 0)
-                Found(ram, marker);
+                Found(ram, marks);
             return;
         }
 
@@ -142,7 +171,7 @@ internal sealed class LogBitmap(int bytes)
         int count = (int)((pages + 63) / 64);
         if (bit == 0)
         {
-            marker.Mark(ram, touched[..count], pages);
+            marks.Mark(ram, touched[..count], pages);
             return;
         }
 
@@ -153,23 +182,23 @@ internal sealed class LogBitmap(int bytes)
             shifted[i] = i + 1 < touched.Length ? low | touched[i + 1] << (64 - bit) : low;
         }
 
-        marker.Mark(ram, shifted, pages);
+        marks.Mark(ram, shifted, pages);
     }
 
-    private void Found(RamPage page, DirtyMarker marker)
+    private void Found(RamPage page, IPageMarks marks)
     {
         _pages[_pageCount++] = page;
         if (_pageCount == _pages.Length)
-            MarkPages(marker);
+            MarkPages(marks);
     }
 
-    private void MarkPages(DirtyMarker marker)
+    private void MarkPages(IPageMarks marks)
     {
-        marker.Mark(_pages.AsSpan(0, _pageCount));
+        marks.Mark(_pages.AsSpan(0, _pageCount));
         _pageCount = 0;
     }
 
-    private void AttributeCoarse(ulong offset, ulong pages, RamPage ram, DirtyMarker marker)
+    private void AttributeCoarse(ulong offset, ulong pages, RamPage ram, IPageMarks marks)
     {
         for (ulong granule = offset >> _granuleShift; granule << _granuleShift < offset + pages; granule++)
         {
@@ -177,7 +206,7 @@ internal sealed class LogBitmap(int bytes)
                 continue;
             ulong from = Math.Max(granule << _granuleShift, offset);
             ulong end = Math.Min((granule + 1) << _granuleShift, offset + pages);
-            marker.Mark(ram + (from - offset), end - from);
+            marks.Mark(ram + (from - offset), end - from);
         }
     }
 }

@@ -409,6 +409,21 @@ internal sealed class PageRangeMap(ulong? step = null)
             return _map.Find(page, out RangeRun found, out _chunk, out _version, out _index) && Take(found);
         }
 
+        /// <summary>Runs that follow, as many as lie side by side. What is read from them counts when <see cref="TryPass"/> has stepped to the last one.</summary>
+        public readonly RangeRuns Ahead => _chunk is { } chunk ? chunk.From(_index + 1) : default;
+
+        /// <summary>Steps over some of <see cref="Ahead"/>; false, and stays, when something has changed since the step to this run.</summary>
+        public bool TryPass(int count)
+        {
+            if (count == 0 || _chunk is not { } chunk)
+                return false;
+            RangeRun last = chunk[_index + count];
+            if (!chunk.IsStill(_version))
+                return false;
+            _index += count;
+            return Take(last);
+        }
+
         private bool Take(in RangeRun run)
         {
             // Two runs may have been joined behind us: what we had of them is left out.

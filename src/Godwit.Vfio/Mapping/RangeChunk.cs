@@ -35,6 +35,13 @@ internal sealed class RangeChunk
     /// <summary>A run.</summary>
     public RangeRun this[int i] => new(_keys[i], _pages[i], _values[i]);
 
+    /// <summary>The runs from <paramref name="from"/> on. For a reader: what is in them means something if nothing has changed.</summary>
+    public RangeRuns From(int from)
+    {
+        int count = Math.Max(0, Math.Min(Count, Capacity) - from);
+        return new RangeRuns(_keys.AsSpan(Math.Min(from, Capacity), count), _pages.AsSpan(Math.Min(from, Capacity), count), _values.AsSpan(Math.Min(from, Capacity), count));
+    }
+
     /// <summary>First page of a run.</summary>
     public ulong FirstAt(int i) => _keys[i] >> RangeRun.ShapeBits;
 

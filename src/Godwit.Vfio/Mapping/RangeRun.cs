@@ -49,3 +49,16 @@ internal readonly record struct RangeRun(ulong Key, ulong Pages, ulong Value)
     public RangeRun Part(ulong from, ulong end, ulong step) =>
         new(from << ShapeBits | Shape, end - from, Value + (from - First) * step);
 }
+
+/// <summary>Runs in a row, as arrays of what they consist of.</summary>
+internal readonly ref struct RangeRuns(ReadOnlySpan<ulong> keys, ReadOnlySpan<ulong> pages, ReadOnlySpan<ulong> values)
+{
+    /// <summary>See <see cref="RangeRun"/>.</summary>
+    public ReadOnlySpan<ulong> Keys { get; } = keys;
+
+    /// <summary>See <see cref="RangeRun"/>.</summary>
+    public ReadOnlySpan<ulong> Pages { get; } = pages;
+
+    /// <summary>See <see cref="RangeRun"/>.</summary>
+    public ReadOnlySpan<ulong> Values { get; } = values;
+}

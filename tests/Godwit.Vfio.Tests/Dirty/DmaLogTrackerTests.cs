@@ -317,9 +317,25 @@ public sealed class DmaLogTrackerTests
         }));
     }
 
+    /// <summary>A report clears the log, so what it said must not go with a sync that ends badly.</summary>
+    [Fact]
+    public void WhatWasFoundIsMarkedHoweverASyncEnds()
+    {
+        var log = new EveryOtherPage { MaxReportBytes = 64, ReportsLeft = 1 };
+        using var rig = new Rig(tracker: (r, shadow, notices, plans) => new DmaLogTracker("dev0", log, shadow, new DirtyMarker(r.Board.Ram.Dirty), plans, notices));
+        rig.Map(0x100, Low);
+        rig.Map(0x1000, Low + 1); // too far for the same report
+        rig.StartTracking();
+        Assert.Throws<DeviceLostException>(() => rig.Tracker.Sync(final: false));
+        Assert.Single(rig.Dirty());
+    }
+
     private sealed class EveryOtherPage : IDmaLog
     {
-        public int MaxReportBytes => 1 << 16;
+        /// <summary>Until the device goes.</summary>
+        public int ReportsLeft { get; set; } = int.MaxValue;
+
+        public int MaxReportBytes { get; init; } = 1 << 16;
 
         public bool SupportsDmaLogging() => true;
 
@@ -329,6 +345,11 @@ public sealed class DmaLogTrackerTests
         {
         }
 
-        public void ReportDmaLog(IovaPages range, ulong pageSize, Span<ulong> bitmap) => bitmap.Fill(0x5555_5555_5555_5555);
+        public void ReportDmaLog(IovaPages range, ulong pageSize, Span<ulong> bitmap)
+        {
+            if (ReportsLeft-- == 0)
+                throw new DeviceLostException("gone");
+            bitmap.Fill(0x5555_5555_5555_5555);
+        }
     }
 }

@@ -57,6 +57,51 @@ public sealed class LogBitmapTests
         Assert.Equal(expected.Order(), marked);
     });
 
+    /// <summary>Many mappings of single pages, of which so many are written that each is looked at, or so few that they are looked for.</summary>
+    [Fact]
+    public void AttributesSinglePagesHoweverManyAreWritten() => Seeds.ForEach(60, random =>
+    {
+        const int RamPages = 1 << 15;
+        using var ram = new GuestRam();
+        ram.Add("ram", (ulong)RamPages << RamPage.Shift);
+        ram.Dirty.Start();
+        var marker = new DirtyMarker(ram.Dirty);
+        var drained = new ulong[RamPages / 64];
+        ram.Dirty.Drain(default, drained);
+
+        var window = new IovaPages(64 * (ulong)random.Next(50), 64 * 800);
+        var bitmap = new LogBitmap(1 << 16);
+        Span<ulong> words = bitmap.Prepare(window, 1);
+        var table = new MappingTable();
+        var expected = new HashSet<ulong>();
+        int share = 0;
+        ulong iova = Math.Max(window.First, 20) - 20;
+        for (int i = 0; iova < window.End + 20; i++)
+        {
+            // Stretches in which few, some or all are written; now and then a mapping of several pages, and one that cannot be written to.
+            if (i % 500 == 0)
+                share = random.Next(4) switch { 0 => 0, 1 => 20, 2 => 400, _ => 1000 };
+            ulong pages = random.Next(300) == 0 ? 5UL : 1;
+            var mapping = new Mapping(new IovaPages(iova, pages), new RamPage((ulong)random.Next(RamPages - 5)), random.Next(20) != 0);
+            Assert.True(table.TryInsert(mapping));
+            ulong gap = (ulong)random.Next(6);
+            for (ulong page = iova; page < iova + pages + gap; page++)
+            {
+                if (page < window.First || page >= window.End || random.Next(1000) >= share)
+                    continue;
+                words[(int)((page - window.First) / 64)] |= 1UL << (int)((page - window.First) % 64);
+                if (page < iova + pages && mapping.Writable)
+                    expected.Add(mapping.Ram.Index + (page - iova));
+            }
+
+            iova += pages + gap;
+        }
+
+        bitmap.Attribute(table, marker);
+        ram.Dirty.Drain(default, drained);
+        Assert.Equal(expected.Order(), Enumerable.Range(0, RamPages).Where(p => (drained[p / 64] >> (p % 64) & 1) != 0).Select(p => (ulong)p));
+    });
+
     [Fact]
     public void NothingIsLeftOfTheReportBefore()
     {

@@ -45,6 +45,9 @@ public enum Mutation
 
     /// <summary>What is unmapped outside coverage is forgotten.</summary>
     ForgetUncoveredUnmap,
+
+    /// <summary>What a sync's reports found is handed over when the next sync begins.</summary>
+    HandOverAtTheNextSync,
 }
 
 /// <summary>The tracker under test with one fault, or none.</summary>
@@ -112,7 +115,14 @@ internal sealed class OracleTracker : DmaLogTracker
     protected override void BeginHarvest()
     {
         base.BeginHarvest();
+        base.HandOver();
         _syncs++;
+    }
+
+    private protected override void HandOver()
+    {
+        if (_mutation != Mutation.HandOverAtTheNextSync)
+            base.HandOver();
     }
 
     private protected override bool TryWait(in Mapping mapping)
