@@ -480,7 +480,8 @@ internal class DmaLogTracker : IDeviceDirtySource
         Volatile.Write(ref _pagesReported, _pagesReported + (long)pages);
         for (ulong from = window.First; (from = _bitmap.NextSet(from, window.End)) < window.End; from += AttributedAtOnce)
         {
-            from -= (from - window.First) % (WordGranules * granule); // whole words need no shifting
+            if (granule == 1) // whole words need no shifting; a word of a coarse log may be more than is attributed at once
+                from -= (from - window.First) % WordGranules;
             lock (_shadow.Gate)
                 Attribute(from, Math.Min(from + AttributedAtOnce, window.End));
         }
