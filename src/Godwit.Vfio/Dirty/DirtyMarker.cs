@@ -9,7 +9,7 @@ internal class DirtyMarker(DirtyLog log) : IPageMarks
     public virtual void Mark(RamPage first, ulong count) => log.Mark(first, count, DirtySource.Device);
 
     /// <inheritdoc/>
-    public virtual void Mark(ReadOnlySpan<RamPage> pages) => log.Mark(pages, DirtySource.Device);
+    public virtual void Mark(ReadOnlySpan<RamPage> pages, bool many) => log.Mark(pages, DirtySource.Device);
 
     /// <inheritdoc/>
     public virtual void Mark(RamPage first, ReadOnlySpan<ulong> bits, ulong count) => log.Mark(first, bits, count, DirtySource.Device);

@@ -23,7 +23,7 @@ namespace Godwit.Vfio;
 /// unmaps. Reports are made without the shadow's gate: a vCPU that maps or unmaps waits for no round trip to the device but those of a new
 /// start of the log. The gate is taken to attribute the bits that a report brought, some at a time.
 /// </remarks>
-internal class DmaLogTracker : IDeviceDirtySource
+internal partial class DmaLogTracker : IDeviceDirtySource
 {
     /// <summary>Longest bitmap of one report: 4 GiB of IOVA by 4 KiB.</summary>
     internal const int ReportBytes = 128 * 1024;
@@ -53,9 +53,9 @@ internal class DmaLogTracker : IDeviceDirtySource
     private readonly Func<IReadOnlyList<CoveragePlan>> _plans;
     private readonly NoticeBoard _notices;
     private readonly LogBitmap _bitmap;
-    private readonly GatheredMarks _found = new(); // by the reports of a sync
     private readonly AllocationHistory _history = new();
     private HarvestQueue _waiting = new(), _asked = new(); // unmapped since the sync began, and before; under the gate
+    private GatheredMarks _found; // by the reports of a sync
     private MappingWalk _walk, _nextWalk; // over what is installed and asked for, and the same for when the queues have changed places
     private long _plannedEpoch = -1; // of the table when a new start was found not to pay
     private CoveragePlan _plan = CoveragePlan.Nothing;
@@ -75,7 +75,8 @@ internal class DmaLogTracker : IDeviceDirtySource
     /// <param name="marker">Where found pages go.</param>
     /// <param name="plans">Plans of coverage to try, best first; asked at each start.</param>
     /// <param name="notices">Told what an operator should know.</param>
-    public DmaLogTracker(string device, IDmaLog log, DmaShadow shadow, DirtyMarker marker, Func<IReadOnlyList<CoveragePlan>> plans, NoticeBoard notices)
+    /// <param name="bitmap">Takes the answers of reports; null for one of the length that <see cref="BitmapBytes"/> says.</param>
+    public DmaLogTracker(string device, IDmaLog log, DmaShadow shadow, DirtyMarker marker, Func<IReadOnlyList<CoveragePlan>> plans, NoticeBoard notices, LogBitmap? bitmap = null)
     {
         _device = device;
         _log = log;
@@ -83,7 +84,8 @@ internal class DmaLogTracker : IDeviceDirtySource
         _marker = marker;
         _plans = plans;
         _notices = notices;
-        _bitmap = new LogBitmap(Math.Clamp(log.MaxReportBytes & ~7, 64, ReportBytes));
+        _bitmap = bitmap ?? new LogBitmap(BitmapBytes(log));
+        _found = new GatheredMarks(marker, 0);
         _walk = new MappingWalk([shadow.Installed, .. _asked.Layers]);
         _nextWalk = new MappingWalk([shadow.Installed, .. _waiting.Layers]);
     }
@@ -130,6 +132,9 @@ internal class DmaLogTracker : IDeviceDirtySource
     /// <summary>What the log covers; nothing while it is not armed.</summary>
     internal CoveragePlan Plan => _plan;
 
+    /// <summary>Bytes of the longest report that is asked of a log.</summary>
+    internal static int BitmapBytes(IDmaLog log) => Math.Clamp(log.MaxReportBytes & ~7, 64, ReportBytes);
+
     /// <summary>Tracking pages in an aligned window.</summary>
     protected virtual ulong WindowGranules => WordGranules;
 
@@ -139,128 +144,11 @@ internal class DmaLogTracker : IDeviceDirtySource
     /// <summary>Unmapped mappings that may wait for a report.</summary>
     protected virtual int HarvestLimit => HarvestQueue.DefaultLimit;
 
-    /// <summary>
-    /// Tries the plans on the device with a real start and stop, so that a refusal is known before a migration (rule 12). Returns what was
-    /// accepted, or null with the last refusal.
-    /// </summary>
-    public CoveragePlan? Probe(out DeviceRefusedException? refusal)
-    {
-        refusal = null;
-        lock (_shadow.Gate)
-        {
-            IReadOnlyList<CoveragePlan> plans = _plans();
-            foreach (CoveragePlan plan in plans)
-            {
-                try
-                {
-                    ulong pageBytes = _log.StartDmaLogging(RamPage.Size, plan.Ranges.AsSpan());
-                    _log.StopDmaLogging();
-                    _limits = new DeviceLogLimits { PageBytes = pageBytes, TakesWholeAperture = true };
-                    return plan;
-                }
-                catch (DeviceRefusedException e)
-                {
-                    refusal = e;
-                }
-            }
-
-            if (CanPlanByUse(plans))
-                _limits = ProbeLimits(plans, refusal);
-        }
-
-        return null;
-    }
-
-    /// <summary>What the log accepts; null before <see cref="Probe"/> or <see cref="Start"/>, and when all or nothing was asked of it.</summary>
-    public DeviceLogLimits? Limits => _limits;
-
-    /// <summary>Behind a translating vIOMMU what is mapped may be little. By GPA it is all of RAM, and there is nothing to choose.</summary>
-    private static bool CanPlanByUse(IReadOnlyList<CoveragePlan> plans) => plans.Count == 0 || plans.Any(p => p.Translated);
-
-    private protected static ulong EndOf(IReadOnlyList<CoveragePlan> plans) =>
-        plans.Count == 0 ? IovaPages.SpacePages - 1 : plans.Max(p => p.Ranges.Max(r => r.End));
-
-    /// <summary>Finds out what the log accepts that has refused everything.</summary>
-    private protected virtual DeviceLogLimits ProbeLimits(IReadOnlyList<CoveragePlan> plans, DeviceRefusedException? refusal)
-    {
-        try
-        {
-            return new LogProbe(_log).Run(EndOf(plans), refusal?.Errno.ToString());
-        }
-        catch (DeviceRefusedException e)
-        {
-            // Its STOP: nothing can be planned with a log that cannot be stopped.
-            _stopFailed = true;
-            return new DeviceLogLimits { TakesAnything = false, Refusal = e.Message };
-        }
-    }
-
-    /// <summary>
-    /// Arms what fits around what is mapped, with fewer ranges if the device does not take as many: one that joins ranges counts the gaps as well
-    /// (mlx5). False when it takes nothing; everything counts as uncovered then.
-    /// </summary>
-    private bool TryArmByUse(CoveragePlan? plan, Headroom headroom)
-    {
-        int ranges = _limits!.MaxRanges;
-        while (plan is not null)
-        {
-            try
-            {
-                Arm(plan);
-                return true;
-            }
-            catch (DeviceRefusedException)
-            {
-                ranges = Math.Min(ranges, plan.Ranges.Length) / 2;
-                plan = ranges == 0 ? null : CoveragePlanner.ByUse(_shadow.Installed, _endPage, _limits with { MaxRanges = ranges }, headroom);
-            }
-        }
-
-        return false;
-    }
-
-    /// <summary>
-    /// Coverage follows what the guest maps (rule 4). Bits of what is still mapped or waits need not be read before the stop, because all of it is
-    /// marked after the start. Planned without the gate, by two walks over the table: the sync has just counted what is uncovered.
-    /// </summary>
-    private void FollowUse()
-    {
-        long epoch = _shadow.Installed.Epoch;
-        if (epoch == _plannedEpoch)
-            return;
-        _plannedEpoch = epoch;
-        Headroom headroom = _history.Want(_rearms + 1);
-        CoveragePlan? plan = CoveragePlanner.ByUse(_shadow.Installed, _endPage, _limits!, headroom);
-        if (plan is null)
-            return;
-        (ulong mapped, ulong uncovered) = CoveragePlanner.Count(_shadow.Installed, plan.Ranges);
-        ulong before = (ulong)_uncoveredNow;
-        if (before <= uncovered || (before - uncovered) * UncoveredWeight < mapped)
-            return;
-        lock (_shadow.Gate)
-        {
-            ThrowIfLost();
-            if (_broken is not null || !_armed)
-                return;
-            Volatile.Write(ref _rearms, _rearms + 1);
-            _armed = false;
-            StopLog();
-            if (!TryArmByUse(plan, headroom))
-            {
-                (_plan, _covered, _steps) = (CoveragePlan.Nothing, [], default);
-                _notices.Post($"{_device}: the device did not start its log of DMA again; everything mapped for writing counts as dirty");
-            }
-
-            MarkAfterRearm();
-        }
-    }
-
-    /// <summary>What was written between the stop and the start is unknown.</summary>
-    protected virtual void MarkAfterRearm() => MarkEverything();
-
     /// <inheritdoc/>
     public void Start()
     {
+        // The one thing that needs memory comes before the device is asked for anything, and before vCPUs could have to wait for it.
+        var found = new GatheredMarks(_marker, _marker.PageCount);
         lock (_shadow.Gate)
         {
             ThrowIfLost();
@@ -296,7 +184,7 @@ internal class DmaLogTracker : IDeviceDirtySource
                     _notices.Post($"{_device}: the device {_limits}; everything mapped for writing counts as dirty");
             }
 
-            _found.Open(_marker.PageCount);
+            _found = found;
             _broken = null;
             _rearmed = false;
             _rearms = 0;
@@ -368,7 +256,7 @@ internal class DmaLogTracker : IDeviceDirtySource
             _armed = false;
             _waiting.Clear();
             _asked.Clear();
-            _found.Close();
+            _found = new GatheredMarks(_marker, 0);
             (_plan, _covered, _steps) = (CoveragePlan.Nothing, [], default);
         }
     }
@@ -410,7 +298,7 @@ internal class DmaLogTracker : IDeviceDirtySource
     }
 
     /// <summary>Brings what the reports found to the machine's bitmap.</summary>
-    private protected virtual void HandOver() => _found.HandOver(_marker);
+    private protected virtual void HandOver() => _found.HandOver();
 
     /// <summary>The part of <see cref="Attribute"/> for what was unmapped since.</summary>
     private protected void AttributeUnmapped(ulong from, ulong end)
@@ -487,42 +375,6 @@ internal class DmaLogTracker : IDeviceDirtySource
         }
     }
 
-    private void Arm(CoveragePlan plan)
-    {
-        ulong pageSize = StartLog(plan);
-        // A device may count the words that it clears from the start of its region (pds, drivers/vfio/pci/pds/dirty.c): only when that is on a border of
-        // words by IOVA as well does no report touch a word of its neighbour.
-        if (plan.AlignedTo(WordGranules * (Math.Max(pageSize, RamPage.Size) >> IovaPages.Shift)) is { } aligned)
-        {
-            StopLog();
-            plan = aligned;
-            pageSize = StartLog(plan);
-        }
-
-        // The log may be finer than ours; it is asked by our pages then. If coarser, a bit stands for all of our pages in it (rule 7).
-        _pageSize = Math.Max(pageSize, RamPage.Size);
-        ulong granule = _pageSize >> IovaPages.Shift;
-        ulong window = granule * WindowGranules;
-        ulong budget = Math.Max(_bitmap.Capacity * granule / window * window, window);
-        // A coarse page at the very top of the space could only be reported by a range that ends at 2^64 (rule 9): it counts as uncovered.
-        ulong top = IovaPages.SpacePages - granule;
-        _covered = plan.Ranges.Any(r => r.End > top)
-            ? [.. plan.Ranges.Where(r => r.First < top).Select(r => IovaPages.Between(r.First, Math.Min(r.End, top)))]
-            : plan.Ranges;
-        _steps = new SyncSteps(_covered.AsMemory(), window, granule, budget, BridgeWindows * window);
-        _plan = plan;
-        _armed = true;
-    }
-
-    private ulong StartLog(CoveragePlan plan)
-    {
-        ulong pageSize = _log.StartDmaLogging(RamPage.Size, plan.Ranges.AsSpan());
-        if (BitOperations.IsPow2(pageSize) && pageSize <= LargestGranule)
-            return pageSize;
-        StopLog();
-        throw new DirtyLogLostException($"{_device}: the device logs by pages of {pageSize} bytes; powers of two up to {LargestGranule} are possible");
-    }
-
     /// <summary>The log is lost: start it anew, once a migration, and count everything mapped for writing as dirty from then on.</summary>
     private void Repair(DeviceRefusedException cause, bool final)
     {
@@ -553,20 +405,6 @@ internal class DmaLogTracker : IDeviceDirtySource
         MarkAfterLoss();
         _broken = null;
         _notices.Post($"{lost}; it was started again and everything mapped for writing is sent again");
-    }
-
-    private void StopLog()
-    {
-        try
-        {
-            _log.StopDmaLogging();
-            _stopFailed = false;
-        }
-        catch (IOException e) when (e is DeviceRefusedException or DeviceLostException)
-        {
-            _stopFailed = e is DeviceRefusedException;
-            _notices.Post($"{_device}: the device's log of DMA could not be stopped: {e.Message}");
-        }
     }
 
     private void MarkEverything()

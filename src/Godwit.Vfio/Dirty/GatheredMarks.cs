@@ -5,7 +5,8 @@ namespace Godwit.Vfio;
 
 /// <summary>
 /// What the reports of one sync found, in memory that nobody else sees until <see cref="HandOver"/>: a page costs a plain OR here, where it costs an
-/// atomic one in the machine's bitmap, and that one is made once for all pages of a word, whichever mappings and reports they came from.
+/// atomic one in the machine's bitmap, and that one is made once for all pages of a word, whichever mappings and reports they came from. That pays for
+/// words and for pages of which there are many; few pages and runs go to the machine's bitmap at once.
 /// </summary>
 /// <remarks>
 /// One thread, the one that syncs. What is in here is in neither the device's log nor the machine's bitmap, so a sync ends with handing over, however it
@@ -16,39 +17,49 @@ internal sealed class GatheredMarks : IPageMarks
     /// <summary>Words of a line, which has a byte that says whether anything is in it: 2 MiB of RAM.</summary>
     private const int LineWords = 8;
 
-    /// <summary>Lines that are handed over at once: 64 MiB of RAM.</summary>
+    /// <summary>Lines that are handed over at once: 64 MiB of RAM, a block of the machine's bitmap.</summary>
     private const int LinesAtOnce = 32;
+
+    /// <summary>Lines of nothing that are handed over too, because that is cheaper than handing over once more.</summary>
+    private const int Gap = 2;
 
     /// <summary>Words after which it is looked again whether a long stretch of nothing follows.</summary>
     private const int StretchWords = 128;
 
-    private ulong[] _words = [];
-    private byte[] _lines = []; // not 0: the line may have bits
-    private ulong _pageCount;
+    private readonly DirtyMarker _marker;
+    private readonly ulong _pageCount;
+    private readonly ulong[] _words;
+    private readonly byte[] _lines; // not 0: the line may have bits
 
     /// <summary>Makes room for as many pages, none of them marked: an eighth of a byte each and a little.</summary>
-    public void Open(ulong pageCount)
+    /// <param name="marker">Where marks go.</param>
+    /// <param name="pageCount">Pages in the machine; 0 while there is nothing to gather.</param>
+    /// <exception cref="OverflowException">More than an array holds: 512 TiB of RAM.</exception>
+    public GatheredMarks(DirtyMarker marker, ulong pageCount)
     {
-        _pageCount = pageCount;
-        _lines = new byte[checked((int)((pageCount + LineWords * 64 - 1) / (LineWords * 64)))];
-        _words = new ulong[_lines.Length * LineWords];
-    }
-
-    /// <summary>Lets go of the memory and of what is in it.</summary>
-    public void Close() => (_words, _lines, _pageCount) = ([], [], 0);
-
-    /// <inheritdoc/>
-    public void Mark(RamPage first, ulong count)
-    {
-        for (ulong page = first.Index; page < first.Index + count; page++)
-            MarkOne(page);
+        (_marker, _pageCount) = (marker, pageCount);
+        int lines = checked((int)((pageCount + LineWords * 64 - 1) / (LineWords * 64)));
+        _words = new ulong[checked(lines * LineWords)];
+        _lines = new byte[lines];
     }
 
     /// <inheritdoc/>
-    public void Mark(ReadOnlySpan<RamPage> pages)
+    public void Mark(RamPage first, ulong count) => _marker.Mark(first, count);
+
+    /// <inheritdoc/>
+    public void Mark(ReadOnlySpan<RamPage> pages, bool many)
     {
+        if (!many)
+        {
+            _marker.Mark(pages, many);
+            return;
+        }
+
         foreach (RamPage page in pages)
-            MarkOne(page.Index);
+        {
+            _words[page.Index / 64] |= 1UL << (int)(page.Index % 64);
+            _lines[page.Index / (LineWords * 64)] = 1;
+        }
     }
 
     /// <inheritdoc/>
@@ -74,29 +85,29 @@ internal sealed class GatheredMarks : IPageMarks
         OrWord(word + whole + 1, rest >> (64 - shift));
     }
 
-    /// <summary>Moves all marks to <paramref name="marker"/>.</summary>
-    public void HandOver(DirtyMarker marker)
+    /// <summary>Moves what was gathered to the machine's bitmap.</summary>
+    public void HandOver()
     {
-        for (int line = 0; line < _lines.Length; line = Math.Min(line / LinesAtOnce * LinesAtOnce + LinesAtOnce, _lines.Length))
+        for (int line = 0; line < _lines.Length;)
         {
             int clear = _lines.AsSpan(line).IndexOfAnyExcept((byte)0);
             if (clear < 0)
                 return;
             line += clear;
-            Span<byte> lines = _lines.AsSpan(line, Math.Min(LinesAtOnce - line % LinesAtOnce, _lines.Length - line));
-            lines = lines[..(lines.LastIndexOfAnyExcept((byte)0) + 1)];
-            Span<ulong> words = _words.AsSpan(line * LineWords, lines.Length * LineWords);
-            ulong first = (ulong)line * LineWords * 64;
-            marker.Mark(new RamPage(first), words, Math.Min((ulong)words.Length * 64, _pageCount - first));
-            words.Clear();
-            lines.Clear();
-        }
-    }
+            int end = line + 1, most = Math.Min((line / LinesAtOnce + 1) * LinesAtOnce, _lines.Length);
+            for (int ahead = end; ahead < most && ahead <= end + Gap; ahead++)
+            {
+                if (_lines[ahead] != 0)
+                    end = ahead + 1;
+            }
 
-    private void MarkOne(ulong page)
-    {
-        _words[page / 64] |= 1UL << (int)(page % 64);
-        _lines[page / (LineWords * 64)] = 1;
+            Span<ulong> words = _words.AsSpan(line * LineWords, (end - line) * LineWords);
+            ulong first = (ulong)line * LineWords * 64;
+            _marker.Mark(new RamPage(first), words, Math.Min((ulong)words.Length * 64, _pageCount - first));
+            words.Clear();
+            _lines.AsSpan(line, end - line).Clear();
+            line = end;
+        }
     }
 
     private void OrWord(int word, ulong bits)

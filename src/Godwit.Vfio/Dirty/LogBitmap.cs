@@ -7,13 +7,14 @@ namespace Godwit.Vfio;
 /// The answer of one report, and its translation from the device's pages to RAM pages. One buffer for the life of the device: a sync
 /// allocates nothing.
 /// </summary>
-internal sealed class LogBitmap(int bytes)
+/// <param name="bytes">Of the longest answer.</param>
+/// <param name="inRow">
+/// Set bits after which it is tried, and mappings for which, whether to look at every mapping is cheaper than to look for every set bit.
+/// </param>
+internal class LogBitmap(int bytes, int inRow = 64)
 {
     /// <summary>Single pages that are marked together.</summary>
     private const int PagesAtOnce = 512;
-
-    /// <summary>Set bits after which it is tried, and mappings for which, whether to look at every mapping is cheaper than to look for every set bit.</summary>
-    private const int InRow = 64;
 
     /// <summary>Of mappings in a row, the part that must have their bit set for that.</summary>
     private const int DensePart = 4;
@@ -21,7 +22,7 @@ internal sealed class LogBitmap(int bytes)
     private readonly ulong[] _words = new ulong[bytes / sizeof(ulong)];
     private readonly ulong[] _shifted = new ulong[bytes / sizeof(ulong)];
     private readonly RamPage[] _pages = new RamPage[PagesAtOnce];
-    private int _pageCount; // single pages that were found and not marked yet
+    private int _pageCount, _inRows; // single pages that were found and not marked yet, and those of them that lay in rows
     private IovaPages _window;
     private int _granuleShift; // log2 of the 4 KiB pages in a page of the device
 
@@ -64,7 +65,7 @@ internal sealed class LogBitmap(int bytes)
             return;
         ulong page = NextSet(from, end);
         MappingTable.Cursor cursor = table.Seek(page);
-        int untilTried = InRow;
+        int untilTried = inRow;
         while (page < end && cursor.MoveTo(page))
         {
             ulong first = cursor.First;
@@ -93,7 +94,7 @@ internal sealed class LogBitmap(int bytes)
             if (--untilTried <= 0 && _granuleShift == 0 && page < end)
             {
                 bool dense = TryPassInRow(ref cursor, end, marks);
-                untilTried = dense ? 0 : InRow;
+                untilTried = dense ? 0 : inRow;
                 page = NextSet(Math.Max(page, cursor.End), end);
             }
         }
@@ -106,16 +107,21 @@ internal sealed class LogBitmap(int bytes)
     {
         while (true)
         {
-            if (_pageCount > PagesAtOnce - InRow)
+            if (_pageCount > PagesAtOnce - inRow)
                 MarkPages(marks);
-            int seen = cursor.PassSinglePages(_words, _window.First, end - _window.First, InRow, _pages.AsSpan(_pageCount), out int found);
+            int seen = PassInRow(ref cursor, end, _pages.AsSpan(_pageCount, inRow), out int found);
             _pageCount += found;
             if (found * DensePart < seen)
                 return false;
-            if (seen < InRow)
+            _inRows += found;
+            if (seen < inRow)
                 return true;
         }
     }
+
+    /// <summary>Looks at as many mappings of a page as <paramref name="pages"/> has room for; returns how many these were, of which some were found.</summary>
+    private protected virtual int PassInRow(ref MappingTable.Cursor cursor, ulong end, Span<RamPage> pages, out int found) =>
+        cursor.PassSinglePages(_words, _window.First, end - _window.First, pages, out found);
 
     /// <summary>Hands the bits of <paramref name="mapping"/>, which the window covers, to <paramref name="marks"/>.</summary>
     public void Attribute(in Mapping mapping, IPageMarks marks)
@@ -194,8 +200,8 @@ internal sealed class LogBitmap(int bytes)
 
     private void MarkPages(IPageMarks marks)
     {
-        marks.Mark(_pages.AsSpan(0, _pageCount));
-        _pageCount = 0;
+        marks.Mark(_pages.AsSpan(0, _pageCount), many: _inRows > _pageCount / 2);
+        (_pageCount, _inRows) = (0, 0);
     }
 
     private void AttributeCoarse(ulong offset, ulong pages, RamPage ram, IPageMarks marks)

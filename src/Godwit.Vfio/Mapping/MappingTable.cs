@@ -83,20 +83,19 @@ internal sealed class MappingTable
         public readonly ulong End => _cursor.Current.End;
 
         /// <summary>
-        /// Of the mappings that follow, as many as lie side by side and are <paramref name="most"/> at the most: notes in <paramref name="pages"/> the RAM
-        /// pages of writable ones whose bit in <paramref name="bits"/> is set, and steps to the last one. It ends before a run of more than one page and
-        /// before what has no bit. Returns how many it stepped over: none also when the table changes. Costs the same whether bits are set or not.
+        /// Of the mappings that follow, as many as lie side by side and <paramref name="pages"/> has room for: notes there the RAM pages of writable ones
+        /// whose bit in <paramref name="bits"/> is set, and steps to the last one. It ends before a run of more than one page and before what has no
+        /// bit. Returns how many it stepped over: none also when the table changes. Costs the same whether bits are set or not.
         /// </summary>
         /// <param name="bits">Bit 0 of <c>bits[0]</c> is IOVA page <paramref name="origin"/>.</param>
         /// <param name="origin">An IOVA page.</param>
         /// <param name="count">Pages that have bits.</param>
-        /// <param name="most">Mappings to look at; at most the room in <paramref name="pages"/>.</param>
         /// <param name="pages">Where pages go.</param>
         /// <param name="found">How many went there.</param>
-        public int PassSinglePages(ReadOnlySpan<ulong> bits, ulong origin, ulong count, int most, Span<RamPage> pages, out int found)
+        public int PassSinglePages(ReadOnlySpan<ulong> bits, ulong origin, ulong count, Span<RamPage> pages, out int found)
         {
             RangeRuns runs = _cursor.Ahead;
-            most = Math.Min(most, runs.Keys.Length);
+            int most = Math.Min(pages.Length, runs.Keys.Length);
             ReadOnlySpan<ulong> keys = runs.Keys[..most], lengths = runs.Pages[..most], values = runs.Values[..most];
             found = 0;
             int seen = 0;

@@ -12,39 +12,36 @@ public sealed class GatheredMarksTests
         using var ram = new GuestRam();
         ram.Add("ram", (ulong)Pages << RamPage.Shift);
         ram.Dirty.Start();
-        var marker = new DirtyMarker(ram.Dirty);
-        var gathered = new GatheredMarks();
-        gathered.Open(marker.PageCount);
+        var gathered = new GatheredMarks(new DirtyMarker(ram.Dirty), ram.Dirty.PageCount);
         Take(ram);
         for (int round = 0; round < 3; round++)
         {
             var expected = new HashSet<int>();
             for (int i = random.Next(20); i > 0; i--)
                 MarkSome(gathered, expected, random);
-            Assert.Empty(Take(ram));
-            gathered.HandOver(marker);
+            gathered.HandOver();
             Assert.Equal(expected.Order(), Take(ram));
-            gathered.HandOver(marker);
+            gathered.HandOver();
             Assert.Empty(Take(ram));
         }
     });
 
     [Fact]
-    public void AnOpenedOneIsEmpty()
+    public void WhatIsMuchWaitsAndWhatIsLittleDoesNot()
     {
         using var ram = new GuestRam();
         ram.Add("ram", (ulong)Pages << RamPage.Shift);
         ram.Dirty.Start();
         Take(ram);
-        var marker = new DirtyMarker(ram.Dirty);
-        var gathered = new GatheredMarks();
-        gathered.Open(marker.PageCount);
-        gathered.Mark(new RamPage(17), 3);
-        gathered.Close();
-        gathered.HandOver(marker);
-        gathered.Open(marker.PageCount);
-        gathered.HandOver(marker);
+        var gathered = new GatheredMarks(new DirtyMarker(ram.Dirty), ram.Dirty.PageCount);
+        gathered.Mark([new RamPage(7), new RamPage(900)], many: false);
+        gathered.Mark(new RamPage(70), 3);
+        Assert.Equal([7, 70, 71, 72, 900], Take(ram));
+        gathered.Mark([new RamPage(7), new RamPage(900)], many: true);
+        gathered.Mark(new RamPage(Pages - 70), [1UL << 63, 1UL << 5], 70);
         Assert.Empty(Take(ram));
+        gathered.HandOver();
+        Assert.Equal([7, 900, Pages - 7, Pages - 1], Take(ram));
     }
 
     private static void MarkSome(GatheredMarks gathered, HashSet<int> expected, Random random)
@@ -59,7 +56,7 @@ public sealed class GatheredMarksTests
                 break;
             case 1:
                 int[] pages = [.. Enumerable.Range(0, random.Next(600)).Select(_ => random.Next(Pages))];
-                gathered.Mark([.. pages.Select(page => new RamPage((ulong)page))]);
+                gathered.Mark([.. pages.Select(page => new RamPage((ulong)page))], many: random.Next(3) != 0);
                 expected.UnionWith(pages);
                 break;
             default:

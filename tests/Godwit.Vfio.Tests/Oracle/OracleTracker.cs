@@ -48,6 +48,9 @@ public enum Mutation
 
     /// <summary>What a sync's reports found is handed over when the next sync begins.</summary>
     HandOverAtTheNextSync,
+
+    /// <summary>Of mappings that are looked at one after the other because most of them were written, the last one's bit is forgotten.</summary>
+    ForgetTheLastInARow,
 }
 
 /// <summary>The tracker under test with one fault, or none.</summary>
@@ -67,7 +70,7 @@ internal sealed class OracleTracker : DmaLogTracker
     }
 
     private OracleTracker(string id, ModelSlot slot, ModelDevice device, DmaShadow shadow, DirtyMarker marker, NoticeBoard notices, Func<IReadOnlyList<CoveragePlan>> plans, Mutation mutation, int limit)
-        : base(id, device, shadow, marker, plans, notices)
+        : base(id, device, shadow, marker, plans, notices, new OracleBitmap(device, mutation))
     {
         _slot = slot;
         _device = device;
@@ -201,6 +204,18 @@ internal sealed class OracleTracker : DmaLogTracker
         return table;
     }
 
+    /// <summary>Goes through mappings in a row after few set bits already: what is mapped here is small.</summary>
+    private sealed class OracleBitmap(ModelDevice device, Mutation mutation) : LogBitmap(BitmapBytes(device), inRow: 3)
+    {
+        private protected override int PassInRow(ref MappingTable.Cursor cursor, ulong end, Span<RamPage> pages, out int found)
+        {
+            int seen = base.PassInRow(ref cursor, end, pages, out found);
+            if (mutation == Mutation.ForgetTheLastInARow && found > 0)
+                found--;
+            return seen;
+        }
+    }
+
     private sealed class GpaMarker(DirtyLog log) : DirtyMarker(log)
     {
         public override void Mark(RamPage first, ulong count)
@@ -213,7 +228,7 @@ internal sealed class OracleTracker : DmaLogTracker
             }
         }
 
-        public override void Mark(ReadOnlySpan<RamPage> pages)
+        public override void Mark(ReadOnlySpan<RamPage> pages, bool many)
         {
             foreach (RamPage page in pages)
                 Mark(page, 1);
