@@ -1,6 +1,5 @@
 using System.Collections.Immutable;
 using System.Diagnostics;
-using System.Numerics;
 using Godwit.Memory;
 using Godwit.Migration;
 
