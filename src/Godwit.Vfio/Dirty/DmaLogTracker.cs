@@ -1,6 +1,5 @@
 using System.Collections.Immutable;
 using System.Diagnostics;
-using Godwit.Memory;
 using Godwit.Migration;
 
 namespace Godwit.Vfio;
