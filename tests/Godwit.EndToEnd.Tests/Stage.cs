@@ -30,10 +30,13 @@ internal sealed class Stage : IAsyncDisposable
         return owned;
     }
 
-    /// <summary>A device server on the image that all devices of the stage share.</summary>
+    /// <summary>A file in it: the image that all devices of the stage share.</summary>
+    public string Image { get; init; } = "disk.img";
+
+    /// <summary>A device server on that image.</summary>
     public async Task<GodwitProcess> DeviceAsync(string name)
     {
-        GodwitProcess device = Start("device", "nvme", "--socket", In($"{name}.sock"), "--image", In("disk.img"), "--size", "8M", "--serial", "e2e");
+        GodwitProcess device = Start("device", "nvme", "--socket", In($"{name}.sock"), "--image", In(Image), "--size", "8M", "--serial", "e2e");
         await device.WaitForAsync("listening on");
         return device;
     }

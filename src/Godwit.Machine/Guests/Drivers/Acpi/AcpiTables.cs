@@ -68,10 +68,10 @@ internal readonly record struct AcpiTables(
             : throw new GuestPanicException($"the ACPI tables lack something: {found}");
     }
 
-    /// <summary>The power button that they describe.</summary>
     /// <summary>A pin of the I/O APIC.</summary>
     public IoApicInput Input(uint pin, byte vector) => new() { IoApic = IoApic, Pin = pin, Vector = vector };
 
+    /// <summary>The power button that they describe.</summary>
     public PowerButton PowerButton() => new() { Input = Input(PowerInterrupt, Drivers.PowerButton.Vector), Events = PowerEvents, Control = PowerControl };
 
     private static Gpa FindList(GuestBus bus)
