@@ -37,7 +37,7 @@ internal sealed class LineChart
     /// <param name="limit">A value to mark across the chart, with its name.</param>
     public void Write(StringBuilder html, string title, IReadOnlyList<ChartLine> lines, (double Value, string Name)? limit = null)
     {
-        html.Append($"<svg viewBox=\"0 0 {Width} {Height}\" role=\"img\" aria-label=\"{Html.Text(title)}\">\n");
+        html.Append($"<div class=\"wide\"><svg viewBox=\"0 0 {Width} {Height}\" role=\"img\" aria-label=\"{Html.Text(title)}\">\n");
         foreach (double tick in _value.Ticks)
         {
             double y = Y(tick);
@@ -51,12 +51,13 @@ internal sealed class LineChart
         {
             double y = Y(mark.Value);
             html.Append($"<line class=\"limit\" x1=\"{Left}\" x2=\"{Width - Right}\" y1=\"{y:0.0}\" y2=\"{y:0.0}\"/>");
-            html.Append($"<text class=\"tick\" x=\"{Width - Right - 4}\" y=\"{y - 5:0.0}\" text-anchor=\"end\">{Html.Text(mark.Name)}</text>\n");
+            // At the left: there nothing is expected yet.
+            html.Append($"<text class=\"tick\" x=\"{Left + 4}\" y=\"{y - 5:0.0}\">{Html.Text(mark.Name)}</text>\n");
         }
 
         foreach (ChartLine line in lines)
             WriteLine(html, line);
-        html.Append("</svg>\n<ul class=\"legend\">");
+        html.Append("</svg></div>\n<ul class=\"legend\">");
         foreach (ChartLine line in lines)
             html.Append($"<li><span class=\"key {line.Style}\"></span>{Html.Text(line.Name)}</li>");
         html.Append("</ul>\n");

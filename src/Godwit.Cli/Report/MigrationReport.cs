@@ -9,7 +9,7 @@ internal static class MigrationReport
 {
     private const double PageBytes = 4096;
 
-    private static readonly string[] PartStyles = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    private static readonly string[] PartStyles = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
 
     /// <summary>Makes the page, which is well-formed XML too.</summary>
     /// <param name="reply">The last answer to <c>query-migrate</c>.</param>
@@ -39,7 +39,7 @@ internal static class MigrationReport
         if (view.Error is { } error)
             html.Append($"<p class=\"bad\">{Html.Text(error)}</p>\n");
         html.Append("<ul class=\"facts\">\n");
-        Fact("downtime", view.Downtime is { } downtime ? $"{Duration.Rounded(downtime)}" : "none");
+        Fact("downtime", view.Downtime is { } downtime ? $"{Duration.Rounded(downtime)}" : "none", view.Downtime > view.DowntimeLimit);
         Fact("allowed", Duration.Rounded(view.DowntimeLimit));
         Fact("total time", Duration.Rounded(view.TotalTime));
         Fact("rounds", $"{view.Rounds}");
@@ -51,7 +51,8 @@ internal static class MigrationReport
             Fact("pages compared, differing", $"{pages}, {view.PagesDiffering}");
         html.Append("</ul>\n");
 
-        void Fact(string name, string value) => html.Append($"<li><b>{Html.Text(value)}</b><span>{Html.Text(name)}</span></li>\n");
+        void Fact(string name, string value, bool bad = false) =>
+            html.Append($"<li><b{(bad ? " class=\"bad\"" : "")}>{Html.Text(value)}</b><span>{Html.Text(name)}</span></li>\n");
     }
 
     private static void WriteCharts(StringBuilder html, MigrationView view, IReadOnlyList<TraceSample> samples)
