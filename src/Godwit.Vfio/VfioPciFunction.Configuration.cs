@@ -15,6 +15,7 @@ public sealed partial class VfioPciFunction
     private readonly Lock _interruptSetup = new();
     private InterruptPump? _interrupts;
     private (int Index, int Count) _interruptsSet = (NoInterrupts, 0); // in the device, under _interruptSetup
+                _interruptsRefused = e.Errno.ToString();
     private int _messages; // eventfds of MSI and MSI-X vectors; that of the pin comes behind them
     private int _express;
 
@@ -199,6 +200,7 @@ public sealed partial class VfioPciFunction
                 : Msi is { EnabledVectors: > 0 } msi ? (PciIrq.Msi, Math.Min(msi.EnabledVectors, VectorsOf(PciIrq.Msi)))
                 : PinWanted ? (PciIrq.Intx, 1)
                 : (NoInterrupts, 0);
+            _interruptsRefused = null; // or the same again
             if (_interrupts is null || (wanted == _interruptsSet && !again))
                 return;
             try
@@ -219,6 +221,7 @@ public sealed partial class VfioPciFunction
             }
             catch (DeviceRefusedException e)
             {
+                _interruptsRefused = e.Errno.ToString();
                 _notices.PostOnce(wanted.Index == PciIrq.Intx ? NoticeKind.Pin : NoticeKind.Interrupts, $"{Id}: the device does not take its interrupts: {e.Message}");
             }
             catch (DeviceLostException)

@@ -146,6 +146,9 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
             blockers.Add(new DeviceWithoutMigrationBlocker { Subject = Id });
         else if (migratableDevicesInMachine > 1 && (_states.Support & MigrationSupport.P2P) == 0)
             blockers.Add(new NoPeerToPeerBlocker { Subject = Id, Devices = migratableDevicesInMachine });
+        _device.AddBlockers(Id, blockers);
+        if (_interruptsRefused is { } interrupts)
+            blockers.Add(new InterruptsRefusedBlocker { Subject = Id, Answer = interrupts });
         AddTrackingBlockers(blockers);
         int needed = _attached ? _topology.System.View.Ranges.Count(r => r.Region is RamRegion) : 0;
         if (needed > _device.MaxMappings)

@@ -1,3 +1,5 @@
+using Godwit.Migration;
+
 namespace Godwit.Vfio;
 
 /// <summary>
@@ -25,6 +27,13 @@ internal interface IVfioBackend : IDeviceAccess, IDmaMapper, IDeviceMigration, I
     /// <summary>After guest memory has been mapped for the first time: throws when the device cannot work with what was refused.</summary>
     /// <exception cref="VfioAttachException">It cannot.</exception>
     void CheckMapped(in GuestReach guest)
+    {
+    }
+
+    /// <summary>Adds the reasons against migration that lie in how the device is attached, beside those that the other members tell.</summary>
+    /// <param name="id">The device's id.</param>
+    /// <param name="blockers">Where to.</param>
+    void AddBlockers(string id, List<MigrationBlocker> blockers)
     {
     }
 

@@ -94,6 +94,54 @@ public sealed record MappingLimitBlocker : MigrationBlocker
     public override string WayOut => "Use a device with more DMA mappings (max_dma_maps)";
 }
 
+/// <summary>The device maps memory in larger pages than guests do.</summary>
+public sealed record DevicePageSizeBlocker : MigrationBlocker
+{
+    /// <inheritdoc/>
+    public override string Code => "device-page-size";
+
+    /// <summary>Bytes of the device's smallest page.</summary>
+    public required ulong PageSize { get; init; }
+
+    /// <inheritdoc/>
+    public override string Reason =>
+        $"The device maps memory in pages of {PageSize} bytes (pgsizes), so it does not reach what the guest maps in pages of 4096 bytes, here or on the destination";
+
+    /// <inheritdoc/>
+    public override string WayOut => "Use a device whose pgsizes include 4096, or unplug it";
+}
+
+/// <summary>The device takes no descriptors.</summary>
+public sealed record DeviceWithoutDescriptorsBlocker : MigrationBlocker
+{
+    /// <inheritdoc/>
+    public override string Code => "device-without-descriptors";
+
+    /// <inheritdoc/>
+    public override string Reason =>
+        "The device takes no file descriptors (max_msg_fds 0): its interrupts do not reach the guest, and what it logs is only about memory that it was given a descriptor of";
+
+    /// <inheritdoc/>
+    public override string WayOut => "Use a device whose max_msg_fds is 1 or more, or unplug it";
+}
+
+/// <summary>The device does not take the eventfds of interrupts that the guest has enabled.</summary>
+public sealed record InterruptsRefusedBlocker : MigrationBlocker
+{
+    /// <inheritdoc/>
+    public override string Code => "device-refuses-interrupts";
+
+    /// <summary>What it answered.</summary>
+    public required string Answer { get; init; }
+
+    /// <inheritdoc/>
+    public override string Reason =>
+        $"The device refused the interrupts that the guest has enabled ({Answer}), so one on the destination would not have them either, and those pending would be lost";
+
+    /// <inheritdoc/>
+    public override string WayOut => "Have the guest's driver disable them, or unplug it";
+}
+
 /// <summary>
 /// The device does not have mappings of RAM that the guest has made, so one on the destination would not have them either, and the load would fail when
 /// the guest has been stopped.

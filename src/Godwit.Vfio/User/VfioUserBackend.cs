@@ -1,5 +1,6 @@
 using Godwit.Interop.Linux;
 using Godwit.Memory;
+using Godwit.Migration;
 using Godwit.VfioUser;
 
 namespace Godwit.Vfio;
@@ -34,9 +35,28 @@ internal sealed class VfioUserBackend : IVfioBackend
     public int MaxReportBytes => (_client.MaxTransfer - ReportHeader) & ~7;
 
     /// <summary>Connects to the server at <paramref name="path"/>.</summary>
-    /// <exception cref="IOException">Nobody there, or it speaks something else.</exception>
-    public static VfioUserBackend Connect(string path, TimeSpan replyTimeout, IDmaMessageHandler dma) =>
-        new(VfioUserClient.Connect(path, new VfioUserClientOptions { ReplyTimeout = replyTimeout }, dma));
+    /// <exception cref="VfioAttachException">It refuses, goes, or says of itself what cannot be.</exception>
+    /// <exception cref="LinuxException">Nobody there.</exception>
+    public static VfioUserBackend Connect(string path, TimeSpan replyTimeout, IDmaMessageHandler dma)
+    {
+        try
+        {
+            return new VfioUserBackend(VfioUserClient.Connect(path, new VfioUserClientOptions { ReplyTimeout = replyTimeout }, dma));
+        }
+        catch (VfioUserException e)
+        {
+            throw new VfioAttachException(path, e.Message, e);
+        }
+    }
+
+    /// <inheritdoc/>
+    public void AddBlockers(string id, List<MigrationBlocker> blockers)
+    {
+        if (_client.DmaPageSize > 1UL << IovaPages.Shift)
+            blockers.Add(new DevicePageSizeBlocker { Subject = id, PageSize = _client.DmaPageSize });
+        if (_client.MaxMessageFiles == 0)
+            blockers.Add(new DeviceWithoutDescriptorsBlocker { Subject = id });
+    }
 
     /// <inheritdoc/>
     public void CutOff(string reason)

@@ -128,6 +128,14 @@ internal sealed unsafe partial class ClientConnection : IMessageSender, IDisposa
         SendRequest(command, slot.Id, wantsReply: true, body, [], files);
     }
 
+    /// <summary>Counts a map or unmap as refused that the device is not asked for, in its place among those that are sent.</summary>
+    public void QueueRefused(Command command, DmaRange range, Errno error)
+    {
+        ThrowIfLost();
+        (int generation, int operation) = _queued.Begin();
+        _queued.End(generation, new DmaOperationFailure(operation, command.Name(), range, error), lost: false);
+    }
+
     /// <summary>Waits for the answers to everything queued before this call and tells what was refused.</summary>
     public IReadOnlyList<DmaOperationFailure> Flush()
     {

@@ -15,12 +15,16 @@ public sealed partial class VfioUserClient
     /// DMA_MAP and waits. <paramref name="file"/> null: the device uses DMA messages, as does one that takes no descriptors at all.
     /// </summary>
     /// <exception cref="ArgumentOutOfRangeException">The range is empty, leaves 64 bits or is not in pages of 4 KiB.</exception>
-    /// <exception cref="VfioUserRemoteException">The device refused, for example with EEXIST.</exception>
+    /// <exception cref="VfioUserRemoteException">
+    /// The device refused, for example with EEXIST. EINVAL: it said that its pages are larger (<see cref="DmaPageSize"/>), so it was not asked.
+    /// </exception>
     public void DmaMap(DmaRange range, DmaAccess access, FileDescriptor? file, ulong fileOffset)
     {
-        if (_maxSendFds == 0)
+        if (MaxMessageFiles == 0)
             file = null;
         DmaMapBody request = MapRequest(range, access, file, fileOffset);
+        if (!IsInPages(range))
+            throw new VfioUserRemoteException($"DMA_MAP of {range}", Errno.EINVAL, $"the device's pages have {DmaPageSize} bytes");
         _connection.Call(Command.DmaMap, "DMA_MAP", Bytes(in request), [], file is null ? [] : new ReadOnlySpan<FileDescriptor>(in file), [], []);
     }
 
@@ -30,6 +34,8 @@ public sealed partial class VfioUserClient
     public void DmaUnmap(DmaRange range)
     {
         DmaUnmapBody request = UnmapRequest(range);
+        if (!IsInPages(range))
+            throw new VfioUserRemoteException($"DMA_UNMAP of {range}", Errno.ENOENT, $"the device's pages have {DmaPageSize} bytes");
         DmaUnmapBody reply = default;
         _connection.Call(Command.DmaUnmap, "DMA_UNMAP", Bytes(in request), [], [], MemoryMarshal.AsBytes(new Span<DmaUnmapBody>(ref reply)), []);
     }
@@ -85,14 +91,19 @@ public sealed partial class VfioUserClient
 
     /// <summary>
     /// DMA_MAP sent without waiting; order is kept. <see cref="DmaFlush()"/> waits for all and throws the first error. Waits for earlier
-    /// answers only when <see cref="RequestSlot.Count"/> requests are under way.
+    /// answers only when <see cref="RequestSlot.Count"/> requests are under way. What is no multiple of <see cref="DmaPageSize"/> counts as refused with EINVAL.
     /// </summary>
     /// <exception cref="ArgumentOutOfRangeException">The range is empty, leaves 64 bits or is not in pages of 4 KiB.</exception>
     public void DmaMapQueued(DmaRange range, DmaAccess access, FileDescriptor? file, ulong fileOffset)
     {
-        if (_maxSendFds == 0)
+        if (MaxMessageFiles == 0)
             file = null;
         DmaMapBody request = MapRequest(range, access, file, fileOffset);
+        if (!IsInPages(range))
+        {
+            _connection.QueueRefused(Command.DmaMap, range, Errno.EINVAL);
+            return;
+        }
         _connection.Queue(Command.DmaMap, range, Bytes(in request), file is null ? [] : new ReadOnlySpan<FileDescriptor>(in file), replyHead: 0);
     }
 
@@ -101,6 +112,11 @@ public sealed partial class VfioUserClient
     public void DmaUnmapQueued(DmaRange range)
     {
         DmaUnmapBody request = UnmapRequest(range);
+        if (!IsInPages(range))
+        {
+            _connection.QueueRefused(Command.DmaUnmap, range, Errno.ENOENT); // it cannot have been mapped
+            return;
+        }
         _connection.Queue(Command.DmaUnmap, range, Bytes(in request), [], Unsafe.SizeOf<DmaUnmapBody>());
     }
 
@@ -129,6 +145,9 @@ public sealed partial class VfioUserClient
         foreach (DmaOperationFailure failure in _connection.Flush())
             failures.Add(failure);
     }
+
+    /// <summary>Whether the device has pages so small.</summary>
+    private bool IsInPages(DmaRange range) => ((range.Address.Value | range.Length) & (DmaPageSize - 1)) == 0;
 
     private static DmaMapBody MapRequest(DmaRange range, DmaAccess access, FileDescriptor? file, ulong fileOffset)
     {

@@ -17,9 +17,9 @@ public sealed partial class VfioUserClient
     public void SetIrqEventFds(int index, int start, ReadOnlySpan<EventFd?> fds)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(start);
-        if (_maxSendFds == 0 && fds.ContainsAnyExcept((EventFd?)null))
+        if (MaxMessageFiles == 0 && fds.ContainsAnyExcept((EventFd?)null))
             throw new VfioUserRemoteException("DEVICE_SET_IRQS with eventfds", Errno.ENOTSUP, "the device's max_msg_fds is 0");
-        var files = new FileDescriptor[Math.Min(fds.Length, Math.Max(1, _maxSendFds))];
+        var files = new FileDescriptor[Math.Min(fds.Length, Math.Max(1, MaxMessageFiles))];
         for (int done = 0; done < fds.Length;)
         {
             // One message carries descriptors for all of its vectors or for none.

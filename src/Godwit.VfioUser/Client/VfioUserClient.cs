@@ -12,7 +12,6 @@ namespace Godwit.VfioUser;
 public sealed partial class VfioUserClient : IDisposable
 {
     private readonly ClientConnection _connection;
-    private readonly int _maxSendFds;
 
     /// <summary>Most data of one message that is sent: see <see cref="WireLimits.SendChunk"/>.</summary>
     private readonly int _sendChunk;
@@ -28,7 +27,8 @@ public sealed partial class VfioUserClient : IDisposable
         _writeMultiple = peer.WriteMultiple;
         MaxTransfer = Math.Min(peer.MaxTransfer, WireLimits.MaxTransfer);
         MaxDmaMaps = Math.Min(peer.MaxDmaMaps, WireLimits.MaxDmaMaps);
-        _maxSendFds = Math.Min(peer.MaxMessageFds, WireLimits.MaxMessageFds);
+        DmaPageSize = Math.Max(peer.SmallestPage, WireLimits.PageSize);
+        MaxMessageFiles = Math.Min(peer.MaxMessageFds, WireLimits.MaxMessageFds);
         _sendChunk = Math.Min(MaxTransfer, WireLimits.SendChunk);
         _connection.Watch = FindFullDoorbell;
     }
@@ -42,8 +42,20 @@ public sealed partial class VfioUserClient : IDisposable
     /// <summary>Largest data of one region or DMA message in bytes, negotiated.</summary>
     public int MaxTransfer { get; }
 
-    /// <summary>Most DMA mappings the device takes, negotiated.</summary>
+    /// <summary>Most DMA mappings the device takes, negotiated; 0 when it does no DMA.</summary>
     public int MaxDmaMaps { get; }
+
+    /// <summary>
+    /// Bytes of which every DMA mapping is a multiple, negotiated (pgsizes): 4096, or more for a device that has no pages so small. Such a device is not asked to
+    /// map what is no multiple: that is refused here.
+    /// </summary>
+    public ulong DmaPageSize { get; }
+
+    /// <summary>
+    /// Most descriptors that the device takes with a message, negotiated (max_msg_fds). 0: it reaches memory by messages only, and takes no eventfds, which
+    /// are refused here.
+    /// </summary>
+    public int MaxMessageFiles { get; }
 
     /// <summary>Whether the device's own commands come on a socket of their own.</summary>
     public bool HasTwinSocket => _twin is not null;

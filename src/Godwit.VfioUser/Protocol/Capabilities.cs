@@ -13,8 +13,11 @@ internal sealed record Capabilities
     /// <summary>Most data in one message towards the sender.</summary>
     public int MaxTransfer { get; init; } = WireLimits.MaxTransfer;
 
-    /// <summary>Page sizes of DMA mappings, one bit each.</summary>
+    /// <summary>Page sizes of DMA mappings, one bit each; not 0.</summary>
     public ulong PageSizes { get; init; } = WireLimits.PageSize;
+
+    /// <summary>The smallest of <see cref="PageSizes"/>: every mapping is a multiple of it.</summary>
+    public ulong SmallestPage => PageSizes & (0 - PageSizes);
 
     /// <summary>Most DMA mappings at once.</summary>
     public int MaxDmaMaps { get; init; } = WireLimits.DefaultDmaMaps;
@@ -134,7 +137,7 @@ internal sealed record Capabilities
                     result = result with { PageSizes = ReadNumber(ref reader, name, 1, ulong.MaxValue) };
                     break;
                 case "max_dma_maps":
-                    result = result with { MaxDmaMaps = (int)ReadNumber(ref reader, name, 1, int.MaxValue) };
+                    result = result with { MaxDmaMaps = (int)ReadNumber(ref reader, name, 0, int.MaxValue) };
                     break;
                 case "write_multiple":
                     result = result with { WriteMultiple = ReadBoolean(ref reader, name) };
@@ -150,8 +153,6 @@ internal sealed record Capabilities
                     break;
             }
         }
-        if ((result.PageSizes & WireLimits.PageSize) == 0)
-            throw new VfioUserProtocolException($"The peer's pgsizes 0x{result.PageSizes:x} does not include {WireLimits.PageSize}.");
         return result;
     }
 

@@ -11,16 +11,18 @@ internal sealed class PassthroughMachine : IDisposable
     private const ulong Interrupts = ModelBoard.InterruptWindow << 12;
 
     private readonly DeviceServer _server;
+    private readonly CapabilityRelay? _relay;
 
-    public PassthroughMachine(DmaTestDevice? device = null, bool iommu = true, IommuAttributes? attributes = null, Func<VfioDeviceOptions, VfioDeviceOptions>? configure = null, bool attach = true)
+    public PassthroughMachine(DmaTestDevice? device = null, bool iommu = true, IommuAttributes? attributes = null, Func<VfioDeviceOptions, VfioDeviceOptions>? configure = null, bool attach = true, Func<string, string>? capabilities = null)
     {
         Device = device ?? new DmaTestDevice();
         _server = new DeviceServer(Device);
+        _relay = capabilities is null ? null : new CapabilityRelay(_server.Path, capabilities);
         Board = new ModelBoard(attributes, new Arrivals(Arrived));
         Bridge = new PciHostBridge(Board.Topology, new Gpa(0xB000_0000), 16);
         if (iommu)
             Bridge.RootBus.SetIommu(new BoardIommu(Board));
-        var options = new VfioDeviceOptions { Id = "dev0", Socket = _server.Path, ReplyTimeout = DeviceServer.Patience };
+        var options = new VfioDeviceOptions { Id = "dev0", Socket = _relay?.Path ?? _server.Path, ReplyTimeout = DeviceServer.Patience };
         Function = VfioPciFunction.Connect(configure?.Invoke(options) ?? options, Board.Topology, Board.Ram);
         // Every new attachment begins with a reset, so that nothing of a former client is left; tests look at what comes after.
         Assert.Equal(["reset"], Device.Events.Where(e => !e.StartsWith("config", StringComparison.Ordinal)));
@@ -119,6 +121,7 @@ internal sealed class PassthroughMachine : IDisposable
     public void Dispose()
     {
         Function.Dispose();
+        _relay?.Dispose();
         _server.Dispose();
         Board.Dispose();
     }

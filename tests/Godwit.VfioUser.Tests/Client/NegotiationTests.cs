@@ -100,6 +100,49 @@ public sealed class NegotiationTests
         Assert.Equal((65536, 17), (client.MaxTransfer, client.MaxDmaMaps));
     }
 
+    /// <summary>What is no multiple of the device's pages is refused in its place among the others, and the device is not asked.</summary>
+    [Fact]
+    public void Mappings_smaller_than_the_devices_pages_are_refused_here()
+    {
+        using var server = new RawServer();
+        var maps = new List<ulong>();
+        Background script = server.Play(peer =>
+        {
+            peer.AcceptVersion("""{"capabilities":{"pgsizes":65536}}""");
+            while (peer.TryReceive() is { } message)
+            {
+                using (message)
+                {
+                    Assert.Equal(Command.DmaMap, message.Header.Command);
+                    maps.Add(message.As<DmaMapBody>().Address);
+                    peer.Reply(message.Header, [], maps.Count == 3 ? Errno.ENOSPC : Errno.None);
+                }
+            }
+        });
+        using (VfioUserClient client = server.Connect())
+        {
+            Assert.Equal(65536UL, client.DmaPageSize);
+            DmaRange small = new(new DmaAddress(0x10000), 4096);
+            DmaRange odd = new(new DmaAddress(0x11000), 65536);
+            VfioUserRemoteException e = Assert.Throws<VfioUserRemoteException>(() => client.DmaMap(small, DmaAccess.Read, null, 0));
+            Assert.Equal(Errno.EINVAL, e.Errno);
+            Assert.Contains("65536", e.Message, StringComparison.Ordinal);
+            Assert.Equal(Errno.ENOENT, Assert.Throws<VfioUserRemoteException>(() => client.DmaUnmap(odd)).Errno);
+            client.DmaMap(new DmaRange(new DmaAddress(0x10000), 65536), DmaAccess.Read, null, 0);
+            client.DmaMapQueued(new DmaRange(new DmaAddress(0x20000), 65536), DmaAccess.Read, null, 0);
+            client.DmaMapQueued(small, DmaAccess.Read, null, 0);
+            client.DmaUnmapQueued(odd);
+            client.DmaMapQueued(new DmaRange(new DmaAddress(0x30000), 65536), DmaAccess.Read, null, 0);
+            var failures = new List<DmaOperationFailure>();
+            client.DmaFlush(failures);
+            Assert.Equal(
+                [(1, "DMA_MAP", small, Errno.EINVAL), (2, "DMA_UNMAP", odd, Errno.ENOENT), (3, "DMA_MAP", new DmaRange(new DmaAddress(0x30000), 65536), Errno.ENOSPC)],
+                failures.OrderBy(f => f.Operation).Select(f => (f.Operation, f.Command, f.Range, f.Errno)));
+        }
+        script.Join();
+        Assert.Equal([0x10000UL, 0x20000UL, 0x30000UL], maps);
+    }
+
     [Fact]
     public void A_missing_socket_and_a_file_are_told_apart()
     {

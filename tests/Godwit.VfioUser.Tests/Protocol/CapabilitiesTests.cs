@@ -68,8 +68,8 @@ public sealed class CapabilitiesTests
     [InlineData("""{"capabilities":{"max_data_xfer_size":0}}""", "max_data_xfer_size")]
     [InlineData("""{"capabilities":{"max_data_xfer_size":4095}}""", "4096")]
     [InlineData("""{"capabilities":{"max_data_xfer_size":1e30}}""", "1e30")]
-    [InlineData("""{"capabilities":{"max_dma_maps":0}}""", "max_dma_maps")]
-    [InlineData("""{"capabilities":{"pgsizes":2048}}""", "pgsizes")]
+    [InlineData("""{"capabilities":{"max_dma_maps":-1}}""", "max_dma_maps")]
+    [InlineData("""{"capabilities":{"pgsizes":0}}""", "pgsizes")]
     [InlineData("""{"capabilities":{"pgsizes":true}}""", "pgsizes")]
     [InlineData("""{"capabilities":{"write_multiple":1}}""", "write_multiple")]
     [InlineData("""{"capabilities":{"migration":4096}}""", "migration")]
@@ -86,6 +86,15 @@ public sealed class CapabilitiesTests
         var e = Assert.Throws<VfioUserProtocolException>(() => Parse(json));
         Assert.Contains(expected, e.Message, StringComparison.Ordinal);
     }
+
+    [Theory]
+    [InlineData(0x1000UL, 0x1000UL)]
+    [InlineData(0x40201000UL, 0x1000UL)]
+    [InlineData(0x40200000UL, 0x200000UL)]
+    [InlineData(1UL << 63, 1UL << 63)]
+    [InlineData(0x800UL, 0x800UL)]
+    public void The_smallest_page_is_the_lowest_bit(ulong sizes, ulong smallest) =>
+        Assert.Equal(smallest, Parse($$$"""{"capabilities":{"pgsizes":{{{sizes}}}}}""").SmallestPage);
 
     [Fact]
     public void Text_must_end_with_its_only_nul()

@@ -106,7 +106,7 @@ public sealed class ConnectionTests
     }
 
     public static TheoryData<string> BadVersions =>
-        ["other major", "short", "no nul", "bad json", "descriptor", "not version first", "reply", "huge", "tiny"];
+        ["other major", "short", "no nul", "bad json", "small pages", "descriptor", "not version first", "reply", "huge", "tiny"];
 
     [Theory]
     [MemberData(nameof(BadVersions))]
@@ -131,6 +131,9 @@ public sealed class ConnectionTests
                     break;
                 case "bad json":
                     peer.SendBytes(RawPeer.Message(header, RawPeer.VersionBody(0, 0, "{\"capabilities\":7}")));
+                    break;
+                case "small pages":
+                    peer.SendBytes(RawPeer.Message(header, RawPeer.VersionBody(0, 0, "{\"capabilities\":{\"pgsizes\":3072}}")));
                     break;
                 case "descriptor":
                     peer.SendBytes(RawPeer.Message(header, good), file);
@@ -180,6 +183,19 @@ public sealed class ConnectionTests
         Capabilities said = Capabilities.Parse(reply.Body.AsSpan(4));
         Assert.Equal((16, 1 << 20, 65535, 4096ul), (said.MaxMessageFds, said.MaxTransfer, said.MaxDmaMaps, said.MigrationPageSize));
         Assert.Equal(Errno.EINVAL, peer.Try(Command.Version, RawPeer.VersionBody(0, 0, null))); // once is enough
+    }
+
+    [Theory]
+    [InlineData(0x1000UL, 0x1000UL)]
+    [InlineData(0x40200000UL, 0x40200000UL)]
+    [InlineData(0x40200C00UL, 0x40200000UL)]
+    public void The_clients_page_sizes_are_answered_as_far_as_they_can_be_mapped(ulong proposed, ulong answered)
+    {
+        using var server = new TestServer();
+        using RawPeer peer = RawPeer.Connect(server.Path);
+        using RawMessage reply = peer.Call(Command.Version, RawPeer.VersionBody(0, 0, $$$"""{"capabilities":{"pgsizes":{{{proposed}}}}}"""));
+        Assert.Equal(answered, Capabilities.Parse(reply.Body.AsSpan(4)).PageSizes);
+        Assert.Equal(Errno.None, peer.Try(Command.DmaMap, RawPeer.Bytes(new DmaMapBody { ArgSize = 32, Flags = 1, Size = answered & (0 - answered) })));
     }
 
     [Theory]

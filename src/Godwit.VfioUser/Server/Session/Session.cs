@@ -145,13 +145,16 @@ internal sealed partial class Session : IDisposable
         {
             return e.Message;
         }
+        ulong pageSizes = _client.PageSizes & ~(WireLimits.PageSize - 1);
+        if (pageSizes == 0)
+            return $"its pgsizes 0x{_client.PageSizes:x} have no page of {WireLimits.PageSize} bytes or more";
         _maxMappings = Math.Min(_client.MaxDmaMaps, WireLimits.MaxDmaMaps);
         _host.MessageChunk = Math.Min(_client.MaxTransfer, WireLimits.SendChunk);
         var mine = new Capabilities
         {
             MaxMessageFds = WireLimits.MaxMessageFds,
             MaxTransfer = WireLimits.MaxTransfer,
-            PageSizes = WireLimits.PageSize,
+            PageSizes = pageSizes,
             MaxDmaMaps = _maxMappings,
             MigrationPageSize = _description.Migration == MigrationSupport.None ? null : WireLimits.PageSize,
             // An answer has nothing that was not proposed (specification, "Versioning and feature support").
