@@ -15,7 +15,7 @@ public sealed partial class VfioPciFunction
     private readonly Lock _interruptSetup = new();
     private InterruptPump? _interrupts;
     private (int Index, int Count) _interruptsSet = (NoInterrupts, 0); // in the device, under _interruptSetup
-                _interruptsRefused = e.Errno.ToString();
+    private volatile string? _interruptsRefused; // what the device answered, while the guest wants what it refused
     private int _messages; // eventfds of MSI and MSI-X vectors; that of the pin comes behind them
     private int _express;
 
