@@ -29,6 +29,8 @@ internal sealed class IdleMachine : IMigrationHost, IDirtyTracker, IDisposable
 
     public IReadOnlyList<MigrationBlocker> QueryBlockers() => [];
 
+    public IReadOnlyList<MigrationBlocker> QueryHandoverBlockers() => [];
+
     /// <summary>Every page gets contents that no compression or zero detection can shorten.</summary>
     public void FillWithRandom(int seed)
     {

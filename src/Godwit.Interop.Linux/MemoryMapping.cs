@@ -46,6 +46,32 @@ public sealed unsafe class MemoryMapping : SafeHandle
         return Errno.None;
     }
 
+    /// <summary>
+    /// Maps another file, writable, in place of what is mapped, at the same address. Linux takes the old mapping away and makes the new one under
+    /// one lock of the process's memory (mmap(2), MAP_FIXED), so that an access on another thread finds the one or the other.
+    /// </summary>
+    /// <param name="file">Read from its start; the mapping keeps its own reference to it. At least as long as the mapping.</param>
+    /// <param name="copyOnWrite">What is written stays in this mapping and does not get into the file (MAP_PRIVATE).</param>
+    /// <exception cref="LinuxException">The kernel refused; there may be nothing at the address any more, and an access ends the process.</exception>
+    public void Replace(FileDescriptor file, bool copyOnWrite)
+    {
+        bool added = false;
+        DangerousAddRef(ref added);
+        try
+        {
+            // Memory for copies is not set aside for the whole of it: few pages are written.
+            int flags = mman.MAP_FIXED | (copyOnWrite ? mman.MAP_PRIVATE | mman.MAP_NORESERVE : mman.MAP_SHARED);
+            // SAFETY: exactly the range of this mapping, which is kept until the call has returned.
+            void* address = mman.mmap((void*)handle, (nuint)Length, mman.PROT_READ | mman.PROT_WRITE, flags, file, 0);
+            if ((nint)address == -1)
+                LinuxException.ThrowLast("mmap", $"{Length} bytes in place of what was there");
+        }
+        finally
+        {
+            DangerousRelease();
+        }
+    }
+
     /// <inheritdoc/>
     protected override bool ReleaseHandle() => mman.munmap((void*)handle, (nuint)Length) == 0;
 }

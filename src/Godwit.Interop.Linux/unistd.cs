@@ -17,6 +17,9 @@ public static unsafe partial class unistd
     public const int F_SEAL_SEAL = 0x1;
     public const int F_SEAL_SHRINK = 0x2;
     public const int F_SEAL_GROW = 0x4;
+    public const int F_SEAL_WRITE = 0x8;
+    public const int F_SEAL_FUTURE_WRITE = 0x10;
+    public const int O_ACCMODE = 3;
     public const int O_NONBLOCK = 0x800;
     public const int RWF_NOWAIT = 0x8;
     public const int SEEK_END = 2;
@@ -46,6 +49,9 @@ public static unsafe partial class unistd
 
     [LibraryImport("libc", SetLastError = true)]
     public static partial int ftruncate(FileDescriptor fd, long length);
+
+    [LibraryImport("libc")]
+    public static partial uint geteuid();
 
     [LibraryImport("libc", SetLastError = true)]
     public static partial int fcntl(FileDescriptor fd, int command, nint argument);

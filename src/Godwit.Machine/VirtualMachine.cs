@@ -193,8 +193,21 @@ public sealed class VirtualMachine : IDisposable
     {
         int migratable = _board.Devices.Count;
         List<MigrationBlocker> blockers = [.. _board.Devices.SelectMany(d => d.QueryBlockers(migratable))];
+        AddIommuFailure(blockers);
+        return blockers;
+    }
+
+    private void AddIommuFailure(List<MigrationBlocker> blockers)
+    {
         if (_vcpus.IommuFailureText is { } cause)
             blockers.Add(new IommuFailedBlocker { Subject = "iommu", Cause = cause });
+    }
+
+    /// <summary>Every reason against handing the machine over to another process of this host now (<c>local:PATH</c>).</summary>
+    public IReadOnlyList<MigrationBlocker> QueryHandoverBlockers()
+    {
+        List<MigrationBlocker> blockers = [.. Config.Devices.Select(device => new DeviceStaysBlocker { Subject = device.Id, IsKernelDevice = device.Kernel is not null })];
+        AddIommuFailure(blockers);
         return blockers;
     }
 

@@ -61,7 +61,7 @@ public sealed class MigrationController : IDisposable
     public string? ListeningAt => _incoming is { Listening: true } incoming ? incoming.Address.ToString() : null;
 
     /// <summary>
-    /// Begins an outgoing migration to <paramref name="uri"/> (<c>unix:PATH</c> or <c>tcp:HOST:PORT</c>). What happens is told by
+    /// Begins an outgoing migration to <paramref name="uri"/> (<see cref="MigrationUri.Forms"/>). What happens is told by
     /// <see cref="Status"/> and <see cref="StateChanged"/>; a failure ends in <see cref="MigrationState.Failed"/> with the machine running
     /// on, unless the commit point had passed (<see cref="MigrationStatus.Error"/> says so).
     /// </summary>
@@ -80,7 +80,7 @@ public sealed class MigrationController : IDisposable
                 throw new InvalidOperationException("The machine is waiting for an incoming migration");
             if (_away)
                 throw new InvalidOperationException("The machine has been migrated away");
-            if (_host.QueryBlockers() is { Count: > 0 } blockers)
+            if ((address is LocalMigrationUri ? _host.QueryHandoverBlockers() : _host.QueryBlockers()) is { Count: > 0 } blockers)
                 throw new MigrationBlockedException(blockers);
 
             var migration = new OutgoingMigration(_host, address, () => _parameters, _times, _clock);
@@ -136,6 +136,7 @@ public sealed class MigrationController : IDisposable
     /// Destination: listens on <paramref name="uri"/> and takes one migration, with the TLS that the parameters name now. The listener is open when this returns. A failed one listens
     /// again while nothing has been loaded into devices; afterwards <see cref="IncomingFailed"/> ends the machine.
     /// </summary>
+    /// <exception cref="MigrationBlockedException">A handover, which this machine cannot take.</exception>
     /// <exception cref="InvalidOperationException">A migration is running or listened for.</exception>
     /// <exception cref="FormatException">The URI is not of the known forms.</exception>
     /// <exception cref="IOException">The address cannot be listened on; the text names it and the cause.</exception>
@@ -149,6 +150,9 @@ public sealed class MigrationController : IDisposable
                 throw new InvalidOperationException("A migration is already running");
             if (_incoming is not null)
                 throw new InvalidOperationException("The machine already listens, or has listened, for an incoming migration");
+            // The source would be refused, too, but only then.
+            if (address is LocalMigrationUri && _host.QueryHandoverBlockers() is { Count: > 0 } blockers)
+                throw new MigrationBlockedException(blockers);
             var endpoint = new IncomingEndpoint(_host, address, _parameters.Tls, _times, _clock);
             endpoint.StateChanged += OnStateChanged;
             endpoint.Failed += text => IncomingFailed?.Invoke(text);

@@ -21,6 +21,12 @@ internal static class MigrateCommand
             Description = $"Where the destination waits: {MigrationUri.Forms}. Numbers and commands are the machine's process's.",
             Arity = ArgumentArity.ZeroOrOne, // the library's own error does not say what is missing
         };
+        var local = new Option<string?>("--local")
+        {
+            Description = "Instead of URI: hand the machine over to a process of the same user on this host that waits with --incoming local:PATH. "
+                + "No page is copied; nothing is compressed, limited or sent over more channels.",
+            HelpName = "PATH",
+        };
         DefaultedOption<TimeSpan?> downtime = DowntimeLimitOption(null);
         DefaultedOption<ulong> bandwidth = BandwidthOption();
         var verify = new Option<bool>("--verify")
@@ -73,16 +79,21 @@ internal static class MigrateCommand
               godwit migrate --monitor /tmp/src.qmp unix:/tmp/mig.sock
               godwit migrate --monitor /tmp/src.qmp tcp:192.0.2.7:4444 --downtime-limit 50ms --bandwidth 1G
               godwit migrate --monitor /tmp/src.qmp --report migration.html unix:/tmp/mig.sock
+              godwit migrate --monitor /tmp/src.qmp --local /tmp/new.sock
               godwit migrate --monitor /tmp/src.qmp "exec:ssh host socat - UNIX-CONNECT:/tmp/mig.sock"
             """)
         {
-            monitor, uri, downtime, bandwidth, verify, precopy, channels, compression, onStall, maxDowntime, pause, json, report,
+            monitor, uri, local, downtime, bandwidth, verify, precopy, channels, compression, onStall, maxDowntime, pause, json, report,
         };
         command.Validators.Add(result =>
         {
-            if (result.GetResult(uri) is not { Tokens.Count: > 0 })
+            bool hasUri = result.GetResult(uri) is { Tokens.Count: > 0 };
+            bool hasLocal = result.GetResult(local) is { Tokens.Count: > 0 };
+            if (hasUri == hasLocal)
             {
-                result.AddError($"the URI of the destination is missing: {MigrationUri.Forms}");
+                result.AddError(hasUri
+                    ? "give the URI of the destination or --local PATH, not both"
+                    : $"the URI of the destination is missing: {MigrationUri.Forms}");
             }
         });
         command.SetAction(async parsed =>
@@ -108,7 +119,7 @@ internal static class MigrateCommand
                 }
             });
             await SetPauseAsync(client, parsed.GetValue(pause));
-            string target = parsed.GetRequiredValue(uri);
+            string target = parsed.GetValue(local) is { } place ? $"local:{place}" : parsed.GetRequiredValue(uri);
             await client.ExecuteAsync("migrate", writer => writer.WriteString("uri", target));
             bool quiet = parsed.GetValue(json);
             var trace = new MigrationTrace();

@@ -44,6 +44,8 @@ internal static class MigrationReport
         Fact("total time", Duration.Rounded(view.TotalTime));
         Fact("rounds", $"{view.Rounds}");
         Fact("RAM sent", ByteSize.Rounded(view.RamTransferred));
+        if (view.RamByFile > 0)
+            Fact("RAM handed over", ByteSize.Rounded(view.RamByFile));
         Fact("RAM of the guest", ByteSize.Rounded(view.RamTotal));
         Fact("device state", ByteSize.Rounded(view.DeviceStateBytes));
         Fact("device log reports", $"{view.LogReports}");

@@ -7,10 +7,15 @@ internal static class MigrationLines
     public static string Summary(MigrationView view) => view.Status switch
     {
         "none" => view.ListeningAt is { } at ? $"none yet, waiting at {at}" : "none",
-        "completed" => $"completed in {Duration.Rounded(view.TotalTime)}, downtime {Downtime(view)}, {ByteSize.Rounded(view.RamTransferred)} of RAM sent",
+        "completed" => $"completed in {Duration.Rounded(view.TotalTime)}, downtime {Downtime(view)}, {Ram(view)}",
         "failed" or "cancelled" => view.Error is { } error ? $"{view.Status}: {error}" : view.Status,
         _ => Progress(view),
     };
+
+    /// <summary>How RAM went over.</summary>
+    public static string Ram(MigrationView view) => view.RamByFile > 0
+        ? $"{ByteSize.Rounded(view.RamByFile)} of RAM handed over, none copied"
+        : $"{ByteSize.Rounded(view.RamTransferred)} of RAM sent";
 
     /// <summary>How far it is, in one line.</summary>
     public static string Progress(MigrationView view) =>

@@ -26,6 +26,9 @@ internal sealed record MigrationView
 
     public long RamTransferred { get; private init; }
 
+    /// <summary>RAM that went over by descriptor, without being copied.</summary>
+    public long RamByFile { get; private init; }
+
     public long NormalPages { get; private init; }
 
     public long ZeroPages { get; private init; }
@@ -114,6 +117,7 @@ internal sealed record MigrationView
             RamTotal = reply.Long("ram", "total"),
             RamRemaining = reply.Long("ram", "remaining"),
             RamTransferred = reply.Long("ram", "transferred"),
+            RamByFile = extras.Long("bytes", "ram-by-file"),
             NormalPages = reply.Long("ram", "normal"),
             ZeroPages = reply.Long("ram", "duplicate"),
             DeviceStateBytes = extras.Long("bytes", "device-state"),

@@ -23,6 +23,8 @@ internal sealed class MachineMigrationHost(VirtualMachine machine) : IMigrationH
 
     public IReadOnlyList<MigrationBlocker> QueryBlockers() => machine.QueryBlockers();
 
+    public IReadOnlyList<MigrationBlocker> QueryHandoverBlockers() => machine.QueryHandoverBlockers();
+
     public void StopForSwitchover() => machine.Change(state =>
     {
         RunState before = state.Current;

@@ -39,7 +39,13 @@ public sealed class DirtyLog
 
     /// <summary>Begins recording with every page of RAM marked. The counters start at 0.</summary>
     /// <exception cref="InvalidOperationException">Already recording, or the machine has no RAM.</exception>
-    public void Start()
+    public void Start() => Begin(allMarked: true);
+
+    /// <summary>Begins recording with no page marked. Only before anybody writes: a write that is under way may be missed.</summary>
+    /// <exception cref="InvalidOperationException">Already recording, or the machine has no RAM.</exception>
+    internal void StartClean() => Begin(allMarked: false);
+
+    private void Begin(bool allMarked)
     {
         lock (_switch)
         {
@@ -54,7 +60,8 @@ public sealed class DirtyLog
             _enabled = true;
             // After this, a write whose writer still saw the log off is visible to everybody, and the marks below cover it.
             Interlocked.MemoryBarrierProcessWide();
-            _bitmap.SetAll();
+            if (allMarked)
+                _bitmap.SetAll();
         }
     }
 

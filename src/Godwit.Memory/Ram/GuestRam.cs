@@ -91,6 +91,42 @@ public sealed class GuestRam : IDisposable
     }
 
     /// <summary>
+    /// Takes other processes' files in place of the blocks' own, whose contents are gone. Until <see cref="Own"/> nothing that is written here gets
+    /// into them: whoever has them, too, goes on as if they had not been taken. Addresses stay. The dirty log records meanwhile.
+    /// </summary>
+    /// <param name="files">One for each block, in their order, that <see cref="RamFile.FindFault"/> has nothing against. They are this object's from here on.</param>
+    /// <exception cref="InvalidOperationException">The dirty log is recording for somebody else.</exception>
+    /// <exception cref="Interop.Linux.LinuxException">The kernel refused a mapping: RAM must not be used any more.</exception>
+    public void Borrow(IReadOnlyList<Interop.Linux.FileDescriptor> files)
+    {
+        ArgumentNullException.ThrowIfNull(files);
+        ArgumentOutOfRangeException.ThrowIfNotEqual(files.Count, _building.Count, nameof(files));
+        Dirty.StartClean();
+        for (int i = 0; i < files.Count; i++)
+            _building[i].Borrow(files[i]);
+    }
+
+    /// <summary>Writes what was written here since <see cref="Borrow"/> into the files, which are this machine's from here on, and ends the dirty log.</summary>
+    /// <returns>Pages written.</returns>
+    /// <exception cref="Interop.Linux.LinuxException">It could not be written, or a mapping was refused: RAM must not be used any more.</exception>
+    public ulong Own()
+    {
+        ulong written = 0;
+        var runs = new DirtyRun[DirtyBitmap.MinRuns];
+        for (RamPage next = default; next.Index < PageCount;)
+        {
+            int count = Dirty.Drain(ref next, PageCount, runs);
+            foreach (DirtyRun run in runs.AsSpan(0, count))
+                written += WriteBack(run);
+        }
+
+        foreach (RamBlock block in _building)
+            block.Own();
+        Dirty.Stop();
+        return written;
+    }
+
+    /// <summary>
     /// Unmaps and closes everything. Accesses in progress are waited for, later ones fail; users of <see cref="RamBlock.Pointer"/> must
     /// have stopped.
     /// </summary>
@@ -105,5 +141,20 @@ public sealed class GuestRam : IDisposable
         foreach (RamBlock block in _building)
             block.Release();
         Dirty.Free();
+    }
+
+    private ulong WriteBack(DirtyRun run)
+    {
+        // A run may reach from one block into the next.
+        for (ulong done = 0; done < run.Count;)
+        {
+            if (!TryResolve(run.First + done, out RamBlock block, out ulong offset))
+                throw new InvalidOperationException($"{run.First + done} was marked and is no RAM");
+            ulong pages = Math.Min(run.Count - done, block.PageCount - (offset >> RamPage.Shift));
+            block.WriteBack(offset, pages << RamPage.Shift);
+            done += pages;
+        }
+
+        return run.Count;
     }
 }

@@ -18,8 +18,8 @@ public sealed unsafe class RamBlock
     public const int MaxNameBytes = 255;
 
     private readonly DirtyLog _dirty;
-    private readonly MemFd _file;
     private readonly MemoryMapping _mapping;
+    private FileDescriptor _file;
     private byte* _pointer;
 
     internal RamBlock(string name, ulong size, RamPage firstPage, DirtyLog dirty)
@@ -40,10 +40,7 @@ public sealed unsafe class RamBlock
         }
 
         _pointer = _mapping.Address;
-        // Advice only: a kernel without huge pages in shared memory, or a sandbox, may refuse either, and nothing depends on them.
-        // SAFETY: the range is exactly the mapping made above.
-        _ = mman.madvise(_pointer, (nuint)size, mman.MADV_HUGEPAGE);
-        _ = mman.madvise(_pointer, (nuint)size, mman.MADV_DONTDUMP);
+        Advise();
     }
 
     /// <summary>Name in the migration stream, unique in the machine.</summary>
@@ -58,7 +55,7 @@ public sealed unsafe class RamBlock
     /// <summary>Pages in the block.</summary>
     public ulong PageCount => Size >> RamPage.Shift;
 
-    /// <summary>The file behind it, for handing to device processes. Owned by the block.</summary>
+    /// <summary>The file behind it, for handing to other processes. Owned by the block; another one after <see cref="GuestRam.Borrow"/>.</summary>
     public FileDescriptor File => _file;
 
     /// <summary>
@@ -142,6 +139,46 @@ public sealed unsafe class RamBlock
     {
         _mapping.Dispose();
         _file.Dispose();
+    }
+
+    /// <summary>Another process's file instead of the own one, as this block's view: what is written here does not get into it.</summary>
+    internal void Borrow(FileDescriptor file)
+    {
+        _mapping.Replace(file, copyOnWrite: true);
+        _file.Dispose();
+        _file = file;
+        Advise();
+    }
+
+    /// <summary>Writes into the borrowed file what was written here.</summary>
+    internal void WriteBack(ulong offset, ulong length)
+    {
+        while (length > 0)
+        {
+            // SAFETY: within the block, by the caller's word.
+            nint written = unistd.pwrite(_file, Pointer + offset, (nuint)length, (long)offset);
+            if (written < 0 && (Errno)System.Runtime.InteropServices.Marshal.GetLastPInvokeError() == Errno.EINTR)
+                continue;
+            if (written <= 0)
+                LinuxException.ThrowLast("pwrite", $"{ToString()} at offset {offset}");
+            offset += (ulong)written;
+            length -= (ulong)written;
+        }
+    }
+
+    /// <summary>From here on the borrowed file is this block's own.</summary>
+    internal void Own()
+    {
+        _mapping.Replace(_file, copyOnWrite: false);
+        Advise();
+    }
+
+    private void Advise()
+    {
+        // Advice only: a kernel without huge pages in shared memory, or a sandbox, may refuse either, and nothing depends on them.
+        // SAFETY: the range is exactly the mapping.
+        _ = mman.madvise(_pointer, (nuint)Size, mman.MADV_HUGEPAGE);
+        _ = mman.madvise(_pointer, (nuint)Size, mman.MADV_DONTDUMP);
     }
 
     // memfd_create(2) takes at most 249 bytes; the name is only for /proc/self/maps.

@@ -19,6 +19,7 @@ internal sealed unsafe class MigrationChannel : Stream, IGatheringStream
 
     private readonly Socket _socket;
     private readonly IChannelPeer? _peer;
+    private readonly FilePassage? _files;
     private readonly TimeProvider _clock;
     private long _lastRead;
     private long _lastWrite;
@@ -28,9 +29,14 @@ internal sealed unsafe class MigrationChannel : Stream, IGatheringStream
     private int _firstByte = -1; // of what has been read, or -1
 
     /// <summary>Takes over a connected socket, and what stands at its other end if that ends with it.</summary>
-    internal MigrationChannel(Socket socket, TimeProvider clock, IChannelPeer? peer = null)
+    /// <param name="socket">The socket.</param>
+    /// <param name="clock">For times since something happened.</param>
+    /// <param name="peer">What stands at the other end.</param>
+    /// <param name="files">Takes descriptors that come over the socket; without, the kernel drops them.</param>
+    internal MigrationChannel(Socket socket, TimeProvider clock, IChannelPeer? peer = null, FilePassage? files = null)
     {
         _socket = socket;
+        _files = files;
         _peer = peer;
         _clock = clock;
         _lastRead = _lastWrite = clock.GetTimestamp();
@@ -50,7 +56,10 @@ internal sealed unsafe class MigrationChannel : Stream, IGatheringStream
     internal byte? FirstByte => _firstByte < 0 ? null : (byte)_firstByte;
 
     /// <inheritdoc/>
-    public bool CanGather => _secure is null;
+    public bool CanGather => _secure is null && _files is null;
+
+    /// <summary>Descriptors beside the bytes; null where none can come.</summary>
+    internal FilePassage? Files => _files;
 
     /// <summary>Whether it speaks TLS.</summary>
     internal bool IsSecure => _secure is not null;
@@ -269,9 +278,9 @@ internal sealed unsafe class MigrationChannel : Stream, IGatheringStream
         int read;
         try
         {
-            read = _socket.Receive(buffer, SocketFlags.None);
+            read = _files is null ? _socket.Receive(buffer, SocketFlags.None) : _files.Receive(_socket, buffer);
         }
-        catch (Exception e) when (e is SocketException or ObjectDisposedException)
+        catch (Exception e) when (e is SocketException or ObjectDisposedException or LinuxException)
         {
             throw Failure("reading", e);
         }
@@ -291,12 +300,13 @@ internal sealed unsafe class MigrationChannel : Stream, IGatheringStream
             while (!buffer.IsEmpty)
             {
                 Volatile.Write(ref _writing, Math.Max(1, _clock.GetTimestamp()));
-                int written = _socket.Send(buffer[..Math.Min(buffer.Length, WritePiece)], SocketFlags.None);
+                ReadOnlySpan<byte> piece = buffer[..Math.Min(buffer.Length, WritePiece)];
+                int written = _files is null ? _socket.Send(piece, SocketFlags.None) : _files.Send(_socket, piece);
                 buffer = buffer[written..];
                 Volatile.Write(ref _lastWrite, _clock.GetTimestamp());
             }
         }
-        catch (Exception e) when (e is SocketException or ObjectDisposedException)
+        catch (Exception e) when (e is SocketException or ObjectDisposedException or LinuxException)
         {
             throw Failure("writing", e);
         }
@@ -340,6 +350,7 @@ internal sealed unsafe class MigrationChannel : Stream, IGatheringStream
             Close(_socket);
             _secure?.Dispose();
             _peer?.Dispose();
+            _files?.Dispose();
         }
 
         base.Dispose(disposing);

@@ -22,7 +22,9 @@ internal static class MigrationConnector
         {
             return uri switch
             {
-                UnixMigrationUri unix => ConnectUnix(unix, clock, both.Token),
+                UnixMigrationUri unix => new MigrationChannel(ConnectUnix(unix.Path, both.Token), clock),
+                LocalMigrationUri local => HandoverChannel.Open(ConnectUnix(local.Path, both.Token), clock)
+                    ?? throw new IOException($"Cannot hand over to {local}: another user listens there; RAM goes only to processes of the same one"),
                 TcpMigrationUri tcp => ConnectTcp(tcp, clock, both.Token),
                 FdMigrationUri fd => InheritedSocket.Open(fd, clock),
                 ExecMigrationUri exec => RelayCommand.Open(exec, clock),
@@ -81,7 +83,7 @@ internal static class MigrationConnector
     /// A unix connect waits only while the listener's backlog is full, and neither closing nor shutting down ends that wait; the send timeout
     /// does (unix(7), SO_SNDTIMEO).
     /// </summary>
-    private static MigrationChannel ConnectUnix(UnixMigrationUri unix, TimeProvider clock, CancellationToken cancel)
+    private static Socket ConnectUnix(string path, CancellationToken cancel)
     {
         for (; ; )
         {
@@ -90,9 +92,9 @@ internal static class MigrationConnector
             try
             {
                 socket.SendTimeout = (int)UnixPatience.TotalMilliseconds;
-                socket.Connect(new UnixDomainSocketEndPoint(unix.Path));
+                socket.Connect(new UnixDomainSocketEndPoint(path));
                 socket.SendTimeout = 0;
-                return new MigrationChannel(socket, clock);
+                return socket;
             }
             catch (SocketException e) when (e.SocketErrorCode is SocketError.WouldBlock or SocketError.TryAgain or SocketError.TimedOut)
             {
@@ -108,15 +110,15 @@ internal static class MigrationConnector
 
     private static string Explain(MigrationUri uri, Exception e)
     {
-        if (uri is UnixMigrationUri unix)
+        if (MigrationUri.SocketPathOf(uri) is { } path)
         {
-            if (Directory.Exists(unix.Path))
+            if (Directory.Exists(path))
                 return "it is a directory, not a socket";
-            if (!Path.Exists(unix.Path))
+            if (!Path.Exists(path))
                 return "there is no such socket";
             if (e is SocketException { SocketErrorCode: SocketError.ConnectionRefused })
             {
-                return SocketFile.IsSocket(unix.Path)
+                return SocketFile.IsSocket(path)
                     ? "nobody listens on that socket any more (connection refused)"
                     : "it is a file, not a socket";
             }

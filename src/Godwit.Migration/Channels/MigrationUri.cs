@@ -5,12 +5,12 @@ namespace Godwit.Migration;
 
 /// <summary>
 /// Where a migration goes to or comes in, in QEMU's forms: <c>unix:PATH</c>, <c>tcp:HOST:PORT</c>, <c>fd:NUMBER</c>, <c>exec:COMMAND</c>,
-/// <c>file:PATH</c>.
+/// <c>file:PATH</c>; and <c>local:PATH</c>, where it is handed over to another process of this host.
 /// </summary>
 public abstract record MigrationUri
 {
     /// <summary>The forms, for messages.</summary>
-    public const string Forms = "unix:PATH, tcp:HOST:PORT, fd:NUMBER, exec:COMMAND and file:PATH";
+    public const string Forms = "unix:PATH, tcp:HOST:PORT, fd:NUMBER, exec:COMMAND, file:PATH and local:PATH";
 
     private protected MigrationUri()
     {
@@ -22,7 +22,9 @@ public abstract record MigrationUri
     {
         ArgumentNullException.ThrowIfNull(text);
         if (text.StartsWith("unix:", StringComparison.Ordinal))
-            return ParseUnix(text);
+            return new UnixMigrationUri(ParseSocketPath(text, "unix:"));
+        if (text.StartsWith("local:", StringComparison.Ordinal))
+            return new LocalMigrationUri(ParseSocketPath(text, "local:"));
         if (text.StartsWith("tcp:", StringComparison.Ordinal))
             return ParseTcp(text);
         if (text.StartsWith("fd:", StringComparison.Ordinal))
@@ -33,6 +35,14 @@ public abstract record MigrationUri
             return ParseFile(text);
         throw new FormatException($"'{text}' is no migration address; the forms are {Forms}");
     }
+
+    /// <summary>The path of an address that is a unix socket, or null.</summary>
+    internal static string? SocketPathOf(MigrationUri uri) => uri switch
+    {
+        UnixMigrationUri unix => unix.Path,
+        LocalMigrationUri local => local.Path,
+        _ => null,
+    };
 
     private static FdMigrationUri ParseFd(string text)
     {
@@ -62,11 +72,11 @@ public abstract record MigrationUri
         return new ExecMigrationUri(command);
     }
 
-    private static UnixMigrationUri ParseUnix(string text)
+    private static string ParseSocketPath(string text, string scheme)
     {
-        string path = text["unix:".Length..];
+        string path = text[scheme.Length..];
         if (path.Length == 0)
-            throw new FormatException("'unix:' has no path; the form is unix:PATH");
+            throw new FormatException($"'{scheme}' has no path; the form is {scheme}PATH");
         if (path.Contains('\0', StringComparison.Ordinal))
             throw new FormatException("The path of a unix socket holds a zero byte");
         int bytes = Encoding.UTF8.GetByteCount(path);
@@ -76,7 +86,7 @@ public abstract record MigrationUri
                 $"The path '{path}' has {bytes} bytes; a unix socket's path has at most {UnixMigrationUri.MaxPathBytes}");
         }
 
-        return new UnixMigrationUri(path);
+        return path;
     }
 
     private static TcpMigrationUri ParseTcp(string text)
@@ -108,6 +118,14 @@ public sealed record UnixMigrationUri(string Path) : MigrationUri
 
     /// <inheritdoc/>
     public override string ToString() => $"unix:{Path}";
+}
+
+/// <summary>A unix socket in the file system, for a handover: RAM goes by descriptor, and only to a process of the same user.</summary>
+/// <param name="Path">Its path.</param>
+public sealed record LocalMigrationUri(string Path) : MigrationUri
+{
+    /// <inheritdoc/>
+    public override string ToString() => $"local:{Path}";
 }
 
 /// <summary>A TCP address.</summary>

@@ -15,7 +15,7 @@ internal sealed class SocketListener : MigrationListener
     {
         _socket = socket;
         _clock = clock;
-        _path = (address as UnixMigrationUri)?.Path;
+        _path = MigrationUri.SocketPathOf(address);
     }
 
     /// <inheritdoc/>
@@ -29,10 +29,10 @@ internal sealed class SocketListener : MigrationListener
         try
         {
             EndPoint end;
-            if (uri is UnixMigrationUri unix)
+            if (MigrationUri.SocketPathOf(uri) is { } path)
             {
-                RemoveStale(unix);
-                end = new UnixDomainSocketEndPoint(unix.Path);
+                RemoveStale(uri, path);
+                end = new UnixDomainSocketEndPoint(path);
                 socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
             }
             else
@@ -71,7 +71,10 @@ internal sealed class SocketListener : MigrationListener
             try
             {
                 socket = _socket.Accept();
-                return new MigrationChannel(socket, _clock);
+                if (Address is not LocalMigrationUri)
+                    return new MigrationChannel(socket, _clock);
+                if (HandoverChannel.Open(socket, _clock) is { } local)
+                    return local;
             }
             catch (Exception e) when (e is SocketException or ObjectDisposedException)
             {
@@ -97,23 +100,23 @@ internal sealed class SocketListener : MigrationListener
     }
 
     /// <summary>Removes a socket that a process left behind; anything else at the path stays and is an error.</summary>
-    private static void RemoveStale(UnixMigrationUri unix)
+    private static void RemoveStale(MigrationUri uri, string path)
     {
-        if (!Path.Exists(unix.Path))
+        if (!Path.Exists(path))
             return;
-        if (!SocketFile.IsSocket(unix.Path))
-            throw new IOException($"Cannot listen on {unix}: there is a file that is no socket; choose another path or remove it");
+        if (!SocketFile.IsSocket(path))
+            throw new IOException($"Cannot listen on {uri}: there is a file that is no socket; choose another path or remove it");
         using var probe = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         try
         {
-            probe.Connect(new UnixDomainSocketEndPoint(unix.Path));
+            probe.Connect(new UnixDomainSocketEndPoint(path));
         }
         catch (SocketException e) when (e.SocketErrorCode == SocketError.ConnectionRefused)
         {
-            File.Delete(unix.Path);
+            File.Delete(path);
             return;
         }
 
-        throw new IOException($"Cannot listen on {unix}: another process is listening there");
+        throw new IOException($"Cannot listen on {uri}: another process is listening there");
     }
 }

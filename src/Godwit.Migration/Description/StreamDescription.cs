@@ -8,7 +8,9 @@ namespace Godwit.Migration;
 internal static class StreamDescription
 {
     /// <summary>The description of <paramref name="host"/> as it is now.</summary>
-    internal static MachineDescription Of(IMigrationHost host)
+    /// <param name="host">The machine.</param>
+    /// <param name="handover">RAM goes by descriptor: the other side must be at the same kind of address.</param>
+    internal static MachineDescription Of(IMigrationHost host, bool handover = false)
     {
         var entries = new List<KeyValuePair<string, string>>(host.Describe().Entries);
         for (int i = 0; i < host.Ram.Blocks.Count; i++)
@@ -17,6 +19,8 @@ internal static class StreamDescription
             Add("device", i, host.Devices[i].Id);
         for (int i = 0; i < host.States.Count; i++)
             Add("state", i, host.States[i].Id);
+        if (handover)
+            entries.Add(new("stream.transfer", "local handover"));
         return new MachineDescription(entries);
 
         void Add(string kind, int index, string value) =>

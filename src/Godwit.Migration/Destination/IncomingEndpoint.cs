@@ -31,7 +31,7 @@ internal sealed class IncomingEndpoint : IDisposable
     internal IncomingEndpoint(IMigrationHost host, MigrationUri uri, TlsCredentials? tls, MigrationTimes times, TimeProvider clock)
     {
         _host = host;
-        _tls = uri is FileMigrationUri ? null : tls; // a file comes through this process
+        _tls = uri is FileMigrationUri or LocalMigrationUri ? null : tls; // a file comes through this process, and a handover from the same user
         _times = times;
         _clock = clock;
         _listener = MigrationListener.Open(uri, clock);

@@ -19,7 +19,7 @@ internal enum IncomingOutcome
 /// One connection of a source to this destination, on one thread. Whatever goes wrong before the Commit frame has arrived whole, the machine
 /// never runs.
 /// </summary>
-internal sealed class IncomingMigration : IDisposable
+internal sealed partial class IncomingMigration : IDisposable
 {
     private const string AwaitingCommit = "waiting for the commit";
 
@@ -116,6 +116,7 @@ internal sealed class IncomingMigration : IDisposable
         _watch?.Dispose();
         _channels?.Dispose();
         _codec.Dispose();
+        ForgetFiles();
         _writer.Dispose();
         _channel.Dispose();
     }
@@ -129,7 +130,10 @@ internal sealed class IncomingMigration : IDisposable
         SetState(MigrationState.Active);
         var receiver = new RamReceiver(_host.Ram);
         _states = new IncomingStates(_host, _rehearsal!, _progress);
-        TakeRounds(receiver);
+        if (TakesOver)
+            TakeHandover();
+        else
+            TakeRounds(receiver);
         _phase = "loading";
         _states.Load(phase => _phase = phase);
         _phase = AwaitingCommit;
@@ -167,7 +171,7 @@ internal sealed class IncomingMigration : IDisposable
 
     private void ShakeHands()
     {
-        MachineDescription own = StreamDescription.Of(_host);
+        MachineDescription own = StreamDescription.Of(_host, TakesOver);
         _writer.WritePreface();
         DescriptionMessage.Write(_payload, own);
         Say(FrameType.Description);
@@ -337,6 +341,13 @@ internal sealed class IncomingMigration : IDisposable
     private void StartMachine(bool running)
     {
         long began = _clock.GetTimestamp();
+        if (TakesOver)
+        {
+            _phase = "making the source's RAM its own";
+            _host.Ram.Own();
+            _progress.RamByFileBytes = _progress.RamTotalBytes;
+        }
+
         // A machine that was paused has its devices stopped; they start when it is continued.
         if (running)
         {

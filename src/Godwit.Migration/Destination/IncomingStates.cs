@@ -23,6 +23,9 @@ internal sealed class IncomingStates(IMigrationHost host, LoadRehearsal rehearsa
     /// <summary>What it is doing with a device, or null; for error texts.</summary>
     internal string? Work { get; private set; }
 
+    /// <summary>This machine is being changed: it cannot take another migration.</summary>
+    internal void Touch() => Touched = true;
+
     internal void TakeDeviceChunk(in FrameHeader header, ReadOnlySpan<byte> payload)
     {
         int index = DeviceChunk.Read(header, payload).Device;
@@ -151,7 +154,7 @@ internal sealed class IncomingStates(IMigrationHost host, LoadRehearsal rehearsa
     /// <summary>Loads everything. <paramref name="enter"/> is told what is being done, for error texts.</summary>
     internal void Load(Action<string> enter)
     {
-        Touched = true;
+        Touch();
         foreach ((int index, int version, byte[] state) in _models)
         {
             enter($"loading {host.States[index].Id}");

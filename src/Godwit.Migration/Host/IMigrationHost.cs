@@ -14,6 +14,9 @@ public interface IMigrationHost
     /// <summary>Every reason against, now. Any thread.</summary>
     IReadOnlyList<MigrationBlocker> QueryBlockers();
 
+    /// <summary>Every reason against a handover to another process of this host, now: what speaks against sending pages need not. Any thread.</summary>
+    IReadOnlyList<MigrationBlocker> QueryHandoverBlockers();
+
     /// <summary>Where devices' writes become known.</summary>
     IReadOnlyList<IDirtyTracker> DirtyTrackers { get; }
 

@@ -15,6 +15,8 @@ internal sealed class DestinationLink : IDisposable
     private volatile bool _accepted;
     private volatile bool _channelsSent;
     private volatile bool _channelsReady;
+    private volatile bool _filesSent;
+    private volatile bool _filesTaken;
     private volatile uint _acked;
     private RoundAckMessage _ack; // before _acked is
     private long _startTicks; // before _running is
@@ -85,6 +87,19 @@ internal sealed class DestinationLink : IDisposable
         Writer.Write(FrameType.Channels, payload.WrittenSpan);
         Writer.Flush();
         WaitFor(() => _channelsReady);
+    }
+
+    /// <summary>Passes the files of RAM on, which stay this side's, too, and waits until the destination has looked at them.</summary>
+    internal void PassFiles(RamFilesMessage message, IReadOnlyList<Interop.Linux.FileDescriptor> files)
+    {
+        _filesSent = true;
+        var payload = new System.Buffers.ArrayBufferWriter<byte>();
+        message.Write(payload);
+        Writer.Flush();
+        _channel.Files!.SendWithNext(files);
+        Writer.Write(FrameType.RamFiles, payload.WrittenSpan);
+        Writer.Flush();
+        WaitFor(() => _filesTaken);
     }
 
     /// <summary>Waits until the destination has counted a round.</summary>
@@ -264,6 +279,9 @@ internal sealed class DestinationLink : IDisposable
                 break;
             case FrameType.ChannelsReady when _channelsSent && !_channelsReady:
                 _channelsReady = true;
+                break;
+            case FrameType.RamFilesTaken when _filesSent && !_filesTaken:
+                _filesTaken = true;
                 break;
             case FrameType.RoundAck when _acked < _roundsSent:
                 TakeAck(header, RoundAckMessage.Read(header, payload));

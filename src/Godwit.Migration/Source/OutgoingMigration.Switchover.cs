@@ -13,20 +13,7 @@ internal sealed partial class OutgoingMigration
 
     private void SwitchOver()
     {
-        if (!_settings.PauseBeforeSwitchover)
-            SetState(MigrationState.Device);
-        _unlimited = true;
-        var downtime = new DowntimeClock(_clock);
-        _phase = "stopping the vCPUs";
-        _undo.StopForSwitchover();
-        downtime.Lap(static (parts, time) => parts with { StopVcpus = parts.StopVcpus + time });
-
-        if (_settings.PauseBeforeSwitchover)
-        {
-            Pause();
-            downtime.Lap(static (parts, time) => parts with { Pause = time });
-        }
-
+        DowntimeClock downtime = StopGuest();
         StopDevices();
         downtime.Lap(static (parts, time) => parts with { StopDevices = parts.StopDevices + time });
 
@@ -49,17 +36,39 @@ internal sealed partial class OutgoingMigration
         SendLatePages();
         downtime.Lap(static (parts, time) => parts with { FinalPages = parts.FinalPages + time });
 
+        Load(downtime);
+        Commit(downtime);
+    }
+
+    /// <summary>The downtime begins.</summary>
+    private DowntimeClock StopGuest()
+    {
+        if (!_settings.PauseBeforeSwitchover)
+            SetState(MigrationState.Device);
+        _unlimited = true;
+        var downtime = new DowntimeClock(_clock);
+        _phase = "stopping the vCPUs";
+        _undo.StopForSwitchover();
+        downtime.Lap(static (parts, time) => parts with { StopVcpus = parts.StopVcpus + time });
+        if (_settings.PauseBeforeSwitchover)
+        {
+            Pause();
+            downtime.Lap(static (parts, time) => parts with { Pause = time });
+        }
+
+        return downtime;
+    }
+
+    /// <summary>Everything has been sent: the destination loads it and, if asked to, compares.</summary>
+    private void Load(DowntimeClock downtime)
+    {
         _phase = "loading on the destination";
         Link.Prepare(new PrepareMessage(_round, _host.Devices.Count, _host.States.Count));
         downtime.Lap(static (parts, time) => parts with { Load = parts.Load + time });
-
-        if (_settings.VerifyPages)
-        {
-            Verify();
-            downtime.Lap(static (parts, time) => parts with { Verification = parts.Verification + time });
-        }
-
-        Commit(downtime);
+        if (!_settings.VerifyPages)
+            return;
+        Verify();
+        downtime.Lap(static (parts, time) => parts with { Verification = parts.Verification + time });
     }
 
     private void Pause()

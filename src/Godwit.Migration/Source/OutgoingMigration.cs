@@ -99,9 +99,17 @@ internal sealed partial class OutgoingMigration : IDisposable
         try
         {
             Connect();
-            StartTracking();
-            Precopy();
-            SwitchOver();
+            if (HandsOver)
+            {
+                HandOver();
+            }
+            else
+            {
+                StartTracking();
+                Precopy();
+                SwitchOver();
+            }
+
             Finish(null);
         }
         catch (Exception e) when (_committed)
@@ -139,7 +147,7 @@ internal sealed partial class OutgoingMigration : IDisposable
         lock (_linkGate)
             _link = new DestinationLink(channel, _wakeup, _times, _clock);
         _phase = "comparing the machines";
-        Link.ShakeHands(StreamDescription.Of(_host));
+        Link.ShakeHands(StreamDescription.Of(_host, HandsOver));
         ThrowIfBlocked();
         if (_settings.Channels > 1)
             OpenChannels();
@@ -148,7 +156,7 @@ internal sealed partial class OutgoingMigration : IDisposable
     /// <summary>Before anything moves, and once more before the guest is stopped: reasons may come while pre-copy goes on (a hot-plug).</summary>
     private void ThrowIfBlocked()
     {
-        if (_host.QueryBlockers() is { Count: > 0 } blockers)
+        if ((HandsOver ? _host.QueryHandoverBlockers() : _host.QueryBlockers()) is { Count: > 0 } blockers)
             throw new MigrationBlockedException(blockers);
     }
 
@@ -166,7 +174,7 @@ internal sealed partial class OutgoingMigration : IDisposable
     private MigrationChannel ConnectOnce()
     {
         MigrationChannel channel = MigrationConnector.Connect(_uri, _clock, _wakeup.Token);
-        if (_settings.Tls is { } tls)
+        if (_settings.Tls is { } tls && !HandsOver)
             SecureLink(channel, tls);
         return channel;
     }

@@ -51,6 +51,9 @@ internal sealed class MigrationProgress
 
     internal long RamTotalBytes { get; }
 
+    /// <summary>RAM that has gone over by descriptor.</summary>
+    internal long RamByFileBytes { get; set; }
+
     internal long RamRemainingBytes { get; set; }
 
     internal long NormalPages { get; set; }
@@ -134,6 +137,7 @@ internal sealed class MigrationProgress
             ThrottlePercent = ThrottlePercent,
             Downtime = Downtime,
             RamTotalBytes = RamTotalBytes,
+            RamByFileBytes = RamByFileBytes,
             RamRemainingBytes = Math.Max(0, RamRemainingBytes),
             RamTransferredBytes = pageBytes,
             NormalPages = NormalPages,

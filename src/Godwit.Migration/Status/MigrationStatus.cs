@@ -15,6 +15,7 @@ public sealed record MigrationStatus
     public int ThrottlePercent { get; init; }
     public DowntimeParts? Downtime { get; init; }
     public long RamTotalBytes { get; init; }
+    public long RamByFileBytes { get; init; }
     public long RamRemainingBytes { get; init; }
     public long RamTransferredBytes { get; init; }
     public long NormalPages { get; init; }

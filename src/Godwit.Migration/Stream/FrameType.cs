@@ -86,4 +86,10 @@ public enum FrameType
 
     /// <summary>Source: as Pages, compressed (<see cref="PageRun"/>, u32 <see cref="PageCompression"/>, u32 0, then the data).</summary>
     CompressedPages = 28,
+
+    /// <summary>Source, in a handover: the files behind its RAM, with their descriptors beside it (<see cref="RamFilesMessage"/>).</summary>
+    RamFiles = 29,
+
+    /// <summary>Destination: they are files for its RAM. Empty.</summary>
+    RamFilesTaken = 30,
 }

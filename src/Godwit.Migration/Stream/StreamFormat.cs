@@ -100,6 +100,9 @@ public static class StreamFormat
     /// <summary>Most connections for pages. Arbitrary; more than any host has links.</summary>
     public const int MaxChannels = 16;
 
+    /// <summary>Most files of RAM in a handover. Arbitrary; a machine has one or a few blocks.</summary>
+    public const int MaxRamFiles = 64;
+
     /// <summary>Most checksums in one PageChecksums frame.</summary>
     public const int MaxChecksumsPerFrame = 16384;
 
@@ -133,7 +136,8 @@ public static class StreamFormat
             FrameType.Channels => (ChannelsMessage.Size, ChannelsMessage.Size),
             FrameType.Attach => (AttachMessage.Size, AttachMessage.Size),
             FrameType.ChannelEnd => (ChannelEndMessage.Size, ChannelEndMessage.Size),
-            FrameType.ChannelsReady or FrameType.Accept or FrameType.Prepared or FrameType.VerifyBegin or FrameType.VerifyEnd
+            FrameType.RamFiles => (RamFilesMessage.FixedSize, RamFilesMessage.FixedSize + (MaxRamFiles * (RamFilesMessage.BlockSize + Memory.RamBlock.MaxNameBytes))),
+            FrameType.RamFilesTaken or FrameType.ChannelsReady or FrameType.Accept or FrameType.Prepared or FrameType.VerifyBegin or FrameType.VerifyEnd
                 or FrameType.KeepAlive => (0, 0),
             _ => (0, -1),
         };

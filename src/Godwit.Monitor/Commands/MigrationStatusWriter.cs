@@ -151,6 +151,7 @@ internal static class MigrationStatusWriter
         writer.WriteEndObject();
         writer.WriteStartObject("bytes");
         writer.WriteNumber("ram", status.RamTransferredBytes);
+        writer.WriteNumber("ram-by-file", status.RamByFileBytes);
         writer.WriteNumber("device-state", status.DeviceStateBytes);
         writer.WriteNumber("machine-state", status.MachineStateBytes);
         writer.WriteNumber("overhead", status.OverheadBytes);

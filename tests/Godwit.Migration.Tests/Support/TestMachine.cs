@@ -74,6 +74,11 @@ internal sealed class TestMachine : IMigrationHost, IDisposable
 
     public IReadOnlyList<MigrationBlocker> QueryBlockers() => [.. _blockers];
 
+    /// <summary>Reasons against a handover; a handover with devices is the machine's to refuse.</summary>
+    public List<MigrationBlocker> HandoverBlockers { get; } = [];
+
+    public IReadOnlyList<MigrationBlocker> QueryHandoverBlockers() => [.. HandoverBlockers];
+
     public void StopForSwitchover()
     {
         Calls.Add("StopForSwitchover");

@@ -16,7 +16,7 @@ internal static class PciStage
     {
         if (control.ScanDevice >= DevicesPerBus)
         {
-            if (control.ControllerCount == 0)
+            if (control.ControllerCount == 0 && control.Options.NeedsDisk)
                 throw new GuestPanicException("there is no NVMe controller on bus 0");
             control.Phase = StressPhase.StartIommu;
             return;

@@ -51,6 +51,7 @@ internal readonly record struct StressOptions
         new("churn", "1000", "mapped buffers moved to other pages, a second, besides the I/O") { Max = 1_000_000 },
         new("dirty-rate", "64", "MiB of memory dirtied by the CPU a second") { Max = 1 << 20 },
         new("working-set", "16M", "memory that the CPU dirties") { Max = 1L << 40, Granularity = BlockSize },
+        new("disk", "required", "required panics without an NVMe device, optional dirties memory alone then") { Choices = ["required", "optional"] },
         new("seed", "1", "seed of all that is random and of the patterns"),
     ];
 
@@ -86,6 +87,8 @@ internal readonly record struct StressOptions
 
     public ulong WorkingSetPages { get; init; }
 
+    public bool NeedsDisk { get; init; }
+
     public ulong Seed { get; init; }
 
     /// <summary>From a command line of words <c>option=value</c>; absent options have their defaults.</summary>
@@ -110,6 +113,7 @@ internal readonly record struct StressOptions
             Churn = (ulong)values["churn"],
             DirtyRate = (ulong)values["dirty-rate"],
             WorkingSetPages = (ulong)(values["working-set"] / BlockSize),
+            NeedsDisk = values["disk"] == 0, // the index among the words
             Seed = (ulong)values["seed"],
         };
     }
