@@ -157,7 +157,7 @@ public sealed class VirtualMachine : IDisposable
     /// Paused (or postmigrate, by an operator's decision, after a migration whose other side did not start; or prelaunch) to running. Does
     /// nothing when running already.
     /// </summary>
-    /// <exception cref="InvalidOperationException">It is in a state that cannot run on, or its guest has panicked.</exception>
+    /// <exception cref="InvalidOperationException">It is in a state that cannot run on, its guest has panicked, or its RAM was handed over.</exception>
     /// <exception cref="IOException">A device does not run on (its image may be the other side's); the machine stays as it was.</exception>
     public void Continue() => Change(() =>
     {
@@ -171,6 +171,8 @@ public sealed class VirtualMachine : IDisposable
                 throw new InvalidOperationException($"A machine that is {RunStateMachine.Name(other)} cannot be continued.");
         }
 
+        if (Migration.HandedOver)
+            throw new InvalidOperationException("The machine was handed over to another process, which has its RAM and may have changed it; it cannot run on here");
         if (_vcpus.PanicText is { } panic)
             throw new InvalidOperationException($"The guest has panicked and cannot run on: {panic}");
         SetDevicesRunning(true);

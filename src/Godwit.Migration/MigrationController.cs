@@ -61,6 +61,11 @@ public sealed class MigrationController : IDisposable
     public string? ListeningAt => _incoming is { Listening: true } incoming ? incoming.Address.ToString() : null;
 
     /// <summary>
+    /// The machine's RAM is another process's since a commit, and may have changed there: no operator can decide that this side goes on.
+    /// </summary>
+    public bool HandedOver => _outgoing is { Committed: true, HandsOver: true };
+
+    /// <summary>
     /// Begins an outgoing migration to <paramref name="uri"/> (<see cref="MigrationUri.Forms"/>). What happens is told by
     /// <see cref="Status"/> and <see cref="StateChanged"/>; a failure ends in <see cref="MigrationState.Failed"/> with the machine running
     /// on, unless the commit point had passed (<see cref="MigrationStatus.Error"/> says so).

@@ -1,4 +1,5 @@
 using Godwit.Interop.Linux;
+using Godwit.Memory;
 
 namespace Godwit.Migration;
 
@@ -19,6 +20,7 @@ internal sealed partial class IncomingMigration
         RamFilesMessage message = RamFilesMessage.Read(header, _reader.ReadPayload(header));
         _ramFiles = _channel.Files!.Take();
         message.Check(header, _ramFiles, _host.Ram);
+        RehearseBorrow();
         Say(FrameType.RamFilesTaken);
         _phase = "receiving states";
         TakeHandedStates();
@@ -28,6 +30,18 @@ internal sealed partial class IncomingMigration
         IReadOnlyList<FileDescriptor> files = _ramFiles;
         _ramFiles = [];
         _host.Ram.Borrow(files);
+    }
+
+    /// <summary>What borrowing executes is executed for the first time now, while the guest runs.</summary>
+    private static void RehearseBorrow()
+    {
+        using var lender = new GuestRam();
+        using var borrower = new GuestRam();
+        RamBlock lent = lender.Add("rehearsal", RamBlock.SizeUnit);
+        RamBlock block = borrower.Add("rehearsal", RamBlock.SizeUnit);
+        borrower.Borrow([lent.File.Duplicate()]);
+        block.Write(0, [1], DirtySource.Vmm);
+        borrower.Own();
     }
 
     private void TakeHandedStates()

@@ -5,7 +5,8 @@ namespace Godwit.Migration;
 /// <summary>A handover to another process of this host: RAM goes by descriptor, so there are no rounds, and nothing is tracked.</summary>
 internal sealed partial class OutgoingMigration
 {
-    private bool HandsOver => _uri is LocalMigrationUri;
+    /// <summary>It is one.</summary>
+    internal bool HandsOver => _uri is LocalMigrationUri;
 
     /// <summary>
     /// Everything that can fail for the destination's part is asked for before the guest stops. The destination only looks at the RAM until the

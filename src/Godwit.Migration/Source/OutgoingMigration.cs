@@ -238,6 +238,12 @@ internal sealed partial class OutgoingMigration : IDisposable
     private string Uncertain(Exception e)
     {
         Link.HearOut();
+        if (HandsOver)
+        {
+            return $"Source, {_phase}: the commit was sent and {(Link.PeerFailure is { } cause ? $"the destination reports: {cause}" : $"no answer came ({e.Message})")}. "
+                + "The destination has this machine's RAM and may be running the guest in it, so this side cannot run on. Ask the destination (query-status)";
+        }
+
         return Link.PeerFailure is { } said
             ? $"Source, {_phase}: the destination reports after the commit: {said}. This side stays stopped. If the destination's process "
                 + "has ended without running the guest, continue here (cont); never run both"

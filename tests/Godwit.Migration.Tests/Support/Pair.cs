@@ -23,6 +23,7 @@ internal sealed class Pair : IDisposable
         ListenUri = transport switch
         {
             "unix" => $"unix:{_directory.File("mig.sock")}",
+            "local" => $"local:{_directory.File("new.sock")}",
             "tcp" => "tcp:127.0.0.1:0",
             "tcp6" => "tcp:[::1]:0",
             "localhost" => "tcp:localhost:0",
