@@ -89,6 +89,9 @@ internal sealed record MigrationView
 
     public IReadOnlyList<string> BlockedReasons { get; private init; } = [];
 
+    /// <summary>Reasons against a handover.</summary>
+    public IReadOnlyList<string> HandoverBlockedReasons { get; private init; } = [];
+
     public string? ListeningAt { get; private init; }
 
     /// <summary>Mappings made and withdrawn since the machine started.</summary>
@@ -146,6 +149,7 @@ internal sealed record MigrationView
                 ? rounds.EnumerateArray().Select(round => round.Long("uncovered-pages")).DefaultIfEmpty().Max()
                 : 0,
             BlockedReasons = reply.Texts("blocked-reasons"),
+            HandoverBlockedReasons = Blockers(extras.At("handover-blockers")),
             ListeningAt = extras.Text("listening-at"),
         };
     }
@@ -155,6 +159,11 @@ internal sealed record MigrationView
         .. Members(parts).Where(member => member.Name != "total")
             .Select(member => KeyValuePair.Create(member.Name, TimeSpan.FromMicroseconds(member.Value.GetInt64()))),
     ];
+
+    /// <summary>Each as <c>blocked-reasons</c> would have it.</summary>
+    private static IReadOnlyList<string> Blockers(JsonElement list) => list.ValueKind != JsonValueKind.Array
+        ? []
+        : [.. list.EnumerateArray().Select(one => $"{one.Text("subject")}: {one.Text("reason")} [{one.Text("code")}]. {one.Text("way-out")}")];
 
     private static JsonElement.ObjectEnumerator Members(JsonElement element) =>
         element.ValueKind == JsonValueKind.Object ? element.EnumerateObject() : default;

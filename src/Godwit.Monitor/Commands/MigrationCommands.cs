@@ -66,6 +66,7 @@ internal sealed class MigrationCommands(VirtualMachine machine)
             machine.Migration.Status,
             machine.Migration.ListeningAt,
             machine.QueryBlockers(),
+            machine.QueryHandoverBlockers(),
             machine.Devices.Count,
             machine.IommuChurn);
 

@@ -20,6 +20,7 @@ internal static class MigrationStatusWriter
         MigrationStatus status,
         string? listeningAt,
         IReadOnlyList<MigrationBlocker> blockers,
+        IReadOnlyList<MigrationBlocker> handoverBlockers,
         int devices,
         IommuChurn? churn)
     {
@@ -50,7 +51,7 @@ internal static class MigrationStatusWriter
         }
 
         writer.WriteEndArray();
-        WriteExtras(writer, status, listeningAt, blockers, churn);
+        WriteExtras(writer, status, listeningAt, blockers, handoverBlockers, churn);
         writer.WriteEndObject();
     }
 
@@ -128,6 +129,7 @@ internal static class MigrationStatusWriter
         MigrationStatus status,
         string? listeningAt,
         IReadOnlyList<MigrationBlocker> blockers,
+        IReadOnlyList<MigrationBlocker> handoverBlockers,
         IommuChurn? churn)
     {
         writer.WriteStartObject("x-godwit");
@@ -169,7 +171,8 @@ internal static class MigrationStatusWriter
         WriteDowntime(writer, status.Downtime);
         WriteVerification(writer, status.Verification);
         WriteRounds(writer, status.Rounds);
-        WriteBlockers(writer, blockers);
+        WriteBlockers(writer, "blockers", blockers);
+        WriteBlockers(writer, "handover-blockers", handoverBlockers);
         writer.WriteEndObject();
     }
 
@@ -282,9 +285,9 @@ internal static class MigrationStatusWriter
         writer.WriteEndArray();
     }
 
-    private static void WriteBlockers(Utf8JsonWriter writer, IReadOnlyList<MigrationBlocker> blockers)
+    private static void WriteBlockers(Utf8JsonWriter writer, string name, IReadOnlyList<MigrationBlocker> blockers)
     {
-        writer.WriteStartArray("blockers");
+        writer.WriteStartArray(name);
         foreach (MigrationBlocker blocker in blockers)
         {
             writer.WriteStartObject();
