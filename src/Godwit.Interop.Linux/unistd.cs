@@ -50,7 +50,7 @@ public static unsafe partial class unistd
     [LibraryImport("libc", SetLastError = true)]
     public static partial int ftruncate(FileDescriptor fd, long length);
 
-    [LibraryImport("libc")]
+    [LibraryImport("libc", SetLastError = true)]
     public static partial uint geteuid();
 
     [LibraryImport("libc", SetLastError = true)]
