@@ -40,6 +40,25 @@ public sealed class HandoverTests
     }
 
     [Fact]
+    public void Who_has_taken_a_machine_over_can_migrate_it_on()
+    {
+        int seed = Random.Shared.Next();
+        using var first = new Pair(new TestMachine(devices: 0, running: true), new TestMachine(devices: 0, running: false), transport: "local") { KeepsDestination = true };
+        first.SourceMachine.Fill(seed);
+        first.Migrate();
+        Assert.True(first.Source.Status.State == MigrationState.Completed, $"seed {seed}: {first.Source.Status.Error}");
+        first.WaitForDestination(MigrationState.Completed);
+        using var second = new Pair(first.DestinationMachine, new TestMachine(devices: 0, running: false));
+        first.DestinationMachine.AddDirtyingVcpu(seed, 512);
+        second.Source.Parameters = new MigrationParameters { VerifyPages = true, DowntimeLimit = TimeSpan.FromSeconds(1000) };
+        second.Migrate();
+        Assert.True(second.Source.Status.State == MigrationState.Completed, $"seed {seed}: {second.Source.Status.Error}");
+        Assert.Equal(0, second.Source.Status.Verification!.PagesDiffering);
+        Assert.Null(TestMachine.FirstDifference(first.DestinationMachine, second.DestinationMachine));
+        Assert.Null(TestMachine.FirstDifference(first.SourceMachine, second.DestinationMachine)); // the same file
+    }
+
+    [Fact]
     public void What_loading_writes_is_in_RAM_after_the_commit()
     {
         using Pair pair = Local();

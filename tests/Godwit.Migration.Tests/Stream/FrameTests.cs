@@ -168,7 +168,7 @@ public sealed class FrameTests
             }
         }
 
-        foreach (uint type in new[] { 0u, 29u, 0x8000_0000u, uint.MaxValue })
+        foreach (uint type in new[] { 0u, (uint)Enum.GetValues<FrameType>().Max() + 1, 0x8000_0000u, uint.MaxValue })
         {
             new FrameHeader((FrameType)type, 0, 5, 0).Write(bytes);
             byte[] copy = bytes.ToArray();
