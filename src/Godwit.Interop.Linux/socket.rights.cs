@@ -118,9 +118,13 @@ public static unsafe partial class socket
     }
 }
 
-/// <summary>Who is at the other end of a unix socket (struct ucred of unix(7)).</summary>
-/// <param name="pid">Its process.</param>
-/// <param name="uid">Its effective user.</param>
-/// <param name="gid">Its effective group.</param>
+/// <summary>Who is at the other end of a unix socket (unix(7), SO_PEERCRED).</summary>
 [StructLayout(LayoutKind.Sequential)]
-public readonly record struct ucred(int pid, uint uid, uint gid);
+public struct ucred
+{
+#pragma warning disable CS1591 // C names; see the man page
+    public int pid;
+    public uint uid;
+    public uint gid;
+#pragma warning restore CS1591
+}

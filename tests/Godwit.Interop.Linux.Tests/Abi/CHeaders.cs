@@ -23,6 +23,7 @@ internal static class CHeaders
         ["spawn"] = ["spawn.h"],
         ["stat"] = ["sys/stat.h", "fcntl.h"],
         ["statfs"] = ["sys/vfs.h"],
+        ["ucred"] = ["sys/socket.h"],
         ["unistd"] = ["unistd.h", "fcntl.h"],
         ["vfio"] = ["linux/vfio.h"],
         ["wait"] = ["sys/wait.h"],
