@@ -11,7 +11,7 @@ internal static class HandoverChannel
     {
         try
         {
-            if (MayHaveRam(Interop.Linux.socket.PeerOf(socket.SafeHandle), unistd.geteuid()))
+            if (MayHaveRam(Interop.Linux.socket.PeerOf(socket.SafeHandle).uid, unistd.geteuid()))
                 return new MigrationChannel(socket, clock, files: new FilePassage());
         }
         catch
@@ -25,5 +25,5 @@ internal static class HandoverChannel
     }
 
     /// <summary>Whoever has the files has all of the guest, and could change it at any time.</summary>
-    internal static bool MayHaveRam(in ucred peer, uint own) => peer.uid == own;
+    internal static bool MayHaveRam(uint peer, uint own) => peer == own;
 }

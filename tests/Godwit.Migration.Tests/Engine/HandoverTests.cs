@@ -165,10 +165,10 @@ public sealed class HandoverTests
     [Fact]
     public void Only_a_process_of_the_same_user_gets_RAM()
     {
-        Assert.True(HandoverChannel.MayHaveRam(new ucred { pid = 1, uid = 1000, gid = 1 }, 1000));
-        Assert.False(HandoverChannel.MayHaveRam(new ucred { pid = 1, uid = 1001, gid = 1000 }, 1000));
-        Assert.False(HandoverChannel.MayHaveRam(new ucred { pid = 1, uid = 0, gid = 0 }, 1000));
-        Assert.False(HandoverChannel.MayHaveRam(new ucred { pid = 1, uid = 1000, gid = 0 }, 0));
+        Assert.True(HandoverChannel.MayHaveRam(1000, 1000));
+        Assert.False(HandoverChannel.MayHaveRam(1001, 1000));
+        Assert.False(HandoverChannel.MayHaveRam(0, 1000));
+        Assert.False(HandoverChannel.MayHaveRam(1000, 0));
     }
 
     private static Pair Local(bool running = false) =>
