@@ -14,7 +14,21 @@ public sealed partial class VfioUserClient
     /// <exception cref="VfioUserRemoteException">
     /// The device refused; vectors before the refused ones are set. ENOTSUP: it said that it takes no descriptors, so it was not asked.
     /// </exception>
-    public void SetIrqEventFds(int index, int start, ReadOnlySpan<EventFd?> fds)
+    public void SetIrqEventFds(int index, int start, ReadOnlySpan<EventFd?> fds) => SetEventFds(IrqSetFlags.ActionTrigger, index, start, fds);
+
+    /// <summary>
+    /// DEVICE_SET_IRQS with eventfds that the device signals when a vector is masked, or unmasked; null entries de-assign. Some devices have it the other way round:
+    /// who signals what it gave for unmasking unmasks (as KVM does with INTx).
+    /// </summary>
+    /// <param name="index">Interrupt index, <see cref="PciIrq"/>.</param>
+    /// <param name="start">First vector.</param>
+    /// <param name="masked">Of masking, or of unmasking.</param>
+    /// <param name="fds">One for each vector from <paramref name="start"/> on; the device gets duplicates.</param>
+    /// <exception cref="VfioUserRemoteException">The device refused, as those do that know of no such eventfds; vectors before the refused ones are set.</exception>
+    public void SetIrqMaskEventFds(int index, int start, bool masked, ReadOnlySpan<EventFd?> fds) =>
+        SetEventFds(masked ? IrqSetFlags.ActionMask : IrqSetFlags.ActionUnmask, index, start, fds);
+
+    private void SetEventFds(IrqSetFlags action, int index, int start, ReadOnlySpan<EventFd?> fds)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(start);
         if (MaxMessageFiles == 0 && fds.ContainsAnyExcept((EventFd?)null))
@@ -31,7 +45,7 @@ public sealed partial class VfioUserClient
                     files[count] = fd;
                 count++;
             }
-            SetIrqs(IrqSetFlags.DataEventFd | IrqSetFlags.ActionTrigger, index, start + done, count, [], assign ? files.AsSpan(0, count) : []);
+            SetIrqs(IrqSetFlags.DataEventFd | action, index, start + done, count, [], assign ? files.AsSpan(0, count) : []);
             done += count;
         }
     }

@@ -3,7 +3,7 @@ using Godwit.Interop.Linux;
 namespace Godwit.VfioUser;
 
 /// <summary>
-/// The client's eventfds by interrupt index and vector. A vector has a lock of its own, so that a trigger never meets a descriptor that
+/// The client's eventfds by interrupt index and vector: one to trigger it, and two that tell of its masking. A vector has a lock of its own, so that a trigger never meets a descriptor that
 /// is being closed, and none is signalled any more when the client's request to take it away is answered.
 /// <para>
 /// The client shares the eventfds and can fill one and make it blocking at any time, and no system call writes to an eventfd without
@@ -70,6 +70,35 @@ internal sealed class InterruptTable : IDisposable
         _indices[index][vector].Set(fd);
     }
 
+    /// <summary>
+    /// Sets or takes away (null) the eventfd, this table's from now on, that is signalled when a vector is masked or unmasked, by the client or by itself
+    /// (specification, "VFIO_USER_DEVICE_SET_IRQS"). The kernel's VFIO has it the other way round, for KVM: a client that signals what it gave for the unmasking of
+    /// INTx ends the masking that INTx did itself (linux/vfio.h, VFIO_IRQ_SET_ACTION_UNMASK). Both hold here: the server's own signal, taken for the client's, does
+    /// at most tell of a level again that is still asserted.
+    /// </summary>
+    /// <returns>Why not, when the process has no descriptor left.</returns>
+    public Errno SetMaskEvent(int index, int vector, bool masked, EventFd? fd)
+    {
+        Vector target = _indices[index][vector];
+        EventFdThread? listener = null;
+        if (fd is not null)
+        {
+            _watch ??= _clock.CreateTimer(static state => ((InterruptTable)state!).Watch(), this, WatchPeriod, WatchPeriod);
+            try
+            {
+                if (!masked && index == PciIrq.Intx)
+                    listener = EventFdThread.Start("vfio-user unmask", [fd], target.EndSelfMask);
+            }
+            catch (LinuxException e)
+            {
+                fd.Dispose();
+                return e.Errno;
+            }
+        }
+        target.SetMaskEvent(masked, fd, listener);
+        return Errno.None;
+    }
+
     /// <summary>Masks or unmasks a vector; a trigger meanwhile is signalled on unmasking.</summary>
     public void Mask(int index, int vector, bool masked) => _indices[index][vector].Mask(masked);
 
@@ -115,6 +144,9 @@ internal sealed class InterruptTable : IDisposable
     {
         private readonly Lock _gate = new();
         private EventFd? _fd;
+        private EventFd? _onMask;
+        private EventFd? _onUnmask;
+        private EventFdThread? _listener; // to _onUnmask; of the session's thread, not under the lock, which it takes
         private bool _masked; // by the client
         private bool _autoMasked; // by a level that was signalled (vfio.h, VFIO_IRQ_INFO_AUTOMASKED)
         private bool _pending;
@@ -128,7 +160,7 @@ internal sealed class InterruptTable : IDisposable
                 if (_masked)
                     _pending = true;
                 else
-                    Signal();
+                    Signal(_fd);
             }
         }
 
@@ -156,24 +188,64 @@ internal sealed class InterruptTable : IDisposable
         {
             lock (_gate)
             {
+                bool before = _masked || _autoMasked;
                 _masked = masked;
                 if (masked)
+                {
+                    if (!before)
+                        Signal(_onMask);
                     return;
+                }
                 _autoMasked = false;
+                if (before)
+                    Signal(_onUnmask);
                 if (_pending)
-                    Signal();
+                    Signal(_fd);
                 else
                     SignalLevel();
                 _pending = false;
             }
         }
 
+        public void SetMaskEvent(bool masked, EventFd? fd, EventFdThread? listener)
+        {
+            if (!masked)
+            {
+                _listener?.Dispose();
+                _listener = listener;
+            }
+            lock (_gate)
+            {
+                ref EventFd? place = ref masked ? ref _onMask : ref _onUnmask;
+                place?.Dispose();
+                place = fd;
+            }
+        }
+
+        /// <summary>The client has dealt with the level: tells of it again if it is still asserted.</summary>
+        public void EndSelfMask()
+        {
+            lock (_gate)
+            {
+                if (!_autoMasked)
+                    return;
+                _autoMasked = false;
+                SignalLevel();
+            }
+        }
+
         public void Reset()
         {
+            _listener?.Dispose();
+            _listener = null;
             lock (_gate)
             {
                 _fd?.Dispose();
                 _fd = null;
+                _onMask?.Dispose();
+                _onMask = null;
+                _onUnmask?.Dispose();
+                _onUnmask = null;
                 _masked = false;
                 _autoMasked = false;
                 _pending = false;
@@ -198,16 +270,17 @@ internal sealed class InterruptTable : IDisposable
             if (!_asserted || _masked || _autoMasked || _fd is null)
                 return;
             _autoMasked = true;
-            Signal();
+            Signal(_fd);
+            Signal(_onMask);
         }
 
         /// <summary>Under the lock.</summary>
-        private void Signal()
+        private void Signal(EventFd? fd)
         {
-            if (_fd is null || owner._blocked)
+            if (fd is null || owner._blocked)
                 return;
-            _signalling = _fd;
-            _fd.Signal();
+            _signalling = fd;
+            fd.Signal();
             _signalling = null;
         }
     }

@@ -26,6 +26,7 @@ public static class VfioUserServer
         ArgumentNullException.ThrowIfNull(options);
         DeviceDescription description = device.Description;
         DoorbellBoard.Validate(description);
+        EventBoard.Validate(description);
         var migration = new MigrationStateMachine(device, description.Migration);
         using ServerSocket listener = ServerSocket.Listen(options.SocketPath);
         using EventFd wake = EventFd.Create();

@@ -102,6 +102,25 @@ public sealed class ExaminerTests
         Assert.Contains(why, result.Why, StringComparison.Ordinal);
     }
 
+    public static TheoryData<string> SecondFlaws => [.. FurtherBrokenDevices.OfSecondInstance.Keys];
+
+    /// <summary>The instance that is looked at is right; the one that is given its state is not.</summary>
+    [Theory]
+    [MemberData(nameof(SecondFlaws))]
+    public void A_second_instance_that_is_wrong_fails_the_restoring(string flaw)
+    {
+        (string why, Func<Spoil> make) = FurtherBrokenDevices.OfSecondInstance[flaw];
+        Check check = DeviceExaminer.Checks.Single(each => each.Name == "state.restore");
+        using var first = new ServedDevice(new EduDevice());
+        using var second = new ServedDevice(new EduDevice());
+        var options = new DeviceExaminerOptions { Socket = first.Path, Second = second.Path, ReplyTimeout = TestServer.Patience };
+        Assert.Equal(CheckOutcome.Pass, DeviceExaminer.Run(options, [check]).Results[0].Outcome);
+        using var wrong = new SpoiledDevice(second.Path, make());
+        CheckResult result = DeviceExaminer.Run(options with { Second = wrong.Path }, [check]).Results[0];
+        Assert.Equal(CheckOutcome.Fail, result.Outcome);
+        Assert.Contains(why, result.Why, StringComparison.Ordinal);
+    }
+
     [Fact]
     public void A_device_without_migration_or_log_is_not_blamed_for_it()
     {

@@ -98,6 +98,13 @@ internal static class FurtherBrokenDevices
             });
         }
         ),
+        ["takes more mappings than it says"] = ("dma.limit", "max_dma_maps is 64, and one mapping more is taken", () =>
+            new Spoil(After: m =>
+            {
+                if (m.Command == Command.Version)
+                    m.Reply = Encoding.UTF8.GetBytes(Encoding.Latin1.GetString(m.Reply!).Replace("\"max_dma_maps\":65535", "\"max_dma_maps\":64", StringComparison.Ordinal));
+            })
+        ),
         ["ends the connection at one mapping too many"] = ("dma.limit", "closed the connection instead of answering DMA_MAP", () =>
         {
             int maps = 0;
@@ -110,6 +117,27 @@ internal static class FurtherBrokenDevices
                 });
         }
         ),
+    };
+
+    /// <summary>What is wrong with an instance that another one's state is restored into, and what the check says of it.</summary>
+    public static IReadOnlyDictionary<string, (string Why, Func<Spoil> Make)> OfSecondInstance { get; } = new Dictionary<string, (string, Func<Spoil>)>(StringComparer.Ordinal)
+    {
+        ["refuses the state"] = ("MIG_DATA_WRITE of the device's own state is refused with EINVAL", () => new Spoil(m =>
+        {
+            if (m.Command == Command.MigrationDataWrite)
+                m.Refuse();
+        })),
+        ["refuses to have it"] = ("Stop is refused with EINVAL", () => new Spoil(m =>
+        {
+            if (IsFeature(m, Feature.MigrationDeviceState, FeatureFlags.Set) && BitConverter.ToUInt32(m.Request, 8) == (uint)DeviceMigrationState.Stop)
+                m.Refuse();
+        })),
+        ["throws the state away"] = ("configuration space has", () => new Spoil(m =>
+        {
+            if (m.Command == Command.MigrationDataWrite || (IsFeature(m, Feature.MigrationDeviceState, FeatureFlags.Set) && BitConverter.ToUInt32(m.Request, 8) == (uint)DeviceMigrationState.Resuming))
+                m.Accept(m.Command == Command.MigrationDataWrite ? [] : m.Request);
+        })),
+        ["is gone"] = ("VERSION", () => new Spoil(m => m.Close = true)),
     };
 
     private static bool IsFeature(Exchange m, Feature feature, FeatureFlags methods) =>

@@ -52,7 +52,9 @@ public sealed class InterruptTests : IDisposable
             (4 | Trigger, 2, 0, 1, [], [fd, fd], Errno.EINVAL),
             (4 | Trigger, 2, 0, 1, [], [file], Errno.EINVAL),
             (4 | Trigger, 2, 0, 2, [], [fd, file], Errno.EINVAL),
-            (4 | 8, 2, 0, 1, [], [fd], Errno.ENOTSUP),
+            (4 | 8, 2, 0, 1, [], [file], Errno.EINVAL),
+            (4 | 8, 2, 0, 2, [], [fd], Errno.EINVAL),
+            (4 | 0x10, 2, 64, 1, [], [fd], Errno.EINVAL),
         ];
         int before = OpenFiles.Count();
         foreach (var c in cases)

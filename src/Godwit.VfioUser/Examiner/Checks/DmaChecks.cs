@@ -63,16 +63,19 @@ internal static class DmaChecks
             Map(e, Base, 8 * Page, null);
             Unmap(e, Base, 8 * Page);
         }),
-        new("dma.limit", "as many mappings as max_dma_maps says are taken, and one more is taken or refused, no more", static e =>
+        new("dma.limit", "as many mappings as max_dma_maps says are taken, and one more is refused, or taken by a device that did not say max_dma_maps", static e =>
         {
             int limit = Math.Min(e.Capabilities.MaxDmaMaps, WireLimits.DefaultDmaMaps);
             using MemFd file = MemFd.Create("examiner", Page);
             Many(limit, i => e.Peer.Send(Command.DmaMap, MapBody(Base + (ulong)i * 2 * Page, Page), HeaderFlags.Command, file), (id, i) => Answered(e, id, Command.DmaMap, $"mapping {i} of {limit}"));
             byte[] beyond = MapBody(Base + (ulong)limit * 2 * Page, Page);
-            if (e.Try(Command.DmaMap, beyond, file) == Errno.None)
+            bool taken = e.Try(Command.DmaMap, beyond, file) == Errno.None;
+            if (taken)
                 Unmap(e, Base + (ulong)limit * 2 * Page, Page);
             e.Info();
             Many(limit, i => e.Peer.Send(Command.DmaUnmap, UnmapBody(Base + (ulong)i * 2 * Page, Page), HeaderFlags.Command), (id, i) => Answered(e, id, Command.DmaUnmap, $"unmap {i} of {limit}"));
+            bool said = e.VersionReply.AsSpan().IndexOf("\"max_dma_maps\""u8) >= 0;
+            Examination.Require(!taken || !said, $"max_dma_maps is {limit}, and one mapping more is taken");
         }),
     ];
 

@@ -117,7 +117,7 @@ internal sealed unsafe class DoorbellBoard : IDisposable
             at += next;
             uint value = Interlocked.Exchange(ref words[at], Empty);
             if (value != Empty)
-                receiver.Ring(_doorbells[at].Region, _doorbells[at].Offset, value);
+                receiver.Ring(_doorbells[at].Region, _doorbells[at].Offset, value, WordSize);
         }
     }
 
@@ -137,9 +137,9 @@ internal sealed unsafe class DoorbellBoard : IDisposable
     private readonly record struct Doorbell(int Region, ulong Offset);
 }
 
-/// <summary>Takes what was written to doorbells.</summary>
+/// <summary>Takes what was written to doorbells and event registers.</summary>
 internal interface IDoorbellReceiver
 {
-    /// <summary>A value was written to a doorbell.</summary>
-    void Ring(int region, ulong offset, uint value);
+    /// <summary>A value of 1, 2, 4 or 8 bytes was written to a register.</summary>
+    void Ring(int region, ulong offset, ulong value, int size);
 }

@@ -13,6 +13,9 @@ public sealed record PciBar(int Index, ulong Size)
 
     /// <summary>Registers that clients may write without a message.</summary>
     public IReadOnlyList<DoorbellRange> Doorbells { get; init; } = [];
+
+    /// <summary>Registers of which only matters that they are written, which clients may do without a message.</summary>
+    public IReadOnlyList<EventRegister> Events { get; init; } = [];
 }
 
 /// <summary>What a <see cref="PciDevice"/> is. Checked as a whole when the device is made.</summary>

@@ -35,7 +35,9 @@ public abstract partial class PciDevice : IVfioUserDevice, IDisposable
         for (int i = 0; i < _config.Bars.Length; i++)
         {
             if (_config.Bars[i] != 0)
-                regions[i] = new DeviceRegion(_config.Bars[i], Doorbells: definition.Bars.FirstOrDefault(bar => bar.Index == i)?.Doorbells);
+                regions[i] = definition.Bars.FirstOrDefault(bar => bar.Index == i) is { } own
+                    ? new DeviceRegion(_config.Bars[i], Doorbells: own.Doorbells, Events: own.Events)
+                    : new DeviceRegion(_config.Bars[i]); // of MSI-X
         }
         Description = new DeviceDescription
         {

@@ -10,17 +10,18 @@ namespace Godwit.VfioUser;
 internal sealed partial class Session : IDoorbellReceiver
 {
     private readonly Lock _deviceGate = new();
-    private DoorbellBoard? _doorbells; // made on the session's thread when the client asks
-    private DoorbellThread? _doorbellThread;
+    private DoorbellBoard? _doorbells; // this and the next made on the session's thread when the client asks
+    private EventBoard? _events;
+    private EventFdThread? _doorbellThread;
 
     /// <inheritdoc/>
-    public void Ring(int region, ulong offset, uint value)
+    public void Ring(int region, ulong offset, ulong value, int size)
     {
         try
         {
-            Span<byte> data = stackalloc byte[sizeof(uint)];
+            Span<byte> data = stackalloc byte[sizeof(ulong)];
             BitConverter.TryWriteBytes(data, value);
-            _device.WriteRegion(region, offset, data); // as with any posted write, nobody waits to hear of a refusal
+            _device.WriteRegion(region, offset, data[..size]); // as with any posted write, nobody waits to hear of a refusal
         }
         catch (Exception e) when (e is not OutOfMemoryException)
         {
@@ -28,7 +29,10 @@ internal sealed partial class Session : IDoorbellReceiver
         }
     }
 
-    /// <summary>Where the client may write without a message; nothing to a client that cannot take the two descriptors.</summary>
+    /// <summary>
+    /// Where the client may write without a message: no doorbells to a client that cannot take their two descriptors, and only as many event registers as it can
+    /// take descriptors. Event registers alone come in the specification's form, with doorbells in libvfio-user's.
+    /// </summary>
     private Errno GetRegionIoFds(ReadOnlySpan<byte> body, out int length)
     {
         length = 0;
@@ -38,43 +42,69 @@ internal sealed partial class Session : IDoorbellReceiver
         {
             return Errno.EINVAL;
         }
-        int count = DoorbellBoard.CountOf(_description.Regions.GetValueOrDefault((int)request.Index));
-        if (_client.MaxMessageFds < 2)
-            count = 0;
-        int full = head + count * Unsafe.SizeOf<IoFdBody>();
-        var reply = new RegionIoFdsBody { ArgSize = (uint)full, Index = request.Index, Count = (uint)count };
-        if (count == 0 || request.ArgSize < full)
+        DeviceRegion? region = _description.Regions.GetValueOrDefault((int)request.Index);
+        int room = Math.Min(_client.MaxMessageFds, WireLimits.MaxMessageFds);
+        int doorbells = room < 2 ? 0 : DoorbellBoard.CountOf(region);
+        int events = Math.Min(EventBoard.CountOf(region), doorbells == 0 ? room : room - 2);
+        int entrySize = doorbells == 0 ? IoFdBody.PlainSize : Unsafe.SizeOf<IoFdBody>();
+        int full = head + (doorbells + events) * entrySize;
+        var reply = new RegionIoFdsBody { ArgSize = (uint)full, Index = request.Index, Count = (uint)(doorbells + events) };
+        if (reply.Count == 0 || request.ArgSize < full)
         {
             length = PutReply(reply);
             return Errno.None;
         }
+        Errno error = MakeBoards();
+        if (error != Errno.None)
+            return error;
+        Span<byte> destination = ReserveReply(full);
+        destination = destination[Wire.Put(destination, reply)..];
+        if (doorbells != 0)
+        {
+            destination = destination[_doorbells!.Describe((int)request.Index, destination)..];
+            _replyFiles.Add(_doorbells.Bell);
+            _replyFiles.Add(_doorbells.Memory);
+        }
+        _events?.Describe((int)request.Index, events, entrySize, destination, _replyFiles);
+        length = full;
+        return Errno.None;
+    }
+
+    private Errno MakeBoards()
+    {
         try
         {
-            _doorbells ??= DoorbellBoard.Create(_description);
-            _doorbellThread ??= DoorbellThread.Start(_doorbells.Bell, OnRing);
+            if (_doorbells is null && _description.Regions.Values.Any(region => DoorbellBoard.CountOf(region) != 0))
+                _doorbells = DoorbellBoard.Create(_description);
+            if (_events is null && _description.Regions.Values.Any(region => EventBoard.CountOf(region) != 0))
+                _events = EventBoard.Create(_description);
+            _doorbellThread ??= EventFdThread.Start("vfio-user doorbells", [.. _events?.Bells ?? [], .. _doorbells is null ? [] : new[] { _doorbells.Bell }], OnRing);
+            return Errno.None;
         }
         catch (LinuxException e)
         {
             return e.Errno;
         }
-        Span<byte> destination = ReserveReply(full);
-        _doorbells.Describe((int)request.Index, destination[Wire.Put(destination, reply)..]);
-        _replyFiles.Add(_doorbells.Bell);
-        _replyFiles.Add(_doorbells.Memory);
-        length = full;
-        return Errno.None;
     }
 
     private void OnRing()
     {
         lock (_deviceGate)
-            _doorbells!.Deliver(this);
+            DeliverRung();
+    }
+
+    /// <summary>Under the gate, or when nobody else is there.</summary>
+    private void DeliverRung()
+    {
+        if (_doorbells is { HasValues: true })
+            _doorbells.Deliver(this);
+        _events?.Deliver(this);
     }
 
     /// <summary>Executes a command when its turn has come.</summary>
     private void ExecuteInTurn(IncomingMessage message)
     {
-        if (_doorbells is null)
+        if (_doorbellThread is null)
         {
             Execute(message);
             return;
@@ -86,8 +116,7 @@ internal sealed partial class Session : IDoorbellReceiver
         }
         try
         {
-            if (_doorbells.HasValues)
-                _doorbells.Deliver(this);
+            DeliverRung();
             Execute(message);
         }
         finally
@@ -101,8 +130,10 @@ internal sealed partial class Session : IDoorbellReceiver
     {
         _doorbellThread?.Dispose();
         _doorbellThread = null;
-        _doorbells?.Deliver(this);
+        DeliverRung();
         _doorbells?.Dispose();
         _doorbells = null;
+        _events?.Dispose();
+        _events = null;
     }
 }

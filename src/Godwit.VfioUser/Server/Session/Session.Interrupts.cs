@@ -50,8 +50,7 @@ internal sealed partial class Session
         switch (type)
         {
             case IrqSetFlags.DataEventFd:
-                // An eventfd that masks or unmasks is the kernel's business with KVM; nobody reads one here.
-                return action == IrqSetFlags.ActionTrigger ? SetEventFds(message, request) : Errno.ENOTSUP;
+                return SetEventFds(message, request, action);
             case IrqSetFlags.DataBool when data.Length != request.Count:
                 return Errno.EINVAL;
             default:
@@ -64,7 +63,7 @@ internal sealed partial class Session
         }
     }
 
-    private Errno SetEventFds(IncomingMessage message, SetIrqsBody request)
+    private Errno SetEventFds(IncomingMessage message, SetIrqsBody request, IrqSetFlags action)
     {
         int count = message.FileCount;
         if (count != 0 && count != request.Count)
@@ -80,9 +79,18 @@ internal sealed partial class Session
                 return Errno.EINVAL;
             }
         }
+        Errno error = Errno.None;
         for (int i = 0; i < fds.Length; i++)
-            _host.Interrupts.Set((int)request.Index, (int)request.Start + i, fds[i]);
-        return Errno.None;
+        {
+            int vector = (int)request.Start + i;
+            if (error != Errno.None)
+                fds[i]?.Dispose();
+            else if (action == IrqSetFlags.ActionTrigger)
+                _host.Interrupts.Set((int)request.Index, vector, fds[i]);
+            else
+                error = _host.Interrupts.SetMaskEvent((int)request.Index, vector, action == IrqSetFlags.ActionMask, fds[i]);
+        }
+        return error;
     }
 
     private void Act(IrqSetFlags action, int index, int vector)

@@ -3,10 +3,10 @@ using Godwit.Interop.Linux;
 namespace Godwit.VfioUser;
 
 /// <summary>
-/// Waits for a client's doorbells. The eventfd is never read: the client holds it too and could make the read block, or read it first.
+/// Waits for a client's signals. The eventfds are not read here: the client holds them too and could make the read block, or read them first.
 /// Each signal is an edge of its own instead.
 /// </summary>
-internal sealed class DoorbellThread : IDisposable
+internal sealed class EventFdThread : IDisposable
 {
     private const ulong Rung = 1;
 
@@ -16,17 +16,17 @@ internal sealed class DoorbellThread : IDisposable
     private readonly Action _onRing;
     private volatile bool _stopping;
 
-    private DoorbellThread(Epoll epoll, EventFd stop, Action onRing)
+    private EventFdThread(string name, Epoll epoll, EventFd stop, Action onRing)
     {
         _epoll = epoll;
         _stop = stop;
         _onRing = onRing;
-        _thread = new Thread(Run) { IsBackground = true, Name = "vfio-user doorbells" };
+        _thread = new Thread(Run) { IsBackground = true, Name = name };
     }
 
-    /// <summary>Calls <paramref name="onRing"/> on a thread of its own some time after each signal of <paramref name="bell"/>.</summary>
+    /// <summary>Calls <paramref name="onRing"/> on a thread of its own some time after each signal of one of <paramref name="bells"/>, which must outlive it.</summary>
     /// <exception cref="LinuxException">The process has no descriptor left.</exception>
-    public static DoorbellThread Start(EventFd bell, Action onRing)
+    public static EventFdThread Start(string name, IEnumerable<EventFd> bells, Action onRing)
     {
         Epoll? epoll = null;
         EventFd? stop = null;
@@ -34,9 +34,10 @@ internal sealed class DoorbellThread : IDisposable
         {
             epoll = Epoll.Create();
             stop = EventFd.Create();
-            epoll.AddEdge(bell, Rung);
+            foreach (EventFd bell in bells)
+                epoll.AddEdge(bell, Rung);
             epoll.AddEdge(stop, 0);
-            var result = new DoorbellThread(epoll, stop, onRing);
+            var result = new EventFdThread(name, epoll, stop, onRing);
             result._thread.Start();
             return result;
         }
