@@ -42,6 +42,9 @@ public abstract partial class PciFunction
     /// </summary>
     protected internal virtual void OnInterruptEnded() { }
 
+    /// <summary>The last of <see cref="SetInterrupt"/>.</summary>
+    protected bool InterruptWanted => _interrupt;
+
     internal bool IsPinDriven => Volatile.Read(ref _driven);
 
     /// <summary>Brings the input up to date with what the function wants and the guest allows.</summary>

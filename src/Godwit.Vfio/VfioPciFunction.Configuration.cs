@@ -209,6 +209,7 @@ public sealed partial class VfioPciFunction
                 {
                     _device.DisableIrqs(_interruptsSet.Index);
                     _interruptsSet = (NoInterrupts, 0);
+                    _pinAgain = false;
                     SetInterrupt(false);
                 }
 
@@ -217,12 +218,14 @@ public sealed partial class VfioPciFunction
                 _device.SetIrqEventFds(wanted.Index, wanted.Index == PciIrq.Intx ? _interrupts.Vectors[_messages..] : _interrupts.Vectors[..wanted.Count]);
                 _interruptsSet = wanted;
                 if (again && wanted.Index == PciIrq.Intx)
-                    _device.UnmaskIrq(PciIrq.Intx); // what it signalled before a reset will not be ended any more
+                    UnmaskPin(); // what it signalled before a reset will not be ended any more
             }
             catch (DeviceRefusedException e)
             {
-                _interruptsRefused = e.Errno.ToString();
-                _notices.PostOnce(wanted.Index == PciIrq.Intx ? NoticeKind.Pin : NoticeKind.Interrupts, $"{Id}: the device does not take its interrupts: {e.Message}");
+                bool pin = wanted.Index == PciIrq.Intx; // a guest that polls has it enabled, too
+                if (!pin)
+                    _interruptsRefused = e.Errno.ToString();
+                _notices.PostOnce(pin ? NoticeKind.Pin : NoticeKind.Interrupts, $"{Id}: the device does not take its interrupts: {e.Message}");
             }
             catch (DeviceLostException)
             {

@@ -1,3 +1,4 @@
+using System.Buffers;
 using Godwit.Migration;
 using Godwit.VfioUser;
 
@@ -14,6 +15,9 @@ internal sealed class DeviceStateMachine
     internal const int MaxRehearsal = 16 << 20;
 
     private const int RehearsalChunk = 1 << 20;
+
+    // What gives its state slower than this, in however small pieces, keeps the source waiting.
+    private static readonly TimeSpan RehearsalTime = TimeSpan.FromSeconds(2);
 
     private readonly string _device;
     private readonly IDeviceMigration _migration;
@@ -94,11 +98,14 @@ internal sealed class DeviceStateMachine
 
     /// <summary>
     /// Destination, fresh: the device's own state is saved and given back to it, and it starts. In any case it ends in what it was; on
-    /// failure, or where it has more than <see cref="MaxRehearsal"/> bytes, by <see cref="Recover"/>. Null in the second case.
+    /// failure, or where it has more than <see cref="MaxRehearsal"/> bytes or takes long to give them, by <see cref="Recover"/>. Null in the
+    /// second case.
     /// </summary>
     public DeviceRehearsal? Rehearse(TimeProvider clock)
     {
         RequireMigration();
+        if (SizeOfState() > MaxRehearsal)
+            return null;
         _home = State == DeviceMigrationState.Stop ? DeviceMigrationState.Stop : DeviceMigrationState.Running;
         _tookData = false;
         DeviceMigrationState home = _home;
@@ -113,24 +120,35 @@ internal sealed class DeviceStateMachine
         }
     }
 
+    /// <summary>What the device says of it, if it does.</summary>
+    private ulong? SizeOfState()
+    {
+        try
+        {
+            return _migration.GetStopCopySize();
+        }
+        catch (DeviceRefusedException)
+        {
+            return null;
+        }
+    }
+
     private DeviceRehearsal? Rehearse(TimeProvider clock, bool start)
     {
         Enter(MigrationPhase.StopAndCopy);
-        var state = new List<byte[]>();
-        byte[] buffer = GC.AllocateUninitializedArray<byte>(RehearsalChunk);
-        for (int total = 0; Read(buffer) is var count and > 0;)
+        var state = new ArrayBufferWriter<byte>(RehearsalChunk);
+        long began = clock.GetTimestamp();
+        for (; Read(state.GetSpan(RehearsalChunk)) is var count and > 0; state.Advance(count))
         {
-            total += count;
-            if (total > MaxRehearsal)
+            if (state.WrittenCount + count > MaxRehearsal || clock.GetElapsedTime(began) > RehearsalTime)
                 return null;
-            state.Add(buffer[..count]);
         }
 
         Enter(MigrationPhase.EndSave);
         Enter(MigrationPhase.BeginLoad);
-        foreach (byte[] chunk in state)
-            Write(chunk);
-        long began = clock.GetTimestamp();
+        for (ReadOnlySpan<byte> left = state.WrittenSpan; !left.IsEmpty; left = left[Math.Min(left.Length, RehearsalChunk)..])
+            Write(left[..Math.Min(left.Length, RehearsalChunk)]);
+        began = clock.GetTimestamp();
         Enter(MigrationPhase.EndLoad);
         TimeSpan endLoad = clock.GetElapsedTime(began);
         began = clock.GetTimestamp();

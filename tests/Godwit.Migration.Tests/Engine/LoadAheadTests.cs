@@ -106,6 +106,20 @@ public sealed class LoadAheadTests
     }
 
     [Fact]
+    public void A_pause_during_one_of_its_turns_is_not_taken_for_the_devices()
+    {
+        var clock = new ManualClock();
+        using Pair pair = Create(clock);
+        TimeSpan slow = TimeSpan.FromSeconds(3), first = TimeSpan.FromMilliseconds(8), later = TimeSpan.FromMilliseconds(4);
+        FakeDevice device = pair.DestinationMachine.Devices[0];
+        device.Rehearsals.Enqueue(new DeviceRehearsal(first, first));
+        device.Rehearsals.Enqueue(new DeviceRehearsal(later, slow));
+        device.Rehearsals.Enqueue(new DeviceRehearsal(slow, later));
+        pair.Migrate();
+        Assert.Equal((4, 9), (pair.Source.Status.Expected.Load.TotalMilliseconds, pair.Source.Status.Expected.Start.TotalMilliseconds));
+    }
+
+    [Fact]
     public void A_device_that_was_not_rehearsed_is_assumed_to_start_as_fast_as_the_rest()
     {
         var clock = new ManualClock();

@@ -104,11 +104,14 @@ internal sealed class FakeDevice(string id, Journal journal) : IMigratableDevice
     /// <summary>What it says that its own state took.</summary>
     public DeviceRehearsal? Rehearsal { get; set; } = default(DeviceRehearsal);
 
+    /// <summary>What it says before that, turn by turn.</summary>
+    public Queue<DeviceRehearsal> Rehearsals { get; } = new();
+
     public DeviceRehearsal? Rehearse()
     {
         journal.Add($"{id}.Rehearse");
         Expect("running", "stop");
-        return Rehearsal;
+        return Rehearsals.TryDequeue(out DeviceRehearsal first) ? first : Rehearsal;
     }
 
     public void BeginLoad()

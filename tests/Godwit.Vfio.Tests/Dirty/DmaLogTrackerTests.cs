@@ -132,9 +132,11 @@ public sealed class DmaLogTrackerTests
         rig.Map(page, Low + 1);
         rig.StartTracking();
         rig.Device.Dma(page);
-        var sync = new Thread(() => rig.Tracker.Sync(final: false)) { IsBackground = true };
+        Exception? failed = null;
+        var sync = new Thread(() => failed = Record.Exception(() => rig.Tracker.Sync(final: false))) { IsBackground = true };
         sync.Start();
         Assert.True(sync.Join(TimeSpan.FromSeconds(90)), "the sync does not end");
+        Assert.Null(failed);
         Assert.Equal([1UL], rig.Dirty());
     }
 

@@ -99,6 +99,27 @@ public sealed class DeviceStateMachineTests
         RunDestination(machine);
     }
 
+    [Fact]
+    public void ADeviceThatSaysThatItHasMuchStateIsNotTakenToIt()
+    {
+        (DeviceStateMachine machine, ScriptedMigration device, _) = Create(Everything);
+        device.SaysSize = DeviceStateMachine.MaxRehearsal + 1;
+        Assert.Null(machine.Rehearse(new ManualClock()));
+        Assert.Empty(device.Calls);
+    }
+
+    [Fact]
+    public void ADeviceThatGivesItsStateSlowlyDoesNotRehearseForEver()
+    {
+        (DeviceStateMachine machine, ScriptedMigration device, _) = Create(Everything);
+        var clock = new ManualClock();
+        (device.Saved, device.Piece, device.Reading) = (1 << 20, 1, () => clock.Advance(TimeSpan.FromMilliseconds(500)));
+        Assert.Null(machine.Rehearse(clock));
+        Assert.Equal(DeviceMigrationState.Running, device.State);
+        Assert.Equal(5, device.Calls.Count(call => call == "read")); // until more than 2 s are over
+        Assert.DoesNotContain("set resuming", device.Calls);
+    }
+
     /// <summary>Every arc of a rehearsal fails: the device runs again, and another migration may come.</summary>
     [Fact]
     public void ARehearsalThatFailsAtAnyArcLeavesTheDeviceRunning()

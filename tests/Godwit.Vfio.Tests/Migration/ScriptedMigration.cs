@@ -29,6 +29,15 @@ internal sealed class ScriptedMigration(MigrationSupport support) : IDeviceMigra
     /// <summary>Bytes of state that it gives when it is asked for them, in one piece.</summary>
     public int Saved { get; set; }
 
+    /// <summary>What it says that its state takes; null: nothing.</summary>
+    public ulong? SaysSize { get; set; }
+
+    /// <summary>It gives so many bytes at a time.</summary>
+    public int Piece { get; set; } = int.MaxValue;
+
+    /// <summary>Called when a piece is read.</summary>
+    public Action? Reading { get; set; }
+
     /// <summary>Reset fails.</summary>
     public bool ResetFails { get; set; }
 
@@ -62,14 +71,15 @@ internal sealed class ScriptedMigration(MigrationSupport support) : IDeviceMigra
     public int ReadMigrationData(Span<byte> destination)
     {
         Note("read");
-        int count = Math.Min(Saved, destination.Length);
+        Reading?.Invoke();
+        int count = Math.Min(Math.Min(Saved, Piece), destination.Length);
         Saved -= count;
         return count;
     }
 
     public void WriteMigrationData(ReadOnlySpan<byte> data) => Note($"write {data.Length}");
 
-    public ulong? GetStopCopySize() => null;
+    public ulong? GetStopCopySize() => SaysSize;
 
     public void Reset()
     {

@@ -118,7 +118,8 @@ internal sealed class OracleTracker : DmaLogTracker
     protected override void BeginHarvest()
     {
         base.BeginHarvest();
-        base.HandOver();
+        if (_mutation == Mutation.HandOverAtTheNextSync)
+            base.HandOver();
         _syncs++;
     }
 

@@ -163,7 +163,9 @@ internal sealed class IoApic(Action<ulong, uint> send, Action<int>? ended = null
             RedirectionEntry? sent;
             lock (_lock)
             {
-                _entries[pin] = _entries[pin].WithAwaitsEnd(false);
+                if (_entries[pin] is not { AwaitsEnd: true } entry || entry.Vector != vector)
+                    continue; // another CPU's end came first
+                _entries[pin] = entry.WithAwaitsEnd(false);
                 sent = TakeLevel(pin);
             }
 

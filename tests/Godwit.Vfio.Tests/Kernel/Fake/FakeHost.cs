@@ -14,8 +14,11 @@ internal sealed class FakeHost : IDisposable
 
     private const int NodeMajor = 511, NodeMinor = 3;
 
+    private readonly Lock _levelGate = new();
     private readonly ModelBoard _board;
     private readonly PciHostBridge _bridge;
+
+    private bool _level; // under _levelGate
 
     public FakeHost(FakeDeviceTraits? device = null, FakeType1Traits? type1 = null, bool iommufd = false, FakeIommufdTraits? iommufdTraits = null, bool guestIommu = false,
         FakeSysfs? sysfs = null)
@@ -36,7 +39,15 @@ internal sealed class FakeHost : IDisposable
         }
 
         _bridge = new PciHostBridge(_board.Topology, new Gpa(0xB000_0000), 16);
-        _bridge.ConnectInputs((_, high) => Levels.Add(high));
+        _bridge.ConnectInputs((_, high) =>
+        {
+            lock (_levelGate)
+            {
+                if (high != _level)
+                    Levels.Add(high);
+                _level = high;
+            }
+        });
         if (guestIommu)
             _bridge.RootBus.SetIommu(new BoardIommu(_board));
     }
@@ -51,7 +62,7 @@ internal sealed class FakeHost : IDisposable
     /// <summary>Interrupt messages that arrived.</summary>
     public BlockingCollection<uint> Arrived { get; } = [];
 
-    /// <summary>Levels of the input that the device's pin leads to, as they were told.</summary>
+    /// <summary>Changes of the input that the device's pin leads to.</summary>
     public BlockingCollection<bool> Levels { get; } = [];
 
     /// <summary>The input of INTB# in slot 3.</summary>

@@ -15,6 +15,9 @@ internal sealed record FakeDeviceTraits
     /// <summary>Interrupt pin, 1 to 4, or none.</summary>
     public byte Pin { get; init; }
 
+    /// <summary>It signals whenever its pin is driven, as servers of vfio-user do that know no masking; the kernel's do not.</summary>
+    public bool NeverMasks { get; init; }
+
     public int MsiVectors { get; init; } = 1;
 
     public int MsixVectors { get; init; } = 2;
@@ -141,7 +144,8 @@ internal sealed class FakeVfioDevice : IDisposable
     public void UnmaskPin()
     {
         _pinMasked = false;
-        SignalPin();
+        if (!Traits.NeverMasks)
+            SignalPin();
     }
 
     public bool PinMasked => _pinMasked;
@@ -150,7 +154,7 @@ internal sealed class FakeVfioDevice : IDisposable
     {
         if (!_pinHigh || _pinMasked || EnabledIrq != vfio.VFIO_PCI_INTX_IRQ_INDEX)
             return;
-        _pinMasked = true;
+        _pinMasked = !Traits.NeverMasks;
         Raise(vfio.VFIO_PCI_INTX_IRQ_INDEX, 0);
     }
 
