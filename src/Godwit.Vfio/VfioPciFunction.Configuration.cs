@@ -87,7 +87,7 @@ public sealed partial class VfioPciFunction
             SetInterruptPin(_layout.Pin);
         _messages = Math.Max(VectorsOf(PciIrq.Msix), VectorsOf(PciIrq.Msi));
         if (msix is not null || Msi is not null || _layout.Pin != 0)
-            _interrupts = new InterruptPump(Id, _messages + 1, Deliver);
+            _interrupts = new InterruptPump(Id, _layout.Pin != 0 ? _messages + 1 : _messages, Deliver);
 
         if (_layout.Express is { } express)
             AddExpress(express.Offset, express.PortType);

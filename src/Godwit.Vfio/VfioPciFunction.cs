@@ -177,6 +177,8 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
                 yield return Entry($"irq{i}.count", _layout.IrqCounts[i].ToString(CultureInfo.InvariantCulture));
         }
 
+        if (_layout.Pin != 0)
+            yield return Entry("pin", $"INT{(char)('A' + _layout.Pin - 1)}#");
         if (_layout.Msix is { } msix)
             yield return Entry("msix", $"{msix.Vectors} vectors, table {msix.TableBar}:0x{msix.TableOffset:x}, pba {msix.PendingBar}:0x{msix.PendingOffset:x}");
         if (_layout.Msi is { } msi)

@@ -1,7 +1,10 @@
+using System.Buffers;
 using Godwit.Iommu.Intel;
 using Godwit.Machine.Guests.Drivers;
+using Godwit.Machine.Managed;
 using Godwit.Memory;
 using Godwit.Migration;
+using Godwit.Pci;
 using Godwit.Vfio;
 
 namespace Godwit.Machine.Tests;
@@ -193,8 +196,35 @@ public class VirtualMachineTests
     public void States_come_in_load_order()
     {
         using VirtualMachine machine = VirtualMachine.Build(Small, TimeProvider.System);
-        Assert.Equal(["iommu", "pci/00/00.0", "ioapic", "power", "cpu/0"], machine.Host.States.Select(s => s.Id));
+        Assert.Equal(["iommu", "pci/00/00.0", "power", "cpu/0", "ioapic"], machine.Host.States.Select(s => s.Id));
         Assert.Equal(["iommu"], machine.Host.States.Where(s => s.LoadsAhead).Select(s => s.Id));
+    }
+
+    [Fact]
+    public void A_pin_that_is_high_while_the_states_are_loaded_reaches_its_vCPU()
+    {
+        const byte Vector = 0x41;
+        MachineConfig plain = Small with { Iommu = IommuKind.None };
+        using VirtualMachine source = VirtualMachine.Build(plain, TimeProvider.System);
+        using VirtualMachine destination = VirtualMachine.Build(plain, TimeProvider.System);
+        var function = new PinFunction();
+        destination.Board.Pci.RootBus.Attach(function, new DevFn(3, 0));
+        function.Want();
+        source.Board.IoApic.Write(0, 0x10 + (2 * (BoardLayout.FirstPciPin + 3)), 4, TransactionAttributes.Vcpu);
+        source.Board.IoApic.Write(0x10, Vector | (1 << 15), 4, TransactionAttributes.Vcpu); // level, not masked, CPU 0
+        var state = new ArrayBufferWriter<byte>();
+        for (int i = 0; i < source.Host.States.Count; i++)
+        {
+            state.ResetWrittenCount();
+            source.Host.States[i].Save(state);
+            destination.Host.States[i].Load(source.Host.States[i].Version, state.WrittenSpan);
+        }
+
+        state.ResetWrittenCount();
+        destination.Vcpus.All[0].Save(state);
+        RegisterFile registers = RegisterFile.Load(destination.Vcpus.All[0].StateVersion, state.WrittenSpan);
+        Assert.True(registers.TryTakeInterrupt(out byte vector));
+        Assert.Equal(Vector, vector);
     }
 
     [Theory]
@@ -234,5 +264,16 @@ public class VirtualMachineTests
         arrived.Wait("the destination to run");
         left.Wait("the source to be migrated away");
         Assert.Equal(0xFEED_F00DUL, destination.Board.Bus.Load<ulong>(BoardLayout.HighRamBase + 0x5000));
+    }
+
+    private sealed class PinFunction : PciFunction
+    {
+        internal PinFunction() : base("pin")
+        {
+            SetIdentity(0x1234, 0x11E8, 0xFF_00_00);
+            SetInterruptPin(1);
+        }
+
+        internal void Want() => SetInterrupt(true);
     }
 }

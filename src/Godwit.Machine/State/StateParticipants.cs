@@ -10,7 +10,8 @@ internal static class StateParticipants
 {
     /// <summary>
     /// In load order: bridges, because the vIOMMU finds its tables by their bus numbers; then the vIOMMU, whose load maps the devices' memory
-    /// from tables in RAM; then functions; then vCPUs.
+    /// from tables in RAM; then functions; then vCPUs; and the I/O APIC last, which until then is as after reset and sends nothing: a message to
+    /// a vCPU whose state comes afterwards would be lost, and its end never be told.
     /// </summary>
     public static IReadOnlyList<IStateParticipant> For(Board board, IReadOnlyList<IVcpu> vcpus)
     {
@@ -20,9 +21,9 @@ internal static class StateParticipants
         if (board.Iommu is { } iommu)
             result.Add(new IommuState(iommu));
         result.AddRange(functions.Where(f => f is not PciBridge).Select(f => new PciFunctionState(f)));
-        result.Add(new PlatformState("ioapic", board.IoApic.Save, state => LoadIoApic(board, state)));
         result.Add(new PlatformState("power", board.Power.Save, board.Power.Load));
         result.AddRange(vcpus.Select(v => new VcpuState(v)));
+        result.Add(new PlatformState("ioapic", board.IoApic.Save, state => LoadIoApic(board, state)));
         return result;
     }
 

@@ -16,6 +16,7 @@ public sealed class KernelPinTests : IDisposable
         using VfioPciFunction function = _host.Plug();
         Assert.Equal(2u, function.ReadConfig(0x3D, 1));
         Assert.Equal(_host.Input, function.InterruptInput);
+        Assert.Contains(new KeyValuePair<string, string>($"vfio.{function.Id}.pin", "INTB#"), function.Describe());
         Assert.Null(_host.Device.EnabledIrq);
         FakeHost.Boot(function);
         Assert.Equal(PciIrq.Intx, _host.Device.EnabledIrq);
@@ -130,6 +131,7 @@ public sealed class KernelPinTests : IDisposable
         using VfioPciFunction function = host.Plug();
         FakeHost.Boot(function);
         Assert.Equal(0u, function.ReadConfig(0x3D, 1));
+        Assert.DoesNotContain(function.Describe(), e => e.Key.EndsWith(".pin", StringComparison.Ordinal));
         Assert.Null(host.Device.EnabledIrq);
     }
 }

@@ -8,7 +8,7 @@ namespace Godwit.Machine;
 /// An I/O APIC with 24 pins (Intel 82093AA datasheet) and an EOI register: pins become messages, which pass the vIOMMU's interrupt remapping
 /// as those of a device do. Any thread.
 /// </summary>
-/// <param name="send">Sends a message: address and data. Called without a lock held.</param>
+/// <param name="send">Sends a message: address and data. Called without a lock of its own held, but with those of whoever drives a pin: it must not lead back to them.</param>
 /// <param name="ended">
 /// Told a level-triggered pin whose interrupt a CPU has handled, before it may send again: whoever drives it looks whether he still wants to. Called without
 /// a lock held.
