@@ -30,4 +30,20 @@ public sealed class MemFd : FileDescriptor
             throw;
         }
     }
+
+    /// <summary>
+    /// How much of a file of somebody else can be mapped without a fear of SIGBUS, whatever its owner does with it: its size when it is sealed against shrinking
+    /// (fcntl(2), F_SEAL_SHRINK), else 0. So it is for one of huge pages, which its owner can still punch holes into (fallocate(2)): where an ordinary page would
+    /// come back as zeros, there may be no huge page to be had.
+    /// </summary>
+    public static unsafe ulong SizeThatStays(FileDescriptor file)
+    {
+        int seals = unistd.fcntl(file, unistd.F_GET_SEALS, 0);
+        if (seals < 0 || (seals & unistd.F_SEAL_SHRINK) == 0)
+            return 0;
+        statfs.statfs_t system;
+        if (statfs.fstatfs(file, &system) != 0 || (uint)system.f_type == statfs.HUGETLBFS_MAGIC)
+            return 0;
+        return stat.Of(file).Size;
+    }
 }

@@ -12,8 +12,8 @@ public sealed record VfioDeviceOptions
     /// <summary>The device of the host's kernel; null for one served over vfio-user. Exactly one of both is set.</summary>
     public KernelDeviceOptions? Kernel { get; init; }
 
-    /// <summary>False adds a blocker: the user does not want this device migrated.</summary>
-    public bool EnableMigration { get; init; } = true;
+    /// <summary>Whether it is to be migrated, and at what price.</summary>
+    public EnableMigration EnableMigration { get; init; }
 
     /// <summary>How its writes are to be followed during a migration.</summary>
     public DirtyTrackingMode DirtyTracking { get; init; }

@@ -1,3 +1,4 @@
+using System.Buffers.Binary;
 using Godwit.Memory;
 using Godwit.Pci;
 using Godwit.Pci.Spec;
@@ -18,6 +19,8 @@ public sealed partial class VfioPciFunction
     private volatile string? _interruptsRefused; // what the device answered, while the guest wants what it refused
     private int _messages; // eventfds of MSI and MSI-X vectors; that of the pin comes behind them
     private int _express;
+    private readonly Lock _commandPush = new();
+    private bool _dmaHeld; // under _commandPush
 
     /// <inheritdoc/>
     public override void WriteConfig(int offset, uint value, int size)
@@ -93,6 +96,12 @@ public sealed partial class VfioPciFunction
             AddExpress(express.Offset, express.PortType);
         foreach (string omitted in _layout.Omitted)
             _notices.Post($"{Id}: {omitted}");
+        if (_leavesState)
+        {
+            _notices.Post(
+                $"{Id}: it cannot save its state, and a migration leaves that behind (enable-migration=force); the guest finds a device there that "
+                + (_layout.CanReset ? "has been reset, and must set it up again" : "is as its host has it, because it cannot be reset, and must set it up again"));
+        }
     }
 
     /// <summary>Vectors of an index that device and guest have both.</summary>
@@ -114,9 +123,9 @@ public sealed partial class VfioPciFunction
     }
 
     /// <summary>What cannot be mapped is reached as without.</summary>
-    private void MapBar(int index)
+    private void MapBar(int index, IReadOnlyList<SparseArea> doorbells)
     {
-        List<SparseArea> keepOut = [];
+        List<SparseArea> keepOut = [.. doorbells]; // a store into mapped memory would ring none
         if (_layout.Msix is { } msix)
         {
             if (msix.TableBar == index)
@@ -139,9 +148,9 @@ public sealed partial class VfioPciFunction
     private ContainerRegion BuildBar(DeviceBar bar, MsixTable? msix, bool post)
     {
         var region = new ContainerRegion($"{Id} bar {bar.Index}", bar.BarBytes);
-        int doorbells = _device.UseDoorbells(bar.Index, bar.RegionBytes);
-        if (_options.MapBars && doorbells == 0) // a store into mapped memory would ring none
-            MapBar(bar.Index);
+        IReadOnlyList<SparseArea> doorbells = _device.UseDoorbells(bar.Index, bar.RegionBytes);
+        if (_options.MapBars)
+            MapBar(bar.Index, doorbells);
         var access = new BarAccess(_device, Id, bar.Index, post, _notices);
         using TopologyTransaction transaction = _topology.Begin();
         _topology.Add(region, default, new MmioRegion($"{Id} bar {bar.Index} trapped", bar.RegionBytes, access));
@@ -177,9 +186,8 @@ public sealed partial class VfioPciFunction
     {
         try
         {
-            Span<byte> command = stackalloc byte[2];
-            System.Buffers.Binary.BinaryPrimitives.WriteUInt16LittleEndian(command, (ushort)Config.Read(ConfigOffset.Command, 2));
-            _device.WriteRegion(PciRegion.Config, ConfigOffset.Command, command, posted: false);
+            lock (_commandPush)
+                WriteCommand();
         }
         catch (DeviceRefusedException e)
         {
@@ -188,6 +196,36 @@ public sealed partial class VfioPciFunction
         catch (DeviceLostException)
         {
             // Lost says so; the guest sees a function that does nothing.
+        }
+    }
+
+    /// <summary>What the guest has in it, as it is now: two vCPUs that write it at a time must not leave the older in the device. Under <see cref="_commandPush"/>.</summary>
+    private void WriteCommand()
+    {
+        uint value = Config.Read(ConfigOffset.Command, 2);
+        if (_dmaHeld)
+            value &= ~(uint)ConfigBits.CommandBusMaster;
+        Span<byte> command = stackalloc byte[2];
+        BinaryPrimitives.WriteUInt16LittleEndian(command, (ushort)value);
+        _device.WriteRegion(PciRegion.Config, ConfigOffset.Command, command, posted: false);
+    }
+
+    /// <summary>
+    /// Keeps Bus Master Enable from the device, whatever the guest says, or gives it what the guest says. A function without it sends no memory
+    /// request (PCI Express 5.0, 7.5.1.1.3), and the completion of a read does not overtake what it has sent before (2.4.1).
+    /// </summary>
+    private void HoldDma(bool held)
+    {
+        lock (_commandPush)
+        {
+            _dmaHeld = held;
+            WriteCommand();
+            if (!held)
+                return;
+            Span<byte> command = stackalloc byte[2];
+            _device.ReadRegion(PciRegion.Config, ConfigOffset.Command, command);
+            if ((BinaryPrimitives.ReadUInt16LittleEndian(command) & ConfigBits.CommandBusMaster) != 0)
+                throw new DeviceRefusedException("to have its DMA held back (Bus Master Enable stays set)", Interop.Linux.Errno.EIO);
         }
     }
 

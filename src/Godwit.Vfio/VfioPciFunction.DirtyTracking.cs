@@ -32,7 +32,7 @@ public sealed partial class VfioPciFunction
 
     private void ChooseSource(bool nested)
     {
-        _choice = DirtySourceChoice.Of(Id, _options.DirtyTracking, _logsDma, _device.HostIommu?.Traits, nested);
+        _choice = DirtySourceChoice.Of(Id, _options.DirtyTracking, _logsDma, _device.HostIommu?.Traits, nested, _leavesState);
         var marker = new DirtyMarker(_dirtyLog);
         _source = _choice.Kind switch
         {

@@ -16,6 +16,8 @@ public sealed partial class VfioPciFunction
     {
         get
         {
+            if (_leavesState)
+                return 0;
             try
             {
                 return _device.GetStopCopySize();

@@ -21,7 +21,8 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
     private readonly MemoryTopology _topology;
     private readonly DeviceLayout _layout;
     private readonly DmaShadow _shadow;
-    private readonly DeviceStateMachine _states;
+    private readonly IDeviceStates _states;
+    private readonly bool _leavesState; // behind, in a migration
     private readonly NoticeBoard _notices = new();
     private readonly DmaMessageRelay? _relay;
     private bool _attached, _listening, _disposed;
@@ -37,8 +38,10 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
         _logsDma = device.SupportsDmaLogging();
         _dirtyLog = ram.Dirty;
         _shadow = new DmaShadow(Id, device, device.CutOff, ram, new GpaResolver(topology.System), _notices);
+        MigrationSupport support = device.GetMigrationSupport();
+        _leavesState = options.EnableMigration == EnableMigration.Force && (support & MigrationSupport.StopCopy) == 0;
         ChooseSource(nested: false);
-        _states = new DeviceStateMachine(Id, device, device.GetMigrationSupport(), ResetDevice, _notices);
+        _states = _leavesState ? new StatelessDevice(Id, HoldDma, _notices) : new DeviceStateMachine(Id, device, support, ResetDevice, _notices);
         _states.Changed += () => StateChanged?.Invoke(this);
         BuildConfiguration();
         _device.Lost.GetAwaiter().OnCompleted(OnLost);
@@ -136,15 +139,16 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
     public IReadOnlyList<MigrationBlocker> QueryBlockers(int migratableDevicesInMachine)
     {
         List<MigrationBlocker> blockers = [];
-        if (!_options.EnableMigration)
+        if (_options.EnableMigration == EnableMigration.Off)
             blockers.Add(new MigrationDisabledBlocker { Subject = Id });
         if (_device.Lost.IsCompletedSuccessfully)
             blockers.Add(new DeviceLostBlocker { Subject = Id, Cause = _device.Lost.Result });
         if (_states.State == DeviceMigrationState.Error)
             blockers.Add(new DeviceInErrorBlocker { Subject = Id });
-        if (_states.Support == MigrationSupport.None)
+        // One that leaves its state behind does no DMA from the moment on when the others must not be written to.
+        if (_states.Support == MigrationSupport.None && !_leavesState)
             blockers.Add(new DeviceWithoutMigrationBlocker { Subject = Id });
-        else if (migratableDevicesInMachine > 1 && (_states.Support & MigrationSupport.P2P) == 0)
+        else if (migratableDevicesInMachine > 1 && (_states.Support & MigrationSupport.P2P) == 0 && !_leavesState)
             blockers.Add(new NoPeerToPeerBlocker { Subject = Id, Devices = migratableDevicesInMachine });
         _device.AddBlockers(Id, blockers);
         if (_interruptsRefused is { } interrupts)
@@ -183,7 +187,7 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
             yield return Entry("msix", $"{msix.Vectors} vectors, table {msix.TableBar}:0x{msix.TableOffset:x}, pba {msix.PendingBar}:0x{msix.PendingOffset:x}");
         if (_layout.Msi is { } msi)
             yield return Entry("msi", $"{msi.Vectors} vectors, {(msi.Wide ? 64 : 32)}-bit addresses");
-        yield return Entry("migration", _states.Support == MigrationSupport.None ? "none" : _states.Support.ToString());
+        yield return Entry("migration", _leavesState ? "without its state" : _states.Support == MigrationSupport.None ? "none" : _states.Support.ToString());
         yield return Entry("dma-logging", _logsDma ? "yes" : "no");
 
         KeyValuePair<string, string> Entry(string name, string value) => new($"vfio.{Id}.{name}", value);

@@ -109,14 +109,14 @@ public sealed class ArgumentTests
         VfioDeviceOptions all = DeviceArgument.Parse("vfio-user,socket=/tmp/a,,b.sock,id=nvme0,enable-migration=off", 3);
         Assert.Equal("/tmp/a,b.sock", all.Socket);
         Assert.Equal("nvme0", all.Id);
-        Assert.False(all.EnableMigration);
+        Assert.Equal(EnableMigration.Off, all.EnableMigration);
         Assert.False(all.MapBars);
         Assert.True(DeviceArgument.Parse("vfio-user,socket=x,map-bars=on", 0).MapBars);
         Assert.True(DeviceArgument.Parse("vfio,host=0000:3b:00.2,map-bars=on", 0).MapBars);
         Assert.Equal(TimeSpan.FromMilliseconds(1500), DeviceArgument.Parse("vfio-user,socket=x,reply-timeout=1500ms", 0).ReplyTimeout);
         VfioDeviceOptions least = DeviceArgument.Parse("vfio-user,socket=x", 3);
         Assert.Equal("vfio3", least.Id);
-        Assert.True(least.EnableMigration);
+        Assert.Equal(EnableMigration.Auto, least.EnableMigration);
     }
 
     [Fact]
@@ -143,7 +143,7 @@ public sealed class ArgumentTests
     [InlineData("virtio,socket=a", "'virtio' is not known")]
     [InlineData("vfio-user,socket=a,speed=9", "'speed' is not a setting")]
     [InlineData("vfio-user,socket=a,socket=b", "'socket' is given twice")]
-    [InlineData("vfio-user,socket=a,enable-migration=maybe", "on or off, not 'maybe'")]
+    [InlineData("vfio-user,socket=a,enable-migration=maybe", "auto, off or force, not 'maybe'")]
     [InlineData("vfio-user,socket=a,map-bars=yes", "map-bars must be on or off, not 'yes'")]
     [InlineData("vfio-user,socket=a,dirty-tracking=guess", "auto, device, iommu, pessimistic or off, not 'guess'")]
     [InlineData("vfio-user,socket=a,reply-timeout=0", "reply-timeout '0'")]

@@ -86,4 +86,32 @@ public sealed unsafe class MemFdTests
         Assert.Equal(1, unistd.pread(file, &last, 1, length - 1));
         Assert.Equal(0, unistd.pread(file, &last, 1, length));
     }
+
+    [Fact]
+    public void Only_a_sealed_file_of_ordinary_pages_stays_whatever_its_owner_does()
+    {
+        using MemFd file = MemFd.Create("sealed", 8192);
+        Assert.Equal(8192UL, MemFd.SizeThatStays(file));
+        using FileDescriptor open = Anonymous(mman.MFD_ALLOW_SEALING);
+        Assert.Equal(0UL, MemFd.SizeThatStays(open));
+        Assert.Equal(0, unistd.fcntl(open, unistd.F_ADD_SEALS, unistd.F_SEAL_SHRINK));
+        Assert.Equal(HugePage, MemFd.SizeThatStays(open));
+        using FileDescriptor huge = Anonymous(mman.MFD_ALLOW_SEALING | mman.MFD_HUGETLB);
+        if (huge.IsInvalid)
+            Assert.Skip("this kernel has no huge pages");
+        Assert.Equal(0, unistd.fcntl(huge, unistd.F_ADD_SEALS, unistd.F_SEAL_SHRINK));
+        Assert.Equal(0UL, MemFd.SizeThatStays(huge));
+    }
+
+    private const ulong HugePage = 2 << 20;
+
+    private static FileDescriptor Anonymous(uint flags)
+    {
+        int number = mman.memfd_create("foreign", mman.MFD_CLOEXEC | flags);
+        if (number < 0)
+            return new FileDescriptor();
+        FileDescriptor file = FileDescriptor.Adopt(number);
+        Assert.Equal(0, unistd.ftruncate(file, (long)HugePage));
+        return file;
+    }
 }

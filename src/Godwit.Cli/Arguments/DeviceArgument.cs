@@ -5,7 +5,7 @@ namespace Godwit.Cli;
 
 /// <summary>
 /// The argument of <c>--device</c>: <c>vfio-user,socket=PATH</c> or <c>vfio,host=ADDRESS|SYSFS-PATH</c> or <c>vfio,fd=N</c>, each with
-/// <c>[,id=NAME][,enable-migration=on|off][,dirty-tracking=MODE][,map-bars=on|off]</c>, for vfio-user <c>[,reply-timeout=TIME]</c>, and for vfio <c>[,host-iommu=auto|type1|iommufd]</c>.
+/// <c>[,id=NAME][,enable-migration=auto|off|force][,dirty-tracking=MODE][,map-bars=on|off]</c>, for vfio-user <c>[,reply-timeout=TIME]</c>, and for vfio <c>[,host-iommu=auto|type1|iommufd]</c>.
 /// </summary>
 internal static class DeviceArgument
 {
@@ -42,7 +42,7 @@ internal static class DeviceArgument
                     options = options with { Id = Name(value) };
                     break;
                 case "enable-migration":
-                    options = options with { EnableMigration = Switch(key, value) };
+                    options = options with { EnableMigration = Migration(value) };
                     break;
                 case "dirty-tracking":
                     options = options with { DirtyTracking = Tracking(value) };
@@ -90,6 +90,15 @@ internal static class DeviceArgument
         "type1" => HostIommuKind.Type1,
         "iommufd" => HostIommuKind.Iommufd,
         _ => throw new FormatException($"host-iommu must be auto, type1 or iommufd, not '{value}'"),
+    };
+
+    /// <summary>"on" is what it was called before there was more than off; it never costs a device its state.</summary>
+    private static EnableMigration Migration(string value) => value switch
+    {
+        "auto" or "on" => EnableMigration.Auto,
+        "off" => EnableMigration.Off,
+        "force" => EnableMigration.Force,
+        _ => throw new FormatException($"enable-migration must be auto, off or force, not '{value}'"),
     };
 
     private static DirtyTrackingMode Tracking(string value) => value switch

@@ -30,7 +30,7 @@ internal static class RunCommand
         DefaultedOption<ulong> memory = CommonOptions.Memory(1UL << 30);
         var devices = new Option<VfioDeviceOptions[]>("--device")
         {
-            Description = "Plug a device: vfio-user,socket=PATH or vfio,host=ADDRESS|SYSFS-PATH or vfio,fd=N (with host-iommu=auto|type1|iommufd), and [,id=NAME][,enable-migration=on|off][,dirty-tracking=auto|device|iommu|pessimistic|off][,map-bars=on|off]. May be given several times; they get the slots "
+            Description = "Plug a device: vfio-user,socket=PATH or vfio,host=ADDRESS|SYSFS-PATH or vfio,fd=N (with host-iommu=auto|type1|iommufd), and [,id=NAME][,enable-migration=auto|off|force][,dirty-tracking=auto|device|iommu|pessimistic|off][,map-bars=on|off]. May be given several times; they get the slots "
                 + "from 00:03.0 on.",
             HelpName = "DEVICE",
             CustomParser = static result => CommonOptions.Parsed(result, "--device", () => Devices(result.Tokens)),

@@ -81,7 +81,9 @@ public static class ConfigBits
     /// <summary>Memory space enable (7.5.1.1.3).</summary>
     public const ushort CommandMemorySpace = 1 << 1;
 
-    internal const ushort CommandBusMaster = 1 << 2;     // 7.5.1.1.3
+    /// <summary>Bus Master Enable (7.5.1.1.3).</summary>
+    public const ushort CommandBusMaster = 1 << 2;
+
     internal const ushort CommandInterruptDisable = 1 << 10; // 7.5.1.1.3
     internal const uint StatusInterrupt = 1 << 3;        // 7.5.1.1.4
 

@@ -31,9 +31,9 @@ internal interface IDeviceAccess
 
     /// <summary>
     /// Has <see cref="WriteRegion"/> use eventfds instead of messages where the device offers them in a region of <paramref name="size"/>
-    /// bytes. Returns in how many places; a back end without messages has none.
+    /// bytes. Returns where: a store through a mapping would ring none. A back end without messages has none.
     /// </summary>
-    int UseDoorbells(int index, ulong size) => 0;
+    IReadOnlyList<SparseArea> UseDoorbells(int index, ulong size) => [];
 
     /// <summary>VFIO_DEVICE_SET_IRQS with eventfds to trigger, from vector 0.</summary>
     void SetIrqEventFds(int index, ReadOnlySpan<EventFd?> fds);

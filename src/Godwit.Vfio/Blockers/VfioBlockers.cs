@@ -26,7 +26,7 @@ public sealed record DeviceWithoutMigrationBlocker : MigrationBlocker
     public override string Reason => "The device does not offer migration of its state (VFIO_MIGRATION_STOP_COPY)";
 
     /// <inheritdoc/>
-    public override string WayOut => "Use a device or driver that can save its state, or unplug it";
+    public override string WayOut => "Use a device or driver that can save its state, unplug it, or, if the guest can bear to find it reset, plug it with enable-migration=force";
 }
 
 /// <summary>Several devices, of which one cannot stop its DMA to the others first.</summary>

@@ -16,7 +16,8 @@ internal readonly record struct DirtySourceChoice(DirtySourceKind Kind, Migratio
     /// Whether the guest owns the first stage of translation. The device then logs addresses that the VMM cannot attribute, while the host's
     /// IOMMU still has bits by GPA.
     /// </param>
-    public static DirtySourceChoice Of(string device, DirtyTrackingMode wanted, bool logsDma, HostIommuTraits? host, bool nested)
+    /// <param name="forced">Whether it is to migrate at any price: what does not tell a page from another is better than nothing then.</param>
+    public static DirtySourceChoice Of(string device, DirtyTrackingMode wanted, bool logsDma, HostIommuTraits? host, bool nested, bool forced = false)
     {
         switch (wanted)
         {
@@ -37,8 +38,10 @@ internal readonly record struct DirtySourceChoice(DirtySourceKind Kind, Migratio
                 bool hostTracks = host is { TracksWrites: true };
                 if (logsDma && !(nested && hostTracks))
                     return new(DirtySourceKind.DeviceLog, null);
-                return hostTracks
-                    ? new(DirtySourceKind.HostIommu, null)
+                if (hostTracks || (forced && host is not null))
+                    return new(DirtySourceKind.HostIommu, null);
+                return forced
+                    ? new(DirtySourceKind.Pessimistic, null)
                     : new(DirtySourceKind.None, new NoDirtySourceBlocker { Subject = device });
         }
     }

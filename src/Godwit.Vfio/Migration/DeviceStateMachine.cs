@@ -9,7 +9,7 @@ namespace Godwit.Vfio;
 /// at a time, so that after a failure it is known where the device is. A device in ERROR, or one whose state cannot be asked, is reset, which
 /// leaves it in RUNNING. One caller at a time, but <see cref="State"/> may be read by any thread.
 /// </summary>
-internal sealed class DeviceStateMachine
+internal sealed class DeviceStateMachine : IDeviceStates
 {
     /// <summary>Bytes of its own state with which a device rehearses; it is held in memory.</summary>
     internal const int MaxRehearsal = 16 << 20;

@@ -25,31 +25,48 @@ internal static class MappableAreas
     /// <param name="page">Bytes of a page of the host; a power of two.</param>
     public static List<SparseArea> Choose(ulong size, IEnumerable<SparseArea> offered, ReadOnlySpan<SparseArea> keepOut, ulong page)
     {
+        List<(ulong First, ulong Past)> holes = Holes(keepOut, page);
         List<SparseArea> result = [];
         foreach (SparseArea area in offered.Take(Most))
         {
             ulong end = area.Offset + area.Size;
-            Add(result, RoundUp(area.Offset, page), end == size ? end : end & ~(page - 1), keepOut, page);
+            if (end != size)
+                end &= ~(page - 1);
+            ulong start = RoundUp(area.Offset, page);
+            foreach ((ulong first, ulong past) in holes)
+            {
+                if (past <= start)
+                    continue;
+                if (first >= end)
+                    break;
+                Add(result, start, first);
+                start = past;
+            }
+
+            Add(result, start, end);
         }
 
         return result;
     }
 
-    private static void Add(List<SparseArea> result, ulong start, ulong end, ReadOnlySpan<SparseArea> keepOut, ulong page)
+    /// <summary>The pages that are kept out, in order; a device may name any number.</summary>
+    private static List<(ulong First, ulong Past)> Holes(ReadOnlySpan<SparseArea> keepOut, ulong page)
     {
-        if (start >= end || result.Count == Most)
-            return;
+        List<(ulong First, ulong Past)> holes = [];
         foreach (SparseArea hole in keepOut)
         {
-            ulong first = hole.Offset & ~(page - 1), past = RoundUp(hole.Offset + hole.Size, page);
-            if (hole.Size == 0 || past <= start || first >= end)
-                continue;
-            Add(result, start, Math.Min(first, end), keepOut, page);
-            Add(result, Math.Max(past, start), end, keepOut, page);
-            return;
+            if (hole.Size > 0)
+                holes.Add((hole.Offset & ~(page - 1), RoundUp(hole.Offset + hole.Size, page)));
         }
 
-        result.Add(new SparseArea(start, end - start));
+        holes.Sort();
+        return holes;
+    }
+
+    private static void Add(List<SparseArea> result, ulong start, ulong end)
+    {
+        if (start < end && result.Count < Most)
+            result.Add(new SparseArea(start, end - start));
     }
 
     private static ulong RoundUp(ulong value, ulong page) => (value + (page - 1)) & ~(page - 1);

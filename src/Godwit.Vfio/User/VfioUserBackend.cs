@@ -83,11 +83,10 @@ internal sealed class VfioUserBackend : IVfioBackend
         List<SparseArea> areas = MappableAreas.Of(info, keepOut);
         if (file is null || areas.Count == 0)
             return 0;
-        // Memory of a file that the device's process can cut short ends whoever maps it (SIGBUS).
-        int seals = unistd.fcntl(file, unistd.F_GET_SEALS, 0);
-        ulong bytes = seals >= 0 && (seals & unistd.F_SEAL_SHRINK) != 0 ? stat.Of(file).Size : 0;
+        // Memory of a file that the device's process can take away ends whoever uses it (SIGBUS).
+        ulong bytes = MemFd.SizeThatStays(file);
         if (info.FileOffset > bytes || areas.Max(a => a.Offset + a.Size) > bytes - info.FileOffset)
-            throw new DeviceRefusedException($"a file of region {index} that is as long as what it offers and sealed against shrinking (fcntl(2), F_SEAL_SHRINK)", Errno.EPERM);
+            throw new DeviceRefusedException($"a file of region {index} that is as long as what it offers and sealed against shrinking (fcntl(2), F_SEAL_SHRINK), and not of huge pages", Errno.EPERM);
         _mappings.Open();
         return _mappings.Map(index, areas, (SparseArea area, out MemoryMapping? mapping) =>
             MemoryMapping.TryMapShared(file, info.FileOffset + area.Offset, MappableAreas.BytesMapped(area), writable: true, out mapping));
@@ -124,7 +123,7 @@ internal sealed class VfioUserBackend : IVfioBackend
     }
 
     /// <inheritdoc/>
-    public int UseDoorbells(int index, ulong size) => Guard(() => _client.UseDoorbells(index, size));
+    public IReadOnlyList<SparseArea> UseDoorbells(int index, ulong size) => Guard(() => _client.UseDoorbells(index, size) > 0 ? _client.GetDoorbells(index) : []);
 
     /// <inheritdoc/>
     public void SetIrqEventFds(int index, ReadOnlySpan<EventFd?> fds)

@@ -51,6 +51,14 @@ public sealed partial class VfioUserClient
         }
     }
 
+    /// <summary>Where <see cref="UseDoorbells"/> has found some in a region; writes elsewhere in it ring none.</summary>
+    public IReadOnlyList<SparseArea> GetDoorbells(int index)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(index);
+        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(index, WireLimits.MaxRegions);
+        return _ioEvents?[index] is { } table ? [.. table.Places] : [];
+    }
+
     /// <summary>How many region writes have gone by eventfd.</summary>
     public long DoorbellsRung => Volatile.Read(ref _doorbellsRung);
 

@@ -22,7 +22,7 @@ internal static class CHeaders
         ["socket"] = ["sys/socket.h", "sys/un.h", "sys/uio.h", "sys/time.h"],
         ["spawn"] = ["spawn.h"],
         ["stat"] = ["sys/stat.h", "fcntl.h"],
-        ["statfs"] = ["sys/vfs.h"],
+        ["statfs"] = ["sys/vfs.h", "linux/magic.h"],
         ["ucred"] = ["sys/socket.h"],
         ["unistd"] = ["unistd.h", "fcntl.h"],
         ["vfio"] = ["linux/vfio.h"],

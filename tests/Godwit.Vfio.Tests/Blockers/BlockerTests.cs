@@ -17,9 +17,9 @@ public sealed class BlockerTests
     [Fact]
     public void SwitchedOffByTheUser()
     {
-        using var machine = new PassthroughMachine(configure: o => o with { EnableMigration = false });
+        using var machine = new PassthroughMachine(configure: o => o with { EnableMigration = EnableMigration.Off });
         AssertOnly<MigrationDisabledBlocker>(machine, "device-migration-disabled");
-        using var on = new PassthroughMachine(configure: o => o with { EnableMigration = true });
+        using var on = new PassthroughMachine(configure: o => o with { EnableMigration = EnableMigration.Auto });
         Assert.Empty(on.Function.QueryBlockers(1));
     }
 

@@ -40,6 +40,15 @@ public sealed class MappableAreasTests
         Assert.Equal(MappableAreas.Most, Choose(1 << 24, offered).Count);
     }
 
+    [Fact]
+    public void Nor_keep_it_busy_or_deep_with_doorbells()
+    {
+        SparseArea[] doorbells = [.. Enumerable.Range(0, 200_000).Select(i => new SparseArea((ulong)(200_000 - i) * 2 * Page, 8))];
+        List<SparseArea> chosen = Choose(1UL << 40, [new(0, 1UL << 40)], doorbells);
+        Assert.Equal(MappableAreas.Most, chosen.Count);
+        Assert.Equal([new(0, 2 * Page), new(3 * Page, Page)], chosen.Take(2));
+    }
+
     /// <summary>Page by page, against what is offered and kept out.</summary>
     [Fact]
     public void A_page_is_mapped_exactly_when_all_of_it_is_offered_and_none_kept_out()

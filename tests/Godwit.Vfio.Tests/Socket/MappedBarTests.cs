@@ -68,6 +68,19 @@ public sealed class MappedBarTests : IDisposable
     }
 
     [Fact]
+    public void A_page_with_doorbells_is_left_out_so_that_they_ring()
+    {
+        using var memory = MemoryMapping.MapShared(_file, 0, Bytes, writable: true);
+        using var machine = new PassthroughMachine(Offering(_file, new DoorbellRange(0x3010, 2)), configure: o => o with { MapBars = true });
+        machine.Boot();
+        machine.Write(0x1000, 0x55, 4);
+        Assert.Equal(0x55UL, Word(memory, 0x1000));
+        machine.Write(0x3010, 0x66, 4);
+        machine.Write(0x3018, 0x77, 4); // beside them, on the same page
+        Assert.Equal((0UL, 0UL), (Word(memory, 0x3010), Word(memory, 0x3018)));
+    }
+
+    [Fact]
     public void Without_being_asked_nothing_is_mapped()
     {
         using var machine = new PassthroughMachine(Offering(_file));
@@ -77,14 +90,14 @@ public sealed class MappedBarTests : IDisposable
 
     private static unsafe ulong Word(MemoryMapping memory, ulong offset) => *(ulong*)(memory.Address + offset);
 
-    private static DmaTestDevice Offering(FileDescriptor file)
+    private static DmaTestDevice Offering(FileDescriptor file, params DoorbellRange[] doorbells)
     {
         var device = new DmaTestDevice();
         return new DmaTestDevice
         {
             Description = device.Description with
             {
-                Regions = new Dictionary<int, DeviceRegion>(device.Description.Regions) { [PciRegion.Bar0] = new(Bytes, file, [new SparseArea(0x1000, 0x3000)]) },
+                Regions = new Dictionary<int, DeviceRegion>(device.Description.Regions) { [PciRegion.Bar0] = new(Bytes, file, [new SparseArea(0x1000, 0x3000)], doorbells) },
             },
         };
     }

@@ -17,7 +17,10 @@ public sealed class DoorbellTests
         var seen = new ConcurrentQueue<Command>();
         using var relay = new SpoiledDevice(served.Path, new Spoil(Before: exchange => seen.Enqueue(exchange.Command)));
         using var client = VfioUserClient.Connect(relay.Path, new VfioUserClientOptions { ReplyTimeout = TestServer.Patience }, new NoDma());
+        Assert.Empty(client.GetDoorbells(PciRegion.Bar0));
         Assert.Equal(Count, client.UseDoorbells(PciRegion.Bar0, 0x4000));
+        Assert.Equal(Enumerable.Range(0, Count).Select(i => new SparseArea(First + (4 * (ulong)i), 4)), client.GetDoorbells(PciRegion.Bar0));
+        Assert.Empty(client.GetDoorbells(PciRegion.Bar0 + 1));
         int before = seen.Count;
         var arrived = new BlockingCollection<(ulong, uint)>();
         served.Device.OnWrite = (_, offset, data) => { arrived.Add((offset, BitConverter.ToUInt32(data))); return Errno.None; };

@@ -12,6 +12,7 @@ internal readonly record struct EduOptions
         new("pages", "512", "pages of memory that the device copies among") { Min = 2, Max = MaxPages },
         new("unmap-percent", "10", "share of the transfers to memory whose page is unmapped while they go on") { Max = 100 },
         new("pin", "0", "1: interrupts come by the device's pin and the I/O APIC, instead of by MSI") { Max = 1 },
+        new("resets", "0", "1: a device that was reset by whoever runs the machine is set up again, instead of counting as one that loses its work") { Max = 1 },
         new("seed", "1", "seed of all that is random and of the patterns"),
     ];
 
@@ -20,6 +21,8 @@ internal readonly record struct EduOptions
     public uint UnmapPercent { get; init; }
 
     public bool UsesPin { get; init; }
+
+    public bool BearsResets { get; init; }
 
     public ulong Seed { get; init; }
 
@@ -36,6 +39,7 @@ internal readonly record struct EduOptions
             Pages = (uint)values["pages"],
             UnmapPercent = (uint)values["unmap-percent"],
             UsesPin = values["pin"] != 0,
+            BearsResets = values["resets"] != 0,
             Seed = (ulong)values["seed"],
         };
     }

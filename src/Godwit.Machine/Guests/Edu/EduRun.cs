@@ -15,6 +15,8 @@ internal static class EduRun
     private const ulong SweepInterval = 10_000_000;
     private const uint PagesPerSweep = 8;
     private const ulong Timeout = 30_000_000_000;
+    private const ulong LongWork = 1_000_000_000; // a transfer takes a tenth of it
+    private const uint Alive = 0x5DEE_CE66;
     private const int FactorialEvery = 8;
     private const uint LargestArgument = 40; // 34! and above are 0 modulo 2^32
     private const int WordsPerPage = (int)(RamPage.Size / sizeof(ulong));
@@ -23,7 +25,9 @@ internal static class EduRun
     public static void Run(GuestCpu cpu, ref EduControl control)
     {
         ulong now = cpu.Clock;
-        if (control.Work != EduWork.None && HasEnded(cpu, ref control, now))
+        if (control.Options.BearsResets && control.Work != EduWork.None && now > control.WorkStarted + LongWork && WasReset(cpu, control))
+            GiveUp(cpu, ref control);
+        else if (control.Work != EduWork.None && HasEnded(cpu, ref control, now))
             Finish(cpu, ref control);
         if (control.Work == EduWork.None)
         {
@@ -145,6 +149,22 @@ internal static class EduRun
         return true;
     }
 
+    /// <summary>The device does not know the word any more that it was given with its work.</summary>
+    private static bool WasReset(GuestCpu cpu, in EduControl control) => cpu.ReadMmio32(control.Registers + EduRegisters.Liveness) != ~Alive;
+
+    /// <summary>Its work was lost with the device's state. A page that the device was writing holds whatever had arrived.</summary>
+    private static void GiveUp(GuestCpu cpu, ref EduControl control)
+    {
+        if (control.Work == EduWork.ToDevice)
+            Unmap(cpu, ref control, control.FromIova);
+        else if (control.Work == EduWork.ToMemory)
+            Unmap(cpu, ref control, control.ToIova);
+        if (control.Work is EduWork.ToMemory or EduWork.ToUnmapped)
+            Rewrite(cpu.Bus, ref control, control.To);
+        control.Work = EduWork.None;
+        CountFaults(cpu, ref control);
+    }
+
     private static void Transfer(GuestCpu cpu, ref EduControl control, EduWork work, ulong source, ulong destination, uint direction)
     {
         Begin(cpu, ref control, work);
@@ -159,6 +179,8 @@ internal static class EduRun
         control.Work = work;
         control.WorkStarted = cpu.Clock;
         control.Causes = 0;
+        if (control.Options.BearsResets)
+            cpu.WriteMmio32(control.Registers + EduRegisters.Liveness, Alive); // reads back inverted ("MMIO area spec")
     }
 
     private static Iova Map(GuestCpu cpu, ref EduControl control, uint page, ulong rights)

@@ -81,8 +81,24 @@ public sealed class KernelExaminer
             result = new CheckResult(name, meaning, CheckOutcome.Fail, e.Message);
         }
 
+        if (result.Outcome == CheckOutcome.Fail)
+            BringBack();
         _results.Add(result);
         _progress?.Invoke(result);
+    }
+
+    /// <summary>Where a check ended early is not to be the fault of the next one.</summary>
+    private void BringBack()
+    {
+        try
+        {
+            if (_device.GetInfo().CanReset)
+                _device.Reset();
+        }
+        catch (IOException)
+        {
+            // What cannot be reset any more fails the checks that follow, by its own words.
+        }
     }
 
     private void Identity()
@@ -96,7 +112,7 @@ public sealed class KernelExaminer
     private void Interrupts()
     {
         bool any = false;
-        foreach (int index in (int[])[PciIrq.Msi, PciIrq.Msix])
+        foreach (int index in (int[])[PciIrq.Intx, PciIrq.Msi, PciIrq.Msix])
         {
             int count = _device.GetIrqInfo(index).Count;
             if (count == 0)
@@ -118,7 +134,7 @@ public sealed class KernelExaminer
         }
 
         if (!any)
-            throw new NotOfferedException("the device has neither MSI nor MSI-X");
+            throw new NotOfferedException("the device has no interrupts");
     }
 
     private void Map()

@@ -9,6 +9,8 @@ namespace Godwit.VfioUser;
 /// </summary>
 internal sealed unsafe class IoEventTable : IDisposable
 {
+    private const ulong LongestWrite = 8;
+
     private readonly ulong[] _offsets; // ascending, several of one offset in a row
     private readonly IoEvent[] _events;
     private readonly List<EventFd> _bells;
@@ -24,6 +26,9 @@ internal sealed unsafe class IoEventTable : IDisposable
 
     /// <summary>How many entries are in use.</summary>
     public int Count => _events.Length;
+
+    /// <summary>Where they are, several entries of one place as often.</summary>
+    public IEnumerable<SparseArea> Places => _events.Select(e => new SparseArea(e.Offset, e.Size == 0 ? LongestWrite : e.Size));
 
     /// <summary>Reads the entries of an answer. The descriptors stay the caller's.</summary>
     /// <param name="entries">As received, the head taken off.</param>
@@ -155,8 +160,7 @@ internal sealed unsafe class IoEventTable : IDisposable
             FileDescriptor file = files[(int)index];
             try
             {
-                int seals = unistd.fcntl(file, unistd.F_GET_SEALS, 0);
-                ulong size = seals >= 0 && (seals & unistd.F_SEAL_SHRINK) != 0 ? stat.Of(file).Size : 0;
+                ulong size = MemFd.SizeThatStays(file);
                 if (size is > 0 and <= WireLimits.MaxShadow)
                 {
                     shadow = MemoryMapping.MapShared(file, 0, size, writable: true);

@@ -109,7 +109,10 @@ internal sealed class DeviceFile : FakeFile
         Span<byte> bytes = Place(offset, data.Length, out Errno errno);
         if (errno != Errno.None)
             return errno;
+        bool master = _device.BusMaster;
         data.CopyTo(bytes);
+        if (master && _device.Traits.KeepsBusMaster)
+            _device.Config[4] |= 4;
         count = data.Length;
         return Errno.None;
     }

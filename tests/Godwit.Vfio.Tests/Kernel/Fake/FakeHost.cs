@@ -86,19 +86,20 @@ internal sealed class FakeHost : IDisposable
         KernelAttach.Open(new KernelDeviceOptions { Host = host, Iommu = kind }, Kernel, Kernel.Host);
 
     /// <summary>Attaches and plugs it, without a vIOMMU: IOVA is GPA.</summary>
-    public VfioPciFunction Plug(HostIommuKind kind = HostIommuKind.Auto, DirtyTrackingMode tracking = DirtyTrackingMode.Auto, int slot = 3, bool mapBars = false) =>
-        Plug(new KernelDeviceOptions { Host = Address, Iommu = kind }, tracking, slot, mapBars);
+    public VfioPciFunction Plug(HostIommuKind kind = HostIommuKind.Auto, DirtyTrackingMode tracking = DirtyTrackingMode.Auto, int slot = 3, bool mapBars = false,
+        EnableMigration enable = EnableMigration.Auto) =>
+        Plug(new KernelDeviceOptions { Host = Address, Iommu = kind }, tracking, slot, mapBars, enable);
 
     /// <summary>The same through a descriptor of its node that this process was started with.</summary>
-    public VfioPciFunction PlugInherited(DirtyTrackingMode tracking = DirtyTrackingMode.Auto, bool mapBars = false)
+    public VfioPciFunction PlugInherited(DirtyTrackingMode tracking = DirtyTrackingMode.Auto, bool mapBars = false, EnableMigration enable = EnableMigration.Auto)
     {
         int number = Kernel.Inherit(new DeviceFile(Device, null), new InheritedDescriptor(true, NodeMajor, NodeMinor, CloseOnExec: false));
-        return Plug(new KernelDeviceOptions { Descriptor = number }, tracking, slot: 3, mapBars);
+        return Plug(new KernelDeviceOptions { Descriptor = number }, tracking, slot: 3, mapBars, enable);
     }
 
-    private VfioPciFunction Plug(KernelDeviceOptions device, DirtyTrackingMode tracking, int slot, bool mapBars)
+    private VfioPciFunction Plug(KernelDeviceOptions device, DirtyTrackingMode tracking, int slot, bool mapBars, EnableMigration enable = EnableMigration.Auto)
     {
-        var options = new VfioDeviceOptions { Id = "dev0", Kernel = device, DirtyTracking = tracking, MapBars = mapBars };
+        var options = new VfioDeviceOptions { Id = "dev0", Kernel = device, DirtyTracking = tracking, MapBars = mapBars, EnableMigration = enable };
         VfioPciFunction function = VfioPciFunction.Connect(options, KernelAttach.Open(device, Kernel, Kernel.Host), null, _board.Topology, _board.Ram);
         function.Notice += Notices.Enqueue;
         try

@@ -38,6 +38,9 @@ internal sealed record FakeDeviceTraits
     /// <summary>Whether the host's IOMMU has dirty bits, behind iommufd.</summary>
     public bool HostDirtyTracking { get; init; }
 
+    /// <summary>Bus Master Enable cannot be cleared in it.</summary>
+    public bool KeepsBusMaster { get; init; }
+
     /// <summary>Parts of BAR 0 that can be mapped; null: no sparse area list.</summary>
     public (ulong Offset, ulong Size)[]? Sparse { get; init; }
 }
