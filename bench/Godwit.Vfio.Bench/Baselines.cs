@@ -8,7 +8,7 @@ internal sealed class Baselines(Scene scene, GuestPageTable tables)
 
     private readonly ulong[] _bitmap = new ulong[DriverWindow / 64];
 
-    /// <summary>The questions of a sync once more, with answers that nobody looks at: what the model device itself takes of a sync's time.</summary>
+    /// <summary>Questions once more, with answers that nobody looks at: what the model device itself takes of the time.</summary>
     public void Ask(List<IovaPages> ranges)
     {
         foreach (IovaPages range in ranges)

@@ -52,6 +52,13 @@ internal sealed class BenchDevice : IDmaMapper, IDmaLog
         for (i = i < 0 ? ~i : i; i < _numbers.Length && _numbers[i] * 64 < range.End; i++)
         {
             ulong first = _numbers[i] * 64;
+            if (shift == 0 && range.End - first >= 64)
+            {
+                bitmap[(int)((first - range.First) / 64)] |= _words[i];
+                _words[i] = 0;
+                continue;
+            }
+
             ulong asked = ulong.MaxValue;
             if (first < range.First)
                 asked <<= shift;

@@ -1,4 +1,5 @@
 using System.Numerics;
+using System.Runtime.Intrinsics;
 using Godwit.Memory;
 
 namespace Godwit.Vfio;
@@ -45,10 +46,35 @@ internal class LogBitmap(int bytes, int inRow = 64)
         ReadOnlySpan<ulong> words = Words;
         if (!words.ContainsAnyExcept(0UL))
             return 0;
+        return CountBits(words) << _granuleShift;
+    }
+
+    /// <summary>Sums of two, four and eight neighbouring bits, in eight words at a time; those of a byte are added up while they fit in one.</summary>
+    private static ulong CountBits(ReadOnlySpan<ulong> words)
+    {
+        const int AtOnce = byte.MaxValue / 8;
+        var pairs = Vector512.Create(0x5555_5555_5555_5555UL);
+        var fours = Vector512.Create(0x3333_3333_3333_3333UL);
+        var eights = Vector512.Create(0x0F0F_0F0F_0F0F_0F0FUL);
         ulong bits = 0;
+        while (words.Length >= Vector512<ulong>.Count)
+        {
+            Vector512<ulong> bytes = default;
+            for (int i = 0; i < AtOnce && words.Length >= Vector512<ulong>.Count; i++, words = words[Vector512<ulong>.Count..])
+            {
+                Vector512<ulong> line = Vector512.Create(words);
+                line -= (line >>> 1) & pairs;
+                line = (line & fours) + ((line >>> 2) & fours);
+                bytes += (line + (line >>> 4)) & eights;
+            }
+
+            (Vector512<ushort> low, Vector512<ushort> high) = Vector512.Widen(bytes.AsByte());
+            bits += Vector512.Sum(low + high);
+        }
+
         foreach (ulong word in words)
             bits += (ulong)BitOperations.PopCount(word);
-        return bits << _granuleShift;
+        return bits;
     }
 
     /// <summary>Hands all bits of the window to <paramref name="marks"/>, as below.</summary>

@@ -97,6 +97,10 @@ public sealed class LogBitmapTests
             iova += pages + gap;
         }
 
+        ulong set = 0;
+        foreach (ulong word in words)
+            set += ulong.PopCount(word);
+        Assert.Equal(set, bitmap.CountPages());
         bitmap.Attribute(table, marker);
         ram.Dirty.Drain(default, drained);
         Assert.Equal(expected.Order(), Enumerable.Range(0, RamPages).Where(p => (drained[p / 64] >> (p % 64) & 1) != 0).Select(p => (ulong)p));
@@ -110,5 +114,19 @@ public sealed class LogBitmapTests
         Assert.Equal(128UL, bitmap.CountPages());
         bitmap.Prepare(new IovaPages(0, 128), 1);
         Assert.Equal(0UL, bitmap.CountPages());
+    }
+
+    /// <summary>Every sum of neighbouring bits is as large as it gets.</summary>
+    [Theory]
+    [InlineData(1)]
+    [InlineData(8)]
+    [InlineData(31 * 8)]
+    [InlineData(32 * 8 + 7)]
+    [InlineData(1024)]
+    public void CountsAFullReport(int words)
+    {
+        var bitmap = new LogBitmap(1024 * sizeof(ulong));
+        bitmap.Prepare(new IovaPages(0, (ulong)words * 64), 1).Fill(ulong.MaxValue);
+        Assert.Equal((ulong)words * 64, bitmap.CountPages());
     }
 }
