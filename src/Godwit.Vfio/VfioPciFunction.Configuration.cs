@@ -16,6 +16,7 @@ public sealed partial class VfioPciFunction
     private readonly Lock _interruptSetup = new();
     private InterruptPump? _interrupts;
     private (int Index, int Count) _interruptsSet = (NoInterrupts, 0); // in the device, under _interruptSetup
+    private bool _interruptsFailed; // the last time, under _interruptSetup: the next tries again
     private volatile string? _interruptsRefused; // what the device answered, while the guest wants what it refused
     private int _messages; // eventfds of MSI and MSI-X vectors; that of the pin comes behind them
     private int _express;
@@ -99,8 +100,7 @@ public sealed partial class VfioPciFunction
         if (_leavesState)
         {
             _notices.Post(
-                $"{Id}: it cannot save its state, and a migration leaves that behind (enable-migration=force); the guest finds a device there that "
-                + (_layout.CanReset ? "has been reset, and must set it up again" : "is as its host has it, because it cannot be reset, and must set it up again"));
+                $"{Id}: it cannot save its state, and a migration leaves that behind (enable-migration=force); the guest finds a device there that has been reset, and must set it up again");
         }
     }
 
@@ -218,14 +218,32 @@ public sealed partial class VfioPciFunction
     {
         lock (_commandPush)
         {
-            _dmaHeld = held;
-            WriteCommand();
+            _dmaHeld = true;
             if (!held)
+            {
+                LetDmaGo();
                 return;
+            }
+
+            WriteCommand();
             Span<byte> command = stackalloc byte[2];
             _device.ReadRegion(PciRegion.Config, ConfigOffset.Command, command);
             if ((BinaryPrimitives.ReadUInt16LittleEndian(command) & ConfigBits.CommandBusMaster) != 0)
                 throw new DeviceRefusedException("to have its DMA held back (Bus Master Enable stays set)", Interop.Linux.Errno.EIO);
+        }
+    }
+
+    private void LetDmaGo()
+    {
+        _dmaHeld = false;
+        try
+        {
+            WriteCommand();
+        }
+        catch (DeviceRefusedException)
+        {
+            _dmaHeld = true; // as it is in the device
+            throw;
         }
     }
 
@@ -239,8 +257,9 @@ public sealed partial class VfioPciFunction
                 : PinWanted ? (PciIrq.Intx, 1)
                 : (NoInterrupts, 0);
             _interruptsRefused = null; // or the same again
-            if (_interrupts is null || (wanted == _interruptsSet && !again))
+            if (_interrupts is null || (wanted == _interruptsSet && !again && !_interruptsFailed))
                 return;
+            _interruptsFailed = false;
             try
             {
                 if (_interruptsSet.Index != NoInterrupts && _interruptsSet != wanted)
@@ -260,6 +279,7 @@ public sealed partial class VfioPciFunction
             }
             catch (DeviceRefusedException e)
             {
+                _interruptsFailed = true;
                 bool pin = wanted.Index == PciIrq.Intx; // a guest that polls has it enabled, too
                 if (!pin)
                     _interruptsRefused = e.Errno.ToString();

@@ -23,6 +23,7 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
     private readonly DmaShadow _shadow;
     private readonly IDeviceStates _states;
     private readonly bool _leavesState; // behind, in a migration
+    private readonly string? _cannotLeave; // why not, when the user wants it
     private readonly NoticeBoard _notices = new();
     private readonly DmaMessageRelay? _relay;
     private bool _attached, _listening, _disposed;
@@ -39,7 +40,12 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
         _dirtyLog = ram.Dirty;
         _shadow = new DmaShadow(Id, device, device.CutOff, ram, new GpaResolver(topology.System), _notices);
         MigrationSupport support = device.GetMigrationSupport();
-        _leavesState = options.EnableMigration == EnableMigration.Force && (support & MigrationSupport.StopCopy) == 0;
+        bool forced = options.EnableMigration == EnableMigration.Force && (support & MigrationSupport.StopCopy) == 0;
+        _leavesState = forced && device.HeldByBusMaster && _layout.CanReset;
+        if (forced && !device.HeldByBusMaster)
+            _cannotLeave = "nothing shows that it does no DMA while Bus Master Enable is clear: it is served by a program";
+        else if (forced && !_layout.CanReset)
+            _cannotLeave = "it cannot be reset, so a transfer that was not finished here would go on in the memory of a guest that comes back";
         ChooseSource(nested: false);
         _states = _leavesState ? new StatelessDevice(Id, HoldDma, _notices) : new DeviceStateMachine(Id, device, support, ResetDevice, _notices);
         _states.Changed += () => StateChanged?.Invoke(this);
@@ -147,7 +153,7 @@ public sealed partial class VfioPciFunction : PciFunction, IMigratableDevice, ID
             blockers.Add(new DeviceInErrorBlocker { Subject = Id });
         // One that leaves its state behind does no DMA from the moment on when the others must not be written to.
         if (_states.Support == MigrationSupport.None && !_leavesState)
-            blockers.Add(new DeviceWithoutMigrationBlocker { Subject = Id });
+            blockers.Add(_cannotLeave is { } why ? new CannotBeForcedBlocker { Subject = Id, Cause = why } : new DeviceWithoutMigrationBlocker { Subject = Id });
         else if (migratableDevicesInMachine > 1 && (_states.Support & MigrationSupport.P2P) == 0 && !_leavesState)
             blockers.Add(new NoPeerToPeerBlocker { Subject = Id, Devices = migratableDevicesInMachine });
         _device.AddBlockers(Id, blockers);

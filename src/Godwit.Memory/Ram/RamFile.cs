@@ -10,7 +10,7 @@ public static class RamFile
     /// Without these a page of it could go away under whoever has it mapped, which ends the process at its next access (SIGBUS; fcntl(2),
     /// "File sealing").
     /// </summary>
-    private const int NeededSeals = unistd.F_SEAL_SHRINK | unistd.F_SEAL_GROW;
+    private const int NeededSeals = unistd.F_SEAL_SHRINK | unistd.F_SEAL_GROW | unistd.F_SEAL_SEAL;
 
     private const int ReadOnlySeals = unistd.F_SEAL_WRITE | unistd.F_SEAL_FUTURE_WRITE;
 
@@ -28,9 +28,11 @@ public static class RamFile
         if (seals < 0)
             return new RamFileFault("seals", $"{(Errno)Marshal.GetLastPInvokeError()}", "RAM is a sealed memfd, and this file cannot have seals");
         if ((seals & NeededSeals) != NeededSeals)
-            return new RamFileFault("seals", $"0x{seals:x}", $"0x{NeededSeals:x} must be among them (F_SEAL_SHRINK, F_SEAL_GROW)");
+            return new RamFileFault("seals", $"0x{seals:x}", $"0x{NeededSeals:x} must be among them (F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW)");
         if ((seals & ReadOnlySeals) != 0)
             return new RamFileFault("seals", $"0x{seals:x}", "it must be writable (neither F_SEAL_WRITE nor F_SEAL_FUTURE_WRITE)");
+        if (MemFd.SizeThatStays(file) != size)
+            return new RamFileFault("kind", "a file of huge pages", "RAM is a memfd of ordinary pages"); // it cannot be written by pwrite, and a page may not be had
         int mode = unistd.fcntl(file, unistd.F_GETFL, 0);
         return (mode & unistd.O_ACCMODE) == fcntl.O_RDWR
             ? null

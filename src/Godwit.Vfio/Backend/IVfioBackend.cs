@@ -18,6 +18,12 @@ internal interface IVfioBackend : IDeviceAccess, IDmaMapper, IDeviceMigration, I
     /// <summary>Dirty bits of the host's IOMMU for the device's mappings; null when there are none (vfio-user: the device is no hardware).</summary>
     IHostIommu? HostIommu => null;
 
+    /// <summary>
+    /// Without Bus Master Enable it does no DMA, and what it had written before is in memory (PCI Express 5.0, 7.5.1.1.3): a function on a bus. In a server the bit is one of a table,
+    /// and nothing tells whether it looks at it.
+    /// </summary>
+    bool HeldByBusMaster => false;
+
     /// <summary>Before anything is mapped: throws when the device can never reach what the guest may use. Devices that reach everything need not look.</summary>
     /// <exception cref="VfioAttachException">It cannot.</exception>
     void CheckReach(in GuestReach guest)

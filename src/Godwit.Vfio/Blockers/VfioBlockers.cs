@@ -26,7 +26,23 @@ public sealed record DeviceWithoutMigrationBlocker : MigrationBlocker
     public override string Reason => "The device does not offer migration of its state (VFIO_MIGRATION_STOP_COPY)";
 
     /// <inheritdoc/>
-    public override string WayOut => "Use a device or driver that can save its state, unplug it, or, if the guest can bear to find it reset, plug it with enable-migration=force";
+    public override string WayOut => "Use a device or driver that can save its state, unplug it, or, if it is a kernel device that can be reset and the guest can bear to find it reset, plug it with enable-migration=force";
+}
+
+/// <summary>The device has no migration states, and cannot be migrated without them either (enable-migration=force).</summary>
+public sealed record CannotBeForcedBlocker : MigrationBlocker
+{
+    /// <inheritdoc/>
+    public override string Code => "device-cannot-be-forced";
+
+    /// <summary>Why not, about the device.</summary>
+    public required string Cause { get; init; }
+
+    /// <inheritdoc/>
+    public override string Reason => $"The device cannot save its state, and cannot leave it behind (enable-migration=force): {Cause}";
+
+    /// <inheritdoc/>
+    public override string WayOut => "Use a device or driver that can save its state, or unplug it";
 }
 
 /// <summary>Several devices, of which one cannot stop its DMA to the others first.</summary>

@@ -144,6 +144,9 @@ internal sealed unsafe class KernelBackend : IVfioBackend
     public void DisableIrqs(int index) => _interrupts.Disable(index);
 
     /// <inheritdoc/>
+    public bool HeldByBusMaster => true;
+
+    /// <inheritdoc/>
     public void UnmaskIrq(int index) => _interrupts.Unmask(index);
 
     /// <inheritdoc/>

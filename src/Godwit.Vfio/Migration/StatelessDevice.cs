@@ -110,10 +110,9 @@ internal sealed class StatelessDevice(string device, Action<bool> holdDma, Notic
         }
     }
 
+    /// <summary>Always anew, whatever it was before: pages are lost if it is not so.</summary>
     private void Hold()
     {
-        if (State == DeviceMigrationState.Stop)
-            return;
         _held = true;
         holdDma(true);
         Set(DeviceMigrationState.Stop);

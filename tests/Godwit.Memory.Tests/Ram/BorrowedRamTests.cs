@@ -60,6 +60,7 @@ public sealed class BorrowedRamTests
     [Theory]
     [InlineData("size", "the block has")]
     [InlineData("seals", "F_SEAL_SHRINK")]
+    [InlineData("more seals", "F_SEAL_SEAL")]
     [InlineData("write seal", "F_SEAL_WRITE")]
     [InlineData("read only", "reading and writing")]
     [InlineData("socket", "sealed memfd")]
@@ -93,10 +94,15 @@ public sealed class BorrowedRamTests
         {
             case "size":
                 return MemFd.Create("small", RamBlock.SizeUnit);
-            case "seals" or "write seal":
+            case "seals" or "more seals" or "write seal":
                 FileDescriptor file = FileDescriptor.Adopt(mman.memfd_create(wrong, mman.MFD_CLOEXEC | mman.MFD_ALLOW_SEALING));
                 Assert.Equal(0, unistd.ftruncate(file, (long)Size));
-                int seals = wrong == "seals" ? unistd.F_SEAL_GROW : unistd.F_SEAL_SHRINK | unistd.F_SEAL_GROW | unistd.F_SEAL_WRITE;
+                int seals = wrong switch
+                {
+                    "seals" => unistd.F_SEAL_GROW | unistd.F_SEAL_SEAL,
+                    "more seals" => unistd.F_SEAL_SHRINK | unistd.F_SEAL_GROW,
+                    _ => unistd.F_SEAL_SHRINK | unistd.F_SEAL_GROW | unistd.F_SEAL_SEAL | unistd.F_SEAL_WRITE,
+                };
                 Assert.Equal(0, unistd.fcntl(file, unistd.F_ADD_SEALS, seals));
                 return file;
             case "read only":

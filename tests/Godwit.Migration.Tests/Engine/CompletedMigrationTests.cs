@@ -61,7 +61,7 @@ public sealed class CompletedMigrationTests
         Assert.Equal(
             [
                 "iommu.Save", "vcpu0.Save", "iommu.Load(own)", "vcpu0.Load(own)", "iommu.Load(own)", "vcpu0.Load(own)",
-                "nvme0.Rehearse", "nvme1.Rehearse", "nvme0.Rehearse", "nvme1.Rehearse",
+                "nvme0.Rehearse", "nvme0.Rehearse", "nvme0.Rehearse", "nvme1.Rehearse", "nvme1.Rehearse", "nvme1.Rehearse",
                 "nvme0.BeginLoad", "nvme0.WriteState(first)", "nvme1.BeginLoad", "nvme1.WriteState(first)",
                 "iommu.Load", "vcpu0.Load",
                 "nvme0.EndLoad", "nvme1.EndLoad",

@@ -164,10 +164,34 @@ public sealed class KernelStatelessTests
     }
 
     [Fact]
-    public void One_that_cannot_be_reset_says_so()
+    public void One_that_cannot_be_reset_is_not_left_behind()
     {
         using var host = new FakeHost(new FakeDeviceTraits { FunctionReset = false });
         using VfioPciFunction function = host.Plug(enable: EnableMigration.Force);
-        Assert.Contains(host.Notices, n => n.Contains("cannot be reset", StringComparison.Ordinal));
+        Assert.Equal(["device-cannot-be-forced", "no-dirty-source"], function.QueryBlockers(1).Select(b => b.Code));
+        Assert.DoesNotContain(host.Notices, n => n.Contains("leaves that behind", StringComparison.Ordinal));
+    }
+
+    /// <summary>The device did not take the end of the first hold, so it is still held; the guest's command must not end it, and the next migration holds anew.</summary>
+    [Fact]
+    public void A_hold_that_could_not_be_ended_holds()
+    {
+        using var host = new FakeHost();
+        using VfioPciFunction function = host.Plug(enable: EnableMigration.Force);
+        FakeHost.Boot(function);
+        function.BeginSave();
+        function.Quiesce();
+        host.Kernel.Fault = (host.Kernel.Trace.Count, Interop.Linux.Errno.EIO);
+        function.Recover();
+        Assert.Contains(host.Notices, n => n.Contains("cannot be let go on", StringComparison.Ordinal));
+        function.WriteConfig(4, 6, 2);
+        Assert.False(host.Device.BusMaster);
+        function.BeginSave();
+        host.Device.Config[4] |= 4; // whatever has set it
+        function.Quiesce();
+        Assert.False(host.Device.BusMaster);
+        function.Recover();
+        function.SetRunning(true);
+        Assert.True(host.Device.BusMaster);
     }
 }
